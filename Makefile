@@ -1,0 +1,33 @@
+# Works from a fresh clone on x86-64 Debian or Ubuntu with Rust, Python 3 with pip, and a C++ compiler.
+# Each target does all of its own set-up, and says what is missing.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help libtorch build check test test-touched bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+libtorch: ## put libtorch into .libtorch (or check the one that LIBTORCH names)
+	@scripts/toolchain.sh
+	@scripts/libtorch.sh
+
+build: libtorch ## build the three programs into target/debug
+	cargo build --workspace --bins
+
+check: libtorch ## format, lints and documentation: no warning passes
+	@scripts/toolchain.sh fmt clippy
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# The programs come first: tests/ drives them and finds them beside its own executable.
+test: libtorch ## run every test of every crate
+	cargo build --workspace --bins --tests
+	cargo test --workspace
+
+test-touched: libtorch ## run the tests of the crates that differ from BASE (HEAD~1), and of those that depend on them
+	@scripts/test-touched.sh "$(or $(BASE),HEAD~1)"
+
+bench: libtorch ## run the benchmarks, or those that BENCH names: make bench BENCH=pack
+	@if ls */benches/*.rs >/dev/null 2>&1; then cargo bench --workspace --bench "$(or $(BENCH),*)"; else echo "no crate has a benchmark yet"; fi

@@ -1,0 +1,1 @@
+//! Reads streaming text into the store: source -> normalise -> dedup -> score -> write.

@@ -1,0 +1,11 @@
+//! What every program needs, the same in all three: configuration, errors, time, a clean stop,
+//! named places to crash at, and what it says while it runs.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod failpoint;
+pub mod start;
+pub mod stop;
+pub mod telemetry;

@@ -1,0 +1,426 @@
+//! The store: five Delta tables below one URL, the only truth of the three programs.
+//!
+//! ```text
+//! open ─> commit (rows and positions, one transaction) ─> follow / scan / fetch ─> check
+//! ```
+//!
+//! # Invariants
+//! - Every commit carries its writer's *fence*, an application transaction: a second writer of the
+//!   same name gets a conflict and never a second copy of anything.
+//! - A commit whose outcome is unknown (a lost answer) is settled by reading the log, never by guessing.
+//! - Rows are handed out in the tables' own types, whoever wrote or rewrote the files.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use deltalake::{DeltaTable, DeltaTableBuilder};
+use url::Url;
+
+use crate::id::{IdError, Version};
+use crate::program::clock::Clock;
+use crate::program::error::{Fault, Kind};
+use crate::table::{Table, TableError};
+
+pub mod check;
+pub mod commit;
+mod fetch;
+mod file;
+pub mod follow;
+pub mod lock;
+mod open;
+mod read;
+
+pub use read::Scan;
+
+/// Where a store lies: `s3://bucket/path`, `file:///path` or a path. No trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreUrl(Url);
+
+impl StoreUrl {
+    /// The folder, where the store lies in the local file system.
+    #[must_use]
+    pub fn local_path(&self) -> Option<std::path::PathBuf> {
+        self.0.to_file_path().ok()
+    }
+
+    pub(crate) fn of_table(&self, table: Table) -> Url {
+        let mut url = self.0.clone();
+        url.set_path(&format!("{}/{}", self.0.path().trim_end_matches('/'), table.name()));
+        url
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let refuse = |why| IdError { what: "store URL", value: text.into(), why };
+        if text.is_empty() {
+            return Err(refuse("it is empty"));
+        }
+        let mut url = match Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "file" | "s3" | "memory") => url,
+            Ok(_) => return Err(refuse("its scheme must be `file` or `s3`")),
+            Err(_) => {
+                let path = std::path::absolute(text).map_err(|_| refuse("it is no path"))?;
+                Url::from_directory_path(path).map_err(|()| refuse("it is no path"))?
+            }
+        };
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&path);
+        Ok(Self(url))
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What can go wrong with a store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Nothing there is a store.
+    #[error("there is no store at {url}")]
+    Missing {
+        /// Where it was looked for.
+        url: String,
+    },
+    /// A program of a later release made it.
+    #[error("table `{table}` at {url} has format {found}; this program knows formats up to {known}")]
+    Newer {
+        /// The table.
+        table: Table,
+        /// The store.
+        url: String,
+        /// Its format.
+        found: String,
+        /// The highest this program knows.
+        known: u32,
+    },
+    /// Its tables do not belong together or lack a property.
+    #[error("table `{table}` at {url} is not a table of a Perennial store: {why}")]
+    Foreign {
+        /// The table.
+        table: Table,
+        /// The store.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Somebody else committed under the same fence.
+    #[error(
+        "another writer has committed as `{fence}` to table `{table}` (it stands at {theirs}, expected {ours})"
+    )]
+    Conflict {
+        /// The table.
+        table: Table,
+        /// The fence.
+        fence: String,
+        /// What the table has.
+        theirs: i64,
+        /// What this writer last knew.
+        ours: i64,
+    },
+    /// Another process holds the shard.
+    #[error("shard `{shard}` of {url} is held by {holder}")]
+    Held {
+        /// The shard.
+        shard: String,
+        /// The store.
+        url: String,
+        /// Who holds it.
+        holder: String,
+    },
+    /// A version that the store no longer keeps, or not yet has.
+    #[error("version {version} of table `{table}` cannot be read: the store has versions up to {newest}")]
+    Version {
+        /// The table.
+        table: Table,
+        /// The version asked for.
+        version: Version,
+        /// The newest.
+        newest: Version,
+    },
+    /// A filter or column that the table does not have.
+    #[error("cannot read table `{table}`")]
+    Query {
+        /// The table.
+        table: Table,
+        /// What the engine said.
+        #[source]
+        source: Box<datafusion::error::DataFusionError>,
+    },
+    /// Delta failed.
+    #[error("cannot {act} table `{table}`")]
+    Delta {
+        /// What was tried.
+        act: &'static str,
+        /// The table.
+        table: Table,
+        /// What it said.
+        #[source]
+        source: Box<deltalake::DeltaTableError>,
+    },
+    /// A data file cannot be read.
+    #[error("cannot read file `{file}` of table `{table}`")]
+    File {
+        /// The table.
+        table: Table,
+        /// The file, relative to the table.
+        file: String,
+        /// What Parquet or the object store said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The lock file or folder of the store cannot be made.
+    #[error("cannot {act} `{path}`")]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// The path.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Rows that are not the table's.
+    #[error("rows for table `{table}` are refused")]
+    Rows {
+        /// The table.
+        table: Table,
+        /// Why.
+        #[source]
+        source: TableError,
+    },
+    /// A caller broke a rule of this module.
+    #[error("internal: {0}")]
+    Misuse(&'static str),
+}
+
+impl StoreError {
+    pub(crate) fn delta(act: &'static str, table: Table) -> impl Fn(deltalake::DeltaTableError) -> Self {
+        move |source| Self::Delta { act, table, source: Box::new(source) }
+    }
+
+    /// Whether trying again may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Delta { source, .. } => !is_final(source.as_ref()),
+            Self::File { source, .. } => !is_final(source.as_ref()),
+            _ => false,
+        }
+    }
+}
+
+/// Whether an error's chain says that the same call will fail again: no permission, no room, no such file.
+fn is_final(error: &(dyn std::error::Error + 'static)) -> bool {
+    io_kind(error).is_some() || {
+        let mut next = Some(error);
+        let mut store_error = false;
+        while let Some(error) = next {
+            store_error |= error
+                .downcast_ref::<object_store::Error>()
+                .is_some_and(|error| matches!(error, object_store::Error::Generic { .. }));
+            next = error.source();
+        }
+        !store_error
+    }
+}
+
+/// The operating system's word in an error's chain.
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        next = error.source();
+    }
+    None
+}
+
+impl Fault for StoreError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Missing { .. } | Self::Version { .. } => Kind::NotFound,
+            Self::Newer { .. } | Self::Foreign { .. } | Self::Rows { .. } => Kind::Corrupt,
+            Self::Conflict { .. } | Self::Held { .. } => Kind::Conflict,
+            Self::Query { .. } => Kind::Input,
+            Self::Delta { .. } | Self::File { .. } | Self::Io { .. } => Kind::Unavailable,
+            Self::Misuse(_) => Kind::Bug,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let of_io = |source: &(dyn std::error::Error + 'static)| match io_kind(source)? {
+            std::io::ErrorKind::StorageFull => {
+                Some("the disk is full: make room and start again, nothing committed is lost".to_owned())
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                Some("give the user that runs this program write access to the store's folder".to_owned())
+            }
+            std::io::ErrorKind::ReadOnlyFilesystem => {
+                Some("the file system is read-only: mount it for writing".to_owned())
+            }
+            _ => None,
+        };
+        match self {
+            Self::Missing { .. } => {
+                Some("check `store.url`; `perennial-ingest run` makes a store where there is none".to_owned())
+            }
+            Self::Newer { .. } => Some("use the release that made the store, or a later one".to_owned()),
+            Self::Conflict { .. } => Some("stop the other writer, or give this one another name".to_owned()),
+            Self::Held { .. } => {
+                Some("stop that process, or give this daemon another `shard` name".to_owned())
+            }
+            Self::Delta { source, .. } => of_io(source.as_ref()),
+            Self::File { source, .. } => of_io(source.as_ref()),
+            Self::Io { source, .. } => of_io(source),
+            _ => None,
+        }
+    }
+}
+
+/// `[store]`: where the store is.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct StoreConfig {
+    /// `s3://bucket/path`, `file:///path` or a path.
+    pub url: String,
+    /// Options of the object store, as `aws_endpoint_url`; what is left out comes from `AWS_*` variables.
+    pub options: std::collections::BTreeMap<String, String>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { url: "store".to_owned(), options: std::collections::BTreeMap::new() }
+    }
+}
+
+impl StoreConfig {
+    /// The URL and the options as [`Store::open`] and [`Store::create`] take them.
+    ///
+    /// # Errors
+    /// [`IdError`] where the URL is none.
+    pub fn parts(&self) -> Result<(StoreUrl, HashMap<String, String>), IdError> {
+        Ok((self.url.parse()?, self.options.clone().into_iter().collect()))
+    }
+}
+
+/// An open store. Cheap to clone; every clone shares its caches.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    url: StoreUrl,
+    options: HashMap<String, String>,
+    clock: Clock,
+    secret: u64,
+    /// The snapshots read last, newest use at the end.
+    snapshots: Mutex<Vec<(Table, DeltaTable)>>,
+    files: file::Cache,
+}
+
+/// Snapshots kept open at once: a job's tickets and the follower move through versions in order.
+const SNAPSHOTS: usize = 8;
+
+impl Store {
+    /// Where it lies.
+    #[must_use]
+    pub fn url(&self) -> &StoreUrl {
+        &self.0.url
+    }
+
+    /// The clock it was opened with.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The seed of the second hash in [`crate::text::Identity`]: drawn once, when the store is made.
+    #[must_use]
+    pub fn secret(&self) -> u64 {
+        self.0.secret
+    }
+
+    /// The newest version of a table.
+    ///
+    /// # Errors
+    /// [`StoreError::Delta`] where the log cannot be read.
+    pub async fn version(&self, table: Table) -> Result<Version, StoreError> {
+        let known = self.cached(|of, _| of == table).and_then(|delta| delta.version()).unwrap_or(0);
+        let delta = self.builder(table)?.build().map_err(StoreError::delta("open", table))?;
+        let newest =
+            delta.log_store().get_latest_version(known).await.map_err(StoreError::delta("open", table))?;
+        Ok(Version(newest))
+    }
+
+    /// The last number committed under an application transaction, if any.
+    ///
+    /// # Errors
+    /// [`StoreError::Delta`] where the log cannot be read.
+    pub async fn transaction(&self, table: Table, app_id: &str) -> Result<Option<i64>, StoreError> {
+        let delta = self.newest(table).await?;
+        transaction_of(&delta, table, app_id).await
+    }
+
+    /// The table as it was at `version`.
+    pub(crate) async fn at(&self, table: Table, version: Version) -> Result<DeltaTable, StoreError> {
+        if let Some(delta) = self.cached(|of, delta| of == table && delta.version() == Some(version.0)) {
+            return Ok(delta);
+        }
+        let loaded = self.builder(table)?.with_version(version.0).load().await;
+        match loaded {
+            Ok(delta) => {
+                self.remember(table, delta.clone());
+                Ok(delta)
+            }
+            Err(source) => match self.version(table).await {
+                Ok(newest) if newest < version => Err(StoreError::Version { table, version, newest }),
+                _ => Err(StoreError::delta("open", table)(source)),
+            },
+        }
+    }
+
+    pub(crate) async fn newest(&self, table: Table) -> Result<DeltaTable, StoreError> {
+        let version = self.version(table).await?;
+        self.at(table, version).await
+    }
+
+    fn builder(&self, table: Table) -> Result<DeltaTableBuilder, StoreError> {
+        let builder = DeltaTableBuilder::from_url(self.0.url.of_table(table))
+            .map_err(StoreError::delta("open", table))?;
+        Ok(builder.with_storage_options(self.0.options.clone()))
+    }
+
+    fn cached(&self, is: impl Fn(Table, &DeltaTable) -> bool) -> Option<DeltaTable> {
+        let mut snapshots = self.0.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = snapshots.iter().rposition(|(table, delta)| is(*table, delta))?;
+        let found = snapshots.remove(index);
+        snapshots.push(found.clone());
+        Some(found.1)
+    }
+
+    fn remember(&self, table: Table, delta: DeltaTable) {
+        let mut snapshots = self.0.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        if snapshots.len() >= SNAPSHOTS {
+            snapshots.remove(0);
+        }
+        snapshots.push((table, delta));
+    }
+}
+
+async fn transaction_of(delta: &DeltaTable, table: Table, app_id: &str) -> Result<Option<i64>, StoreError> {
+    let failed = StoreError::delta("read the transactions of", table);
+    let snapshot = delta.snapshot().map_err(&failed)?;
+    snapshot.transaction_version(delta.log_store().as_ref(), app_id.to_owned()).await.map_err(&failed)
+}
+
+#[cfg(test)]
+mod tests;

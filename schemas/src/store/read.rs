@@ -1,0 +1,59 @@
+//! Reads a table at a version with a filter and an order, through DataFusion.
+
+use arrow::array::RecordBatch;
+use datafusion::prelude::SessionContext;
+
+use super::{Store, StoreError, file};
+use crate::id::Version;
+use crate::table::{Table, conform_to};
+
+/// What to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scan<'a> {
+    /// The columns; all where empty.
+    pub columns: &'a [&'a str],
+    /// A SQL predicate over the table's columns.
+    pub filter: Option<String>,
+    /// The columns to order by. Without them the order of the rows is nobody's promise.
+    pub order: &'a [&'a str],
+}
+
+impl Store {
+    /// The rows of `table` at `version` that a scan asks for, in the tables' own types.
+    ///
+    /// # Errors
+    /// [`StoreError::Version`] where the version is not there, [`StoreError::Query`] where the filter
+    /// or a column is wrong or reading fails.
+    pub async fn scan(
+        &self,
+        table: Table,
+        version: Version,
+        scan: &Scan<'_>,
+    ) -> Result<Vec<RecordBatch>, StoreError> {
+        let delta = self.at(table, version).await?;
+        let failed = |source| StoreError::Query { table, source: Box::new(source) };
+        let context = SessionContext::new();
+        delta.update_datafusion_session(&context.state()).map_err(StoreError::delta("read", table))?;
+        let provider = delta.table_provider().build().await.map_err(failed)?;
+        context.register_table("t", std::sync::Arc::new(provider)).map_err(failed)?;
+        let frame = context.sql(&sql(scan)).await.map_err(failed)?;
+        let batches = frame.collect().await.map_err(failed)?;
+        let wanted = file::project(table, (!scan.columns.is_empty()).then_some(scan.columns));
+        batches
+            .iter()
+            .map(|batch| {
+                conform_to(table, &wanted, batch).map_err(|source| StoreError::Rows { table, source })
+            })
+            .collect()
+    }
+}
+
+fn sql(scan: &Scan<'_>) -> String {
+    let quoted =
+        |names: &[&str]| names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let columns = if scan.columns.is_empty() { "*".to_owned() } else { quoted(scan.columns) };
+    let filter = scan.filter.as_ref().map(|filter| format!(" where {filter}")).unwrap_or_default();
+    let order =
+        if scan.order.is_empty() { String::new() } else { format!(" order by {}", quoted(scan.order)) };
+    format!("select {columns} from t{filter}{order}")
+}

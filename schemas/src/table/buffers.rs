@@ -1,0 +1,74 @@
+//! `buffers`: the changes of each replay buffer, in order. A buffer's members at change c are what
+//! remains when its rows up to c are applied to the empty set.
+
+use super::column::table;
+
+table! { "buffers" {
+    /// The buffer's name in the config. Partition column.
+    buffer: Text,
+    /// The change's number, dense from 1.
+    change: Int,
+    /// `admit`, `evict`, or `range` (the members are a range of seq), an [`Op`].
+    op: Text,
+    /// The shard of the record.
+    shard: Text,
+    /// The seq of the record; for `range` the first member's.
+    seq: Int,
+    /// `range`: the last member's seq.
+    last_seq: OptInt,
+    /// The id of the record.
+    id: OptBlob,
+    /// Bytes of the record's text: what its weight and its place are counted in until it is tokenised.
+    bytes: OptInt,
+    /// The policy's key: larger stays longer.
+    key: OptDouble,
+    /// Relative draw weight where the policy sets one; absent means by its tokens.
+    weight: OptReal,
+    /// The group (class, cluster, source) the policy put it in.
+    class: OptText,
+    /// The policy that decided.
+    policy: Text,
+    /// How much the buffer may hold, in `capacity_unit`.
+    capacity: OptInt,
+    /// `records`, `tokens` or `bytes`.
+    capacity_unit: OptText,
+    /// Digest of the policy's config and seed, 32 hexadecimal digits.
+    policy_digest: Text,
+    /// Up to which seq of each shard the policy had seen, as a JSON object shard -> seq.
+    seen: Text,
+    /// Up to which version of `signals` it had seen.
+    seen_signals: OptInt,
+    /// Up to which version of `evaluations` it had seen.
+    seen_evaluations: OptInt,
+    /// The version of `records` at which it decided.
+    records_version: Int,
+} }
+
+/// What a change does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// The record enters.
+    Admit,
+    /// The record leaves.
+    Evict,
+    /// The members are exactly the kept records of this shard from `seq` to `last_seq`.
+    Range,
+}
+
+impl Op {
+    /// The word in the column.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Evict => "evict",
+            Self::Range => "range",
+        }
+    }
+
+    /// The change that a word names.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Admit, Self::Evict, Self::Range].into_iter().find(|op| op.as_str() == word)
+    }
+}

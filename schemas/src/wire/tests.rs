@@ -1,0 +1,120 @@
+use super::*;
+
+fn rows() -> Vec<BatchRow> {
+    let span = |start, tokens, seq, first_token| Span {
+        start,
+        tokens,
+        shard: "main".parse().unwrap(),
+        seq: Seq(seq),
+        id: RecordId::from_hash(u128::from(seq) << 64),
+        first_token,
+        erased: false,
+    };
+    vec![
+        BatchRow {
+            row: 0,
+            buffer: None,
+            tokens: vec![256, 1, 2, 3],
+            targets: vec![1, 2, 3, 256],
+            mask: vec![true; 4],
+            spans: vec![span(0, 4, 9, 0)],
+        },
+        BatchRow {
+            row: 1,
+            buffer: Some("main".into()),
+            tokens: vec![5, 6, 256, 257],
+            targets: vec![6, 7, 8, 257],
+            mask: vec![true, true, true, false],
+            spans: vec![span(0, 2, 4, 3), span(2, 1, 5, 0)],
+        },
+    ]
+}
+
+fn ticket() -> Ticket {
+    Ticket {
+        format: WIRE_FORMAT,
+        job: "demo".into(),
+        step: Step(3),
+        records: Version(12),
+        buffers: [("main".to_owned(), Change(40))].into(),
+        config: "0".repeat(32),
+        seed: Seed::new(1),
+        row: 12,
+        fresh: [("main".parse().unwrap(), Place { seq: Seq(7), token: 20 })].into(),
+    }
+}
+
+#[test]
+fn ticket_survives_json_and_refuses_what_it_does_not_know() {
+    let json = ticket().to_json();
+    assert_eq!(Ticket::from_json(json.as_bytes()).unwrap(), ticket());
+    let other = json.replace("\"format\":1", "\"format\":9");
+    assert!(matches!(Ticket::from_json(other.as_bytes()), Err(WireError::Format { found: 9 })));
+    let extra = json.replacen('{', "{\"extra\":1,", 1);
+    assert!(matches!(Ticket::from_json(extra.as_bytes()), Err(WireError::Ticket(_))));
+}
+
+#[test]
+fn batch_gives_back_its_rows() {
+    let batch = Batch::from_rows(4, &rows()).unwrap();
+    assert_eq!((batch.rows(), batch.length()), (2, 4));
+    assert_eq!(batch.tokens(), [256, 1, 2, 3, 5, 6, 256, 257]);
+    assert_eq!(batch.targets(), [1, 2, 3, 256, 6, 7, 8, 257]);
+    assert_eq!(batch.mask(), [true, true, true, true, true, true, true, false]);
+    for (index, row) in rows().iter().enumerate() {
+        assert_eq!(batch.spans(index).unwrap(), row.spans);
+        assert_eq!(batch.buffer(index), row.buffer.as_deref());
+        assert_eq!(batch.row_number(index), Some(row.row));
+    }
+    assert!(batch.spans(2).is_err());
+}
+
+#[test]
+fn digest_sees_every_cell_and_not_the_layout() {
+    let batch = Batch::from_rows(4, &rows()).unwrap();
+    let twice: Vec<BatchRow> = rows().into_iter().chain(rows()).collect();
+    let slice = Batch::from_rows(4, &twice).unwrap().columns().slice(2, 2);
+    assert_eq!(Batch::new(slice).unwrap().digest(), batch.digest());
+    let changes: [fn(&mut BatchRow); 8] = [
+        |row| row.tokens[0] += 1,
+        |row| row.targets[3] += 1,
+        |row| row.mask[1] ^= true,
+        |row| row.row += 5,
+        |row| row.buffer = Some("other".into()),
+        |row| row.spans[0].first_token += 1,
+        |row| row.spans[0].id = RecordId::from_hash(1),
+        |row| row.spans[0].erased = true,
+    ];
+    for change in changes {
+        let mut other = rows();
+        change(&mut other[1]);
+        assert_ne!(Batch::from_rows(4, &other).unwrap().digest(), batch.digest());
+    }
+}
+
+#[test]
+fn digest_is_the_same_in_every_build() {
+    let batch = Batch::from_rows(4, &rows()).unwrap();
+    assert_eq!(format!("{:032x}", batch.digest()), "5694239175977aae843c4cf0086b98c2");
+}
+
+#[test]
+fn batch_of_no_rows_is_a_batch() {
+    assert_eq!(Batch::from_rows(4, &[]).unwrap().rows(), 0);
+}
+
+#[test]
+fn batch_refuses_rows_that_break_its_rules() {
+    let breaks: [fn(&mut BatchRow); 5] = [
+        |row| row.tokens[0] = -1,
+        |row| row.tokens.truncate(3),
+        |row| row.spans[1].start = 1,
+        |row| row.spans[1].tokens = 3,
+        |row| row.spans[1].tokens = 0,
+    ];
+    for (index, change) in breaks.into_iter().enumerate() {
+        let mut other = rows();
+        change(&mut other[1]);
+        assert!(Batch::from_rows(4, &other).is_err(), "{index}");
+    }
+}

@@ -1,0 +1,10 @@
+//! All tests across the programs, as one binary: linked once, and what they share is built once.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test stops at the first surprise"
+)]
+
+mod tidy;

@@ -1,0 +1,1 @@
+//! Learns from batches: feed -> model -> loss -> step -> checkpoint -> evaluate.
