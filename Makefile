@@ -3,7 +3,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help libtorch build check test test-touched bench
+.PHONY: help libtorch python build check test test-touched bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -11,6 +11,12 @@ help: ## list the targets
 libtorch: ## put libtorch into .libtorch (or check the one that LIBTORCH names)
 	@scripts/toolchain.sh
 	@scripts/libtorch.sh
+
+python: ## put the Python that some tests run into .venv
+	@scripts/python.sh
+
+demo: build ## learn from the bundled stream four ways and report what was forgotten (demo-out/report.html)
+	@scripts/demo.sh
 
 build: libtorch ## build the three programs into target/debug
 	cargo build --workspace --bins
@@ -22,11 +28,11 @@ check: libtorch ## format, lints and documentation: no warning passes
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # The programs come first: tests/ drives them and finds them beside its own executable.
-test: libtorch ## run every test of every crate
+test: libtorch python ## run every test of every crate
 	cargo build --workspace --bins --tests
 	cargo test --workspace
 
-test-touched: libtorch ## run the tests of the crates that differ from BASE (HEAD~1), and of those that depend on them
+test-touched: libtorch python ## run the tests of the crates that differ from BASE (HEAD~1), and of those that depend on them
 	@scripts/test-touched.sh "$(or $(BASE),HEAD~1)"
 
 bench: libtorch ## run the benchmarks, or those that BENCH names: make bench BENCH=pack

@@ -1,1 +1,42 @@
-//! Serves batches of new and replayed text: follow -> buffer -> mix -> draw -> pack -> serve.
+//! Replay: what a training job reads of the stream. New text once, in order, to the token; between it,
+//! text drawn from buffers, so that what was learnt is not forgotten.
+//!
+//! ```text
+//! follow ──> buffer ──> mix ──> draw ──> pack ──> serve
+//! records    policy     rows    spans    batch
+//! ```
+//!
+//! [`records`] reads the store version by version into an [`index`]; [`follow`] offers it to each
+//! [`buffer`]'s policy and writes what enters and leaves; [`issue`] chooses a ticket for a job;
+//! [`batch`] evaluates it: [`mix`] says which rows are replayed, [`fresh`] reads new text, [`draw`]
+//! draws from a buffer, [`tokenise`] and [`pack`] make rows of it. [`receive`] writes what trainers say back.
+//!
+//! # Invariants
+//! - A ticket gives the same bytes for ever: [`batch`] reads no clock, no environment, no unseeded
+//!   number, and nothing of the store beyond what the ticket names.
+//! - Every token of the stream that a plan uses is delivered to a job exactly once, in order.
+//! - With `horizon = "cursor"` no batch holds text from beyond the place where its job reads.
+//! - Buffers, index and cache are functions of the store and a seed: all can be thrown away.
+//! - No text is ever changed.
+//!
+//! # Where to start
+//! [`batch`]; then [`library`], which opens a store and ties it all together.
+
+pub mod batch;
+pub mod buffer;
+pub mod config;
+pub mod draw;
+pub mod error;
+pub mod follow;
+pub mod fresh;
+pub mod index;
+pub mod inspect;
+pub mod issue;
+pub mod library;
+pub mod mix;
+pub mod pack;
+pub mod plan;
+pub mod receive;
+pub mod records;
+pub mod texts;
+pub mod tokenise;

@@ -2,9 +2,13 @@
 //!
 //! The tests themselves are modules of one binary, `tests/tests/main.rs`. They know the programs by
 //! their public faces only: they start them, talk to them, and read the store through `schemas`.
-//! [`binary`] gives the program to start, [`root`] the files of the repository.
+//! [`binary`] gives the program to start, [`root`] the files of the repository, [`world`] a folder to run
+//! programs in, [`faulty`] a network that fails.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise and says it")]
+
+pub mod faulty;
+pub mod world;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,4 +7,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod crash;
+mod s3;
 mod tidy;
+mod walk;

@@ -1,1 +1,84 @@
-fn main(){}
+//! One training step of the one-million-parameter byte model on one CPU thread, 4 rows of 256 tokens:
+//! rows of one document, and rows of several. Run `cargo bench -p trainer`.
+//!
+//! The floor is the matrix products alone: 6 operations per parameter and token, at the rate that one
+//! product of the same shape reaches.
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput};
+use schemas::id::{Step, Version};
+use schemas::seed::{Seed, below};
+use schemas::wire::{Ticket, WIRE_FORMAT};
+use tch::{Device, Kind, Tensor};
+use trainer::feed::Sheet;
+use trainer::step::{Learner, Recipe};
+use trainer::torch::{TorchError, on_one_thread};
+
+const TOKENS: usize = 1024;
+
+fn ticket(step: Step) -> Ticket {
+    Ticket {
+        format: WIRE_FORMAT,
+        job: "bench".into(),
+        step,
+        records: Version(0),
+        buffers: BTreeMap::new(),
+        config: String::new(),
+        seed: Seed::new(0),
+        row: 0,
+        fresh: BTreeMap::new(),
+    }
+}
+
+/// Documents of these lengths, of bytes that a seed gives.
+fn sheet(lengths: &[usize]) -> Sheet {
+    let token = |document: usize, k: usize| below(Seed::new(1).at(&[document as u64, k as u64]), 256) as i64;
+    let document = |(index, n): (usize, &usize)| {
+        let tokens: Vec<i64> = (0..=*n).map(|k| token(index, k)).collect();
+        (tokens[..*n].to_vec(), tokens[1..].to_vec())
+    };
+    let documents: Vec<_> = lengths.iter().enumerate().map(document).collect();
+    Sheet::of_documents(&documents)
+}
+
+fn measure(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("step");
+    group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
+    group.throughput(Throughput::Elements(TOKENS as u64));
+    let cases = [
+        ("4 documents of 256 tokens", vec![256; 4]),
+        ("32 documents of 32 tokens", vec![32; 32]),
+        ("12 documents of 12 lengths", vec![256, 250, 6, 200, 56, 140, 116, 100, 90, 60, 30, 20]),
+    ];
+    for (name, lengths) in cases {
+        let sheet = sheet(&lengths[..]);
+        let Ok(mut learner) = Learner::fresh(&Recipe::default(), Seed::new(0), Device::Cpu) else { continue };
+        group.throughput(Throughput::Elements(sheet.tokens.len() as u64));
+        group.bench_function(name, |bench| bench.iter(|| learner.step(&ticket(learner.at()), &sheet)));
+    }
+    group.throughput(Throughput::Elements(TOKENS as u64));
+    let ones = |shape: [i64; 2]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
+    // 6 * 971,680 operations per token = 42.2 products of a token with a 160 x 432 matrix.
+    let (x, w) = (ones([TOKENS as i64, 160]), ones([160, 432]));
+    group.bench_function("floor: the products alone", |bench| {
+        bench.iter(|| {
+            for _ in 0..42 {
+                drop(black_box(x.matmul(&w)));
+            }
+        });
+    });
+    group.finish();
+}
+
+fn main() -> Result<(), TorchError> {
+    // As a job runs: on the thread that calls libtorch.
+    on_one_thread(1, || {
+        let mut criterion = Criterion::default().configure_from_args();
+        measure(&mut criterion);
+        criterion.final_summary();
+        Ok(())
+    })
+}

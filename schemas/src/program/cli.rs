@@ -31,7 +31,7 @@ pub struct Config {
     /// Sets one key, as `--set commit.seconds=5`. May be repeated.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Where the store is: sets `store.url`.
+    /// Where the store is.
     #[arg(long, global = true, value_name = "URL")]
     pub store: Option<String>,
 }
@@ -70,19 +70,21 @@ pub fn print(text: &str) -> Result<(), OutputError> {
 }
 
 impl Config {
-    /// Loads the configuration of `program` and lets `check` add what only it can know.
+    /// Loads the configuration of `program`, whose store's URL is `store_key`, and lets `check` add
+    /// what only it can know.
     ///
     /// # Errors
     /// [`ConfigError`] with all problems at once.
     pub fn load<T: DeserializeOwned + Serialize>(
         &self,
         program: &str,
+        store_key: &str,
         environment: &Environment,
         check: impl FnOnce(&mut T, &mut Problems),
     ) -> Result<Loaded<T>, ConfigError> {
         let mut loader = Loader::new(program).file(self.config.as_deref()).env(environment.variables());
         if let Some(url) = &self.store {
-            loader = loader.set("--store", "store.url", url.clone());
+            loader = loader.set("--store", store_key, url.clone());
         }
         for assignment in &self.set {
             loader = loader.assign("--set", assignment);

@@ -1,23 +1,20 @@
 //! Writes rows and positions as one version, exactly once.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use deltalake::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
 use deltalake::kernel::{Action, Add, Transaction};
 use deltalake::logstore::get_actions;
 use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError};
 
+use super::retry::{FIRST_WAIT, TRIES, retry};
 use super::{Store, StoreError, file, transaction_of};
 use crate::id::Version;
 use crate::program::failpoint;
 use crate::table::{Table, conform};
-
-/// How often a commit is tried while the store cannot be reached.
-const TRIES: u32 = 6;
 
 /// The one writer of a table under a name, its *fence*: an application transaction that is part of
 /// every commit and grows with it. Two committers of one fence cannot both succeed.
@@ -62,6 +59,16 @@ impl Committer {
         Version(self.delta.version().unwrap_or(0))
     }
 
+    /// The table it writes.
+    pub(super) const fn table(&self) -> Table {
+        self.table
+    }
+
+    /// The table as this committer knows it.
+    pub(super) const fn delta(&self) -> &DeltaTable {
+        &self.delta
+    }
+
     /// Commits `batches` and `transactions` as one version, and says which.
     ///
     /// The transactions must hold the fence with a number above its last. When this returns an
@@ -83,40 +90,96 @@ impl Committer {
         }
         let adds = self.write_files(batches).await?;
         failpoint::hit("store.commit.after_files");
+        let operation = DeltaOperation::Write {
+            mode: SaveMode::Append,
+            partition_by: Some(self.table.partitions().iter().map(|name| (*name).to_owned()).collect()),
+            predicate: None,
+        };
+        let actions = adds.into_iter().map(Action::Add).collect();
+        let landed = self.land(Change { actions, operation, transactions, needs: &[] }).await?;
+        landed.ok_or(StoreError::Misuse("an append needs no file, and missed one"))
+    }
+
+    /// Commits `actions` that replace the files of these paths, raising the fence by one. `None`
+    /// where one of them is no longer live: somebody else rewrote it, and nothing is committed.
+    ///
+    /// # Errors
+    /// As [`Committer::commit`].
+    pub(super) async fn rewrite(
+        &mut self,
+        actions: Vec<Action>,
+        operation: DeltaOperation,
+        replaced: &[String],
+    ) -> Result<Option<Version>, StoreError> {
+        let number = self.last(&self.fence.clone()).await?.map_or(1, |last| last + 1);
+        let transactions = vec![(self.fence.clone(), number)];
+        self.land(Change { actions, operation, transactions, needs: replaced }).await
+    }
+
+    /// Tries a change until it is in the table, cannot be, or cannot be known to be.
+    async fn land(&mut self, change: Change<'_>) -> Result<Option<Version>, StoreError> {
+        let ours = self.last(&self.fence.clone()).await?;
+        let before = self.version();
         // Which attempt won, when an answer is lost, only a number nobody else can have tells.
         let attempt = (format!("attempt/{}", self.fence), random_i63());
-        let mut wait = Duration::from_millis(100);
+        let mut wait = FIRST_WAIT;
         for left in (0..TRIES).rev() {
-            let error = match self.try_commit(&adds, &transactions, &attempt).await {
+            let error = match self.try_commit(&change, &attempt).await {
                 Ok(state) => {
                     self.delta.state = Some(state);
                     failpoint::hit("store.commit.after_log");
-                    return Ok(self.committed(transactions));
+                    self.committed(change.transactions);
+                    return Ok(Some(self.version()));
                 }
                 Err(error) => error,
             };
-            match self.settle(&attempt, ours).await {
-                Ok(true) => return Ok(self.committed(transactions)),
-                Ok(false) => {}
+            match self.settle(&attempt, before, ours).await {
+                Ok(Some(version)) => {
+                    tracing::info!(table = %self.table, %version, "a commit whose answer was lost is in the store");
+                    self.committed(change.transactions);
+                    return Ok(Some(version));
+                }
+                Ok(None) => {}
                 Err(conflict @ StoreError::Conflict { .. }) => return Err(conflict),
-                Err(_) if left > 0 => {}
+                // Out of reach to the end: what became of the commit is not known.
                 Err(_) => return Err(error),
+            }
+            // The check for conflicts begins at the snapshot just read: what came before it is ours to see.
+            if !self.has(change.needs).await? {
+                return Ok(None);
             }
             if left == 0 || !(error.is_transient() || is_race(&error)) {
                 return Err(error);
             }
-            tracing::warn!(table = %self.table, error = %error, "commit failed, trying again in {wait:?}");
-            self.store.clock().sleep(wait).await;
-            wait *= 2;
+            tracing::warn!(table = %self.table, error = %error, "commit failed, trying again");
+            // A lost race is no reason to wait.
+            if error.is_transient() {
+                self.store.clock().sleep(wait).await;
+                wait *= 2;
+            }
         }
         Err(StoreError::Misuse("a commit was tried no times"))
     }
 
+    /// Whether these files are all live.
+    async fn has(&self, paths: &[String]) -> Result<bool, StoreError> {
+        if paths.is_empty() {
+            return Ok(true);
+        }
+        let live = file::live(&self.delta, self.table).await?;
+        Ok(paths.iter().all(|path| live.binary_search_by(|file| file.path.cmp(path)).is_ok()))
+    }
+
+    /// A writer of files for the table, which commits nothing.
+    pub(super) fn writer(&self) -> Result<RecordBatchWriter, StoreError> {
+        let writer =
+            RecordBatchWriter::for_table(&self.delta).map_err(StoreError::delta("write", self.table))?;
+        Ok(writer.with_writer_properties(file::writer_properties(self.table)))
+    }
+
     async fn write_files(&self, batches: &[RecordBatch]) -> Result<Vec<Add>, StoreError> {
+        let mut writer = self.writer()?;
         let failed = StoreError::delta("write", self.table);
-        let mut writer = RecordBatchWriter::for_table(&self.delta)
-            .map_err(&failed)?
-            .with_writer_properties(file::writer_properties(self.table));
         for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
             let rows = conform(self.table, batch)
                 .map_err(|source| StoreError::Rows { table: self.table, source })?;
@@ -127,60 +190,83 @@ impl Committer {
 
     async fn try_commit(
         &self,
-        adds: &[Add],
-        transactions: &[(String, i64)],
+        change: &Change<'_>,
         attempt: &(String, i64),
     ) -> Result<deltalake::table::state::DeltaTableState, StoreError> {
         let failed = StoreError::delta("commit to", self.table);
-        let all =
-            transactions.iter().chain([attempt]).map(|(app_id, number)| Transaction::new(app_id, *number));
-        let operation = DeltaOperation::Write {
-            mode: SaveMode::Append,
-            partition_by: Some(self.table.partitions().iter().map(|name| (*name).to_owned()).collect()),
-            predicate: None,
-        };
-        let properties = CommitProperties::default().with_application_transactions(all.collect());
+        let all = change
+            .transactions
+            .iter()
+            .chain([attempt])
+            .map(|(app_id, number)| Transaction::new(app_id, *number));
+        let properties = CommitProperties::default()
+            .with_application_transactions(all.collect())
+            // It would list the whole log after every commit: `maintain` does it.
+            .with_cleanup_expired_logs(Some(false));
         let snapshot = self.delta.snapshot().map_err(&failed)?;
         let done = CommitBuilder::from(properties)
-            .with_actions(adds.iter().cloned().map(Action::Add).collect())
-            .build(Some(snapshot), self.delta.log_store(), operation)
+            .with_actions(change.actions.clone())
+            .build(Some(snapshot), self.delta.log_store(), change.operation.clone())
             .await
             .map_err(&failed)?;
         Ok(done.snapshot())
     }
 
-    /// After a failed attempt: whether it is in the table all the same.
-    async fn settle(&mut self, attempt: &(String, i64), ours: Option<i64>) -> Result<bool, StoreError> {
-        let from = self.version();
-        self.delta.update_state().await.map_err(StoreError::delta("read", self.table))?;
+    /// After a failed attempt: the version it made all the same, or none; brings the table up to date.
+    async fn settle(
+        &mut self,
+        attempt: &(String, i64),
+        before: Version,
+        ours: Option<i64>,
+    ) -> Result<Option<Version>, StoreError> {
+        let (delta, found) = retry(self.store.clock(), || self.look(attempt, before, ours)).await?;
+        self.delta = delta;
+        Ok(found)
+    }
+
+    async fn look(
+        &self,
+        attempt: &(String, i64),
+        before: Version,
+        ours: Option<i64>,
+    ) -> Result<(DeltaTable, Option<Version>), StoreError> {
+        // What this committer stands at changes only with an answer: from a snapshot that has what it
+        // does not know of, it would write a second copy.
+        let mut delta = self.delta.clone();
+        delta.update_state().await.map_err(StoreError::delta("read", self.table))?;
         let (app_id, number) = attempt;
-        if transaction_of(&self.delta, self.table, app_id).await? == Some(*number) {
-            // The table may have moved on since; go back to the version that is ours.
-            if let Some(version) = self.version_of(from, attempt).await? {
-                tracing::info!(table = %self.table, %version, "a commit whose answer was lost is in the store");
+        let is_last = transaction_of(&delta, self.table, app_id).await? == Some(*number);
+        let theirs = transaction_of(&delta, self.table, &self.fence).await?;
+        if !is_last && theirs == ours {
+            return Ok((delta, None));
+        }
+        // The table may have moved on since: the version is that of the commit, not the newest.
+        let newest = Version(delta.version().unwrap_or(0));
+        match self.version_of(before, newest, attempt).await? {
+            // Another writer of this fence came after it: seen from there, it is in the next commit's way.
+            Some(version) if !is_last => Ok((self.store.at(self.table, version).await?, Some(version))),
+            Some(version) => Ok((delta, Some(version))),
+            None if is_last => Ok((delta, Some(newest))),
+            None => {
+                let none = -1;
+                Err(StoreError::Conflict {
+                    table: self.table,
+                    fence: self.fence.clone(),
+                    theirs: theirs.unwrap_or(none),
+                    ours: ours.unwrap_or(none),
+                })
             }
-            return Ok(true);
         }
-        let theirs = transaction_of(&self.delta, self.table, &self.fence).await?;
-        if theirs != ours {
-            let none = -1;
-            return Err(StoreError::Conflict {
-                table: self.table,
-                fence: self.fence.clone(),
-                theirs: theirs.unwrap_or(none),
-                ours: ours.unwrap_or(none),
-            });
-        }
-        Ok(false)
     }
 
     async fn version_of(
         &self,
         after: Version,
+        newest: Version,
         attempt: &(String, i64),
     ) -> Result<Option<Version>, StoreError> {
         let failed = StoreError::delta("read the log of", self.table);
-        for version in after.0 + 1..=self.version().0 {
+        for version in after.0 + 1..=newest.0 {
             let Some(bytes) = self.delta.log_store().read_commit_entry(version).await.map_err(&failed)?
             else {
                 continue;
@@ -193,13 +279,21 @@ impl Committer {
         Ok(None)
     }
 
-    fn committed(&mut self, transactions: Vec<(String, i64)>) -> Version {
+    fn committed(&mut self, transactions: Vec<(String, i64)>) {
         for (app_id, number) in transactions {
             self.last.insert(app_id, Some(number));
         }
         self.store.remember(self.table, self.delta.clone());
-        self.version()
     }
+}
+
+/// What a commit does.
+struct Change<'a> {
+    actions: Vec<Action>,
+    operation: DeltaOperation,
+    transactions: Vec<(String, i64)>,
+    /// Paths of the files that must still be live where it lands.
+    needs: &'a [String],
 }
 
 /// Whether an error says that another version was written first, or seems so because the answer to
@@ -207,7 +301,12 @@ impl Committer {
 fn is_race(error: &StoreError) -> bool {
     matches!(error, StoreError::Delta { source, .. } if matches!(
         source.as_ref(),
-        DeltaTableError::Transaction { .. } | DeltaTableError::VersionAlreadyExists(_)
+        DeltaTableError::VersionAlreadyExists(_)
+            | DeltaTableError::Transaction {
+                source: TransactionError::CommitConflict(_)
+                    | TransactionError::VersionAlreadyExists(_)
+                    | TransactionError::MaxCommitAttempts(_),
+            }
     ))
 }
 

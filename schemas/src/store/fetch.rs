@@ -95,8 +95,7 @@ impl Store {
         let mut distinct: Vec<usize> = rows.iter().map(|(row, _)| *row).collect();
         distinct.dedup();
         let ranges = distinct.iter().map(|row| *row..row + 1).collect();
-        let batches =
-            file::read(delta, Table::Records, &data, Some(columns), Some(ranges), &self.0.files).await?;
+        let batches = file::read(self, delta, Table::Records, &data, Some(columns), Some(ranges)).await?;
         let read: Vec<RecordBatch> =
             batches.iter().flat_map(|batch| (0..batch.num_rows()).map(|row| batch.slice(row, 1))).collect();
         let at = |row: usize| distinct.binary_search(&row).ok().and_then(|index| read.get(index)).cloned();
@@ -128,7 +127,7 @@ impl Store {
         ];
         let mut places = Places::default();
         let mut row = 0_u32;
-        for batch in file::read(delta, table, data, Some(&columns), None, &self.0.files).await? {
+        for batch in file::read(self, delta, table, data, Some(&columns), None).await? {
             for record in View::new(&batch).map_err(|source| StoreError::Rows { table, source })?.iter() {
                 if let Some(seq) = record.seq {
                     let rows = places.0.entry(record.shard.to_owned()).or_default();

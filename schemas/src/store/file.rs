@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use bytes::Bytes;
 use deltalake::DeltaTable;
+use deltalake::kernel::LogicalFileView;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryStreamExt as _};
 use object_store::path::Path;
@@ -21,7 +22,8 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use super::StoreError;
+use super::retry::retry;
+use super::{Store, StoreError};
 use crate::table::{Table, conform_to};
 
 /// How the files of a table are written: small pages of text, so that one record can be read without
@@ -69,11 +71,44 @@ pub(crate) struct DataFile {
     pub partition: BTreeMap<String, Option<String>>,
 }
 
+impl DataFile {
+    /// The file that the log tells of.
+    pub(super) fn of(view: &LogicalFileView) -> Self {
+        Self {
+            path: view.object_store_path().to_string(),
+            size: u64::try_from(view.size()).unwrap_or(0),
+            partition: view.partition_values_map().into_iter().collect(),
+        }
+    }
+
+    /// The file's name in the object store.
+    pub(super) fn object(&self) -> Path {
+        object_path(&self.path)
+    }
+}
+
+/// A path as the log has it, once decoded: a partition value in it may still be encoded, and stays so.
+pub(super) fn object_path(path: &str) -> Path {
+    Path::parse(path).unwrap_or_else(|_| Path::from(path))
+}
+
 /// What is remembered of files: they never change, so it never goes stale.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     metadata: Mutex<HashMap<String, ArrowReaderMetadata>>,
     pub(super) places: Mutex<HashMap<String, Arc<super::fetch::Places>>>,
+}
+
+impl Cache {
+    /// Forgets files that newer versions no longer have.
+    pub(super) fn forget(&self, paths: &[String]) {
+        let mut metadata = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in paths {
+            metadata.remove(path);
+            places.remove(path);
+        }
+    }
 }
 
 /// Footers kept at once (about 28 kB each with their page index).
@@ -83,11 +118,7 @@ const FOOTERS: usize = 4_096;
 pub(crate) async fn live(delta: &DeltaTable, table: Table) -> Result<Vec<DataFile>, StoreError> {
     let views = delta.get_active_add_actions_by_partitions(&[]);
     let mut files: Vec<DataFile> = views
-        .map_ok(|view| DataFile {
-            path: view.object_store_path().to_string(),
-            size: u64::try_from(view.size()).unwrap_or(0),
-            partition: view.partition_values_map().into_iter().collect(),
-        })
+        .map_ok(|view| DataFile::of(&view))
         .try_collect()
         .await
         .map_err(StoreError::delta("list the files of", table))?;
@@ -97,18 +128,30 @@ pub(crate) async fn live(delta: &DeltaTable, table: Table) -> Result<Vec<DataFil
 
 /// Reads `columns` (all where `None`) of a file, all rows or those selected, in the file's order.
 pub(crate) async fn read(
+    store: &Store,
     delta: &DeltaTable,
     table: Table,
     file: &DataFile,
     columns: Option<&[&str]>,
     rows: Option<Vec<Range<usize>>>,
+) -> Result<Vec<RecordBatch>, StoreError> {
+    let cache = &store.0.files;
+    retry(store.clock(), || read_once(delta, table, file, columns, rows.as_deref(), cache)).await
+}
+
+async fn read_once(
+    delta: &DeltaTable,
+    table: Table,
+    file: &DataFile,
+    columns: Option<&[&str]>,
+    rows: Option<&[Range<usize>]>,
     cache: &Cache,
 ) -> Result<Vec<RecordBatch>, StoreError> {
     let failed =
         |source: ParquetError| StoreError::File { table, file: file.path.clone(), source: Box::new(source) };
     let mut reader = Reader {
         store: delta.log_store().object_store(None),
-        path: Path::from(file.path.as_str()),
+        path: file.object(),
         size: file.size,
     };
     let metadata = footer(&mut reader, file, cache).await.map_err(failed)?;
@@ -120,7 +163,7 @@ pub(crate) async fn read(
         ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata).with_projection(mask);
     if let Some(ranges) = rows {
         builder =
-            builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges.into_iter(), total));
+            builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges.iter().cloned(), total));
     }
     let stream = builder.build().map_err(failed)?;
     let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;

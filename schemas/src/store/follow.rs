@@ -5,6 +5,7 @@ use deltalake::DeltaTable;
 use deltalake::kernel::{Action, Add};
 use deltalake::logstore::get_actions;
 
+use super::retry::retry;
 use super::{Store, StoreError, file};
 use crate::id::Version;
 use crate::table::Table;
@@ -88,20 +89,28 @@ impl Follower {
         let failed = StoreError::delta("follow", self.table);
         let log = self.delta.log_store();
         let version = self.next;
-        let news = match log.read_commit_entry(version.0).await.map_err(&failed)? {
-            Some(bytes) => {
-                let actions = get_actions(version.0, &bytes).map_err(&failed)?;
-                self.read(version, actions).await?
-            }
+        let clock = self.store.clock();
+        let read = || retry(clock, || async { log.read_commit_entry(version.0).await.map_err(&failed) });
+        let bytes = match read().await? {
+            Some(bytes) => bytes,
             None => {
                 let newest = self.store.version(self.table).await?;
                 if newest < version {
                     return Ok(None);
                 }
-                // The log was cleaned up while nobody followed: what came in between is not known.
-                News::Rewritten { version: newest }
+                // It may have been written between the two questions.
+                match read().await? {
+                    Some(bytes) => bytes,
+                    // The log was cleaned up while nobody followed: what came in between is not known.
+                    None => {
+                        self.next = newest.next();
+                        return Ok(Some(News::Rewritten { version: newest }));
+                    }
+                }
             }
         };
+        let actions = get_actions(version.0, &bytes).map_err(&failed)?;
+        let news = self.read(version, actions).await?;
         self.next = news.version().next();
         Ok(Some(news))
     }
@@ -124,20 +133,16 @@ impl Follower {
         let mut batches = Vec::new();
         for add in adds {
             let data = data_file(add);
-            let cache = &self.store.0.files;
-            batches
-                .extend(file::read(&self.delta, self.table, &data, columns.as_deref(), None, cache).await?);
+            let columns = columns.as_deref();
+            batches.extend(file::read(&self.store, &self.delta, self.table, &data, columns, None).await?);
         }
         Ok(News::Appended { version, batches })
     }
 }
 
 fn data_file(add: Add) -> file::DataFile {
-    // Paths in the log are URL-encoded where a partition value has characters that paths may not have.
-    let path =
-        object_store::path::Path::from_url_path(&add.path).map_or(add.path.clone(), |path| path.to_string());
     file::DataFile {
-        path,
+        path: file::object_path(&add.path).to_string(),
         size: u64::try_from(add.size).unwrap_or(0),
         partition: add.partition_values.into_iter().collect(),
     }

@@ -29,8 +29,10 @@ mod fetch;
 mod file;
 pub mod follow;
 pub mod lock;
+pub mod maintain;
 mod open;
 mod read;
+mod retry;
 
 pub use read::Scan;
 
@@ -210,38 +212,16 @@ impl StoreError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Delta { source, .. } => !is_final(source.as_ref()),
-            Self::File { source, .. } => !is_final(source.as_ref()),
+            Self::Delta { source, .. } => retry::may_pass(source.as_ref()),
+            Self::File { source, .. } => retry::may_pass(source.as_ref()),
             _ => false,
         }
     }
 }
 
-/// Whether an error's chain says that the same call will fail again: no permission, no room, no such file.
-fn is_final(error: &(dyn std::error::Error + 'static)) -> bool {
-    io_kind(error).is_some() || {
-        let mut next = Some(error);
-        let mut store_error = false;
-        while let Some(error) = next {
-            store_error |= error
-                .downcast_ref::<object_store::Error>()
-                .is_some_and(|error| matches!(error, object_store::Error::Generic { .. }));
-            next = error.source();
-        }
-        !store_error
-    }
-}
-
 /// The operating system's word in an error's chain.
 fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
-        }
-        next = error.source();
-    }
-    None
+    retry::causes(error).find_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
 }
 
 impl Fault for StoreError {
@@ -355,10 +335,11 @@ impl Store {
     /// [`StoreError::Delta`] where the log cannot be read.
     pub async fn version(&self, table: Table) -> Result<Version, StoreError> {
         let known = self.cached(|of, _| of == table).and_then(|delta| delta.version()).unwrap_or(0);
-        let delta = self.builder(table)?.build().map_err(StoreError::delta("open", table))?;
+        let failed = StoreError::delta("open", table);
+        let log = self.builder(table)?.build().map_err(&failed)?.log_store();
         let newest =
-            delta.log_store().get_latest_version(known).await.map_err(StoreError::delta("open", table))?;
-        Ok(Version(newest))
+            retry::retry(self.clock(), || async { log.get_latest_version(known).await.map_err(&failed) });
+        Ok(Version(newest.await?))
     }
 
     /// The last number committed under an application transaction, if any.
@@ -367,7 +348,7 @@ impl Store {
     /// [`StoreError::Delta`] where the log cannot be read.
     pub async fn transaction(&self, table: Table, app_id: &str) -> Result<Option<i64>, StoreError> {
         let delta = self.newest(table).await?;
-        transaction_of(&delta, table, app_id).await
+        retry::retry(self.clock(), || transaction_of(&delta, table, app_id)).await
     }
 
     /// The table as it was at `version`.
@@ -375,15 +356,18 @@ impl Store {
         if let Some(delta) = self.cached(|of, delta| of == table && delta.version() == Some(version.0)) {
             return Ok(delta);
         }
-        let loaded = self.builder(table)?.with_version(version.0).load().await;
-        match loaded {
+        let failed = StoreError::delta("open", table);
+        let loaded = retry::retry(self.clock(), || async {
+            self.builder(table)?.with_version(version.0).load().await.map_err(&failed)
+        });
+        match loaded.await {
             Ok(delta) => {
                 self.remember(table, delta.clone());
                 Ok(delta)
             }
-            Err(source) => match self.version(table).await {
+            Err(error) => match self.version(table).await {
                 Ok(newest) if newest < version => Err(StoreError::Version { table, version, newest }),
-                _ => Err(StoreError::delta("open", table)(source)),
+                _ => Err(error),
             },
         }
     }

@@ -9,6 +9,7 @@ use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableError};
 
+use super::retry::retry;
 use super::{Inner, Store, StoreError, StoreUrl, file};
 use crate::program::clock::Clock;
 use crate::table::{FORMAT, Table};
@@ -29,7 +30,7 @@ impl Store {
         clock: Clock,
     ) -> Result<Self, StoreError> {
         for table in Table::ALL {
-            create_table(url, options, table).await?;
+            retry(&clock, || create_table(url, options, table)).await?;
         }
         Self::open(url, options, clock).await
     }
@@ -79,11 +80,14 @@ impl Store {
         {
             return Err(missing());
         }
-        match self.builder(table)?.load().await {
-            Ok(delta) => Ok(delta),
-            Err(DeltaTableError::NotATable(_)) => Err(missing()),
-            Err(source) => Err(StoreError::delta("open", table)(source)),
-        }
+        retry(self.clock(), || async {
+            match self.builder(table)?.load().await {
+                Ok(delta) => Ok(delta),
+                Err(DeltaTableError::NotATable(_)) => Err(missing()),
+                Err(source) => Err(StoreError::delta("open", table)(source)),
+            }
+        })
+        .await
     }
 }
 
@@ -92,7 +96,7 @@ fn foreign(url: &StoreUrl, table: Table, why: &str) -> StoreError {
 }
 
 /// The table's secret, once its format and columns are known to be ours.
-fn check_properties(url: &StoreUrl, table: Table, delta: &DeltaTable) -> Result<u64, StoreError> {
+pub(super) fn check_properties(url: &StoreUrl, table: Table, delta: &DeltaTable) -> Result<u64, StoreError> {
     let state = delta.snapshot().map_err(StoreError::delta("open", table))?;
     let properties = state.metadata().configuration();
     let number = |key: &str| properties.get(key).and_then(|value| value.parse::<u64>().ok());
@@ -166,6 +170,8 @@ fn properties(table: Table) -> Vec<(String, String)> {
         (NORMAL_FORM_KEY.to_owned(), NORMAL_FORM.to_string()),
         (SECRET_KEY.to_owned(), new_secret().to_string()),
         ("delta.dataSkippingStatsColumns".to_owned(), statistics.to_owned()),
+        // Until then the log remembers when a file was replaced: the longest retention a vacuum can keep.
+        ("delta.deletedFileRetentionDuration".to_owned(), "interval 30 days".to_owned()),
     ]
 }
 

@@ -18,8 +18,12 @@ async fn new_store() -> (TempDir, Store) {
     (folder, store)
 }
 
-/// Rows `from..to` of shard main: every third is a duplicate, every seventh a dead letter.
 fn rows(from: u64, to: u64, batch: i64) -> RecordBatch {
+    rows_of("main", from, to, batch)
+}
+
+/// Rows `from..to` of a shard: every third is a duplicate, every seventh a dead letter.
+fn rows_of(shard: &str, from: u64, to: u64, batch: i64) -> RecordBatch {
     let mut builder = Builder::new();
     for seq in from..to {
         let outcome = match seq {
@@ -37,7 +41,7 @@ fn rows(from: u64, to: u64, batch: i64) -> RecordBatch {
             end: place + 1,
             id: Some(&id),
             text: (outcome == Outcome::Kept).then_some(text.as_str()),
-            ..Row::new(outcome, "main", "files")
+            ..Row::new(outcome, shard, "files")
         });
     }
     builder.finish().unwrap()
@@ -110,6 +114,9 @@ async fn second_writer_of_a_fence_gets_a_conflict_and_writes_nothing() {
     let error = second.commit(&[rows(0, 5, 1)], transactions(1, 5)).await.unwrap_err();
     assert!(matches!(error, StoreError::Conflict { theirs: 1, ours: -1, .. }), "{error}");
     assert_eq!(error.kind(), Kind::Conflict);
+    // However often it is asked: what it does not know of stays in its way.
+    let again = second.commit(&[rows(0, 5, 2)], transactions(2, 5)).await.unwrap_err();
+    assert_eq!(again.kind(), Kind::Conflict);
     // Another fence is no conflict, however stale its snapshot.
     let version = other.commit(&[rows(0, 3, 1)], vec![("ingest/other".into(), 1)]).await.unwrap();
     assert_eq!(version, Version(2));
@@ -201,4 +208,443 @@ async fn shard_lock_names_its_holder_and_ends_with_it() {
     drop(lock);
     ShardLock::take(&store, &main, "next").unwrap();
     store.clock().advance(Duration::ZERO);
+}
+
+/// Whoever commits, follows or fetches may do so in a task of its own.
+#[tokio::test]
+async fn futures_of_a_store_can_be_spawned() {
+    let (_folder, store) = new_store().await;
+    let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+    tokio::spawn({
+        let store = store.clone();
+        async move {
+            committer.commit(&[rows(0, 5, 1)], transactions(1, 5)).await.unwrap();
+            drop(Committer::open(&store, Table::Records, "ingest/other").await.unwrap());
+        }
+    })
+    .await
+    .unwrap();
+    tokio::spawn({
+        let store = store.clone();
+        async move {
+            let main: Shard = "main".parse().unwrap();
+            store.fetch(Version(1), &[(main, Seq(0))], &["text"]).await.unwrap();
+            let mut follower = Follower::new(&store, Table::Records, None, None).await.unwrap();
+            follower.next().await.unwrap();
+            store.scan(Table::Records, Version(1), &Scan::default()).await.unwrap();
+        }
+    })
+    .await
+    .unwrap();
+    let checked = tokio::spawn(async move { check::check(&store, &std::collections::BTreeSet::new()).await });
+    assert!(checked.await.unwrap().is_ok());
+}
+
+/// What a shard's writer commits as its n-th batch, from 1: its rows begin where the last one's end.
+fn nth(shard: &str, n: i64) -> (RecordBatch, Vec<(String, i64)>) {
+    let ends = |n: i64| n * (n + 1) / 2;
+    let batch = rows_of(shard, ends(n - 1) as u64, ends(n) as u64, n);
+    (batch, vec![(format!("ingest/{shard}"), n), (format!("seq/{shard}"), ends(n))])
+}
+
+/// Asserts that each of the first `batches` batches of a shard is in the store, and each once.
+async fn assert_once(store: &Store, shard: &str, batches: i64) {
+    let end = batches * (batches + 1) / 2;
+    assert_eq!(store.transaction(Table::Records, &format!("seq/{shard}")).await.unwrap(), Some(end));
+    let version = store.version(Table::Records).await.unwrap();
+    let filter = Some(format!("shard = '{shard}'"));
+    let scan = Scan { columns: &["seq"], filter, order: &["seq"] };
+    let all = store.scan(Table::Records, version, &scan).await.unwrap();
+    assert_eq!(seqs(&all), (0..end).collect::<Vec<_>>(), "shard {shard}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_of_different_fences_lose_and_double_nothing_and_a_follower_sees_each_row_once() {
+    const BATCHES: i64 = 12;
+    let (_folder, store) = new_store().await;
+    let shards = ["a", "b", "c"];
+    let writers = shards.map(|shard| {
+        // As of another process: with caches of its own.
+        let (url, clock) = (store.url().clone(), Clock::system());
+        tokio::spawn(async move {
+            let store = Store::open(&url, &HashMap::new(), clock).await.unwrap();
+            let mut committer =
+                Committer::open(&store, Table::Records, &format!("ingest/{shard}")).await.unwrap();
+            for n in 1..=BATCHES {
+                let (rows, transactions) = nth(shard, n);
+                committer.commit(&[rows], transactions).await.unwrap();
+            }
+        })
+    });
+    // It asks all the time, so that it also asks in the instant in which a version comes to be.
+    let mut follower = Follower::new(&store, Table::Records, None, None).await.unwrap();
+    let mut followed: HashMap<String, Vec<i64>> = HashMap::new();
+    while follower.position() <= Version(BATCHES as u64 * 3) {
+        match follower.next().await.unwrap() {
+            None | Some(News::Nothing { .. }) => tokio::task::yield_now().await,
+            Some(News::Rewritten { version }) => panic!("{version} is no rewrite"),
+            Some(News::Appended { batches, .. }) => {
+                let rows: Vec<(String, i64)> = batches
+                    .iter()
+                    .flat_map(|batch| View::new(batch).unwrap().iter())
+                    .map(|row| (row.shard.to_owned(), row.seq.unwrap()))
+                    .collect();
+                rows.into_iter().for_each(|(shard, seq)| followed.entry(shard).or_default().push(seq));
+            }
+        }
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    for shard in shards {
+        assert_once(&store, shard, BATCHES).await;
+        let mut seen = followed.remove(shard).unwrap();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..BATCHES * (BATCHES + 1) / 2).collect::<Vec<_>>());
+    }
+}
+
+mod lost_answers {
+    //! Commits to a store in memory that does what it was asked and says that it did not, or the
+    //! other way round.
+
+    use std::collections::{BTreeMap, VecDeque};
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, LazyLock, Mutex};
+
+    use bytes::Bytes;
+    use deltalake::logstore::{ObjectStoreFactory, ObjectStoreRef, StorageConfig, object_store_factories};
+    use deltalake::{DeltaResult, Path};
+    use futures::StreamExt as _;
+    use futures::stream::BoxStream;
+    use object_store::memory::InMemory;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+        ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    };
+
+    use super::*;
+    use crate::seed::{Seed, below};
+
+    /// What happens to the write of an entry of the log.
+    #[derive(Debug, Clone, PartialEq)]
+    enum Fate {
+        /// Done and said so.
+        Done,
+        /// Done; the answer is lost, and so many reads after it fail.
+        LostAnswer { deaf: u64 },
+        /// Done; the client asked again, and was told that it is there.
+        AskedTwice,
+        /// Not done.
+        Refused,
+        /// Done and followed by another writer's entry with these transactions; the answer is lost.
+        LostAndFollowed(Vec<(&'static str, i64)>),
+    }
+
+    #[derive(Debug, Default)]
+    struct Faults {
+        /// Of the next writes to a log; then `chance` decides.
+        script: Mutex<VecDeque<Fate>>,
+        /// How many reads from now on fail.
+        deaf: AtomicU64,
+        /// Of 100 writes, how many have each of the first three faults; of 100 reads, how many fail.
+        chance: AtomicU64,
+        asked: AtomicU64,
+        /// Faults that happened.
+        happened: AtomicU64,
+    }
+
+    #[derive(Debug, Default)]
+    struct Faulty {
+        inner: InMemory,
+        faults: Arc<Faults>,
+    }
+
+    impl fmt::Display for Faulty {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a faulty store")
+        }
+    }
+
+    fn stumble() -> object_store::Error {
+        let source = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the connection was closed");
+        object_store::Error::Generic { store: "faulty", source: Box::new(source) }
+    }
+
+    impl Faults {
+        fn draw(&self) -> u64 {
+            let place = self.asked.fetch_add(1, Ordering::SeqCst);
+            below(Seed::new(11).at(&[place]), 100)
+        }
+
+        fn fate(&self) -> Fate {
+            let scripted = self.script.lock().unwrap().pop_front();
+            let fate = scripted.unwrap_or_else(|| match self.chance.load(Ordering::SeqCst) {
+                0 => Fate::Done,
+                chance => match self.draw() / chance {
+                    0 => Fate::LostAnswer { deaf: 0 },
+                    1 => Fate::AskedTwice,
+                    2 => Fate::Refused,
+                    _ => Fate::Done,
+                },
+            });
+            self.happened.fetch_add(u64::from(fate != Fate::Done), Ordering::SeqCst);
+            fate
+        }
+
+        fn hear(&self) -> Result<()> {
+            let less = |deaf: u64| deaf.checked_sub(1);
+            let chance = self.chance.load(Ordering::SeqCst);
+            if self.deaf.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+                || (chance > 0 && self.draw() < chance)
+            {
+                self.happened.fetch_add(1, Ordering::SeqCst);
+                return Err(stumble());
+            }
+            Ok(())
+        }
+    }
+
+    #[tonic::async_trait]
+    impl ObjectStore for Faulty {
+        async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+            let is_entry = path.as_ref().contains("_delta_log/") && path.as_ref().ends_with(".json");
+            let fate = if is_entry { self.faults.fate() } else { Fate::Done };
+            if fate == Fate::Refused {
+                return Err(stumble());
+            }
+            let done = self.inner.put_opts(path, payload, options).await?;
+            match fate {
+                Fate::Done | Fate::Refused => Ok(done),
+                Fate::LostAnswer { deaf } => {
+                    self.faults.deaf.store(deaf, Ordering::SeqCst);
+                    Err(stumble())
+                }
+                Fate::AskedTwice => {
+                    Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "412".into() })
+                }
+                Fate::LostAndFollowed(transactions) => {
+                    let (folder, name) = path.as_ref().rsplit_once('/').unwrap();
+                    let version: u64 = name.trim_end_matches(".json").parse().unwrap();
+                    let lines = transactions.iter().map(|(app_id, number)| {
+                        format!("{{\"txn\":{{\"appId\":\"{app_id}\",\"version\":{number}}}}}\n")
+                    });
+                    let next = Path::from(format!("{folder}/{:020}.json", version + 1));
+                    self.inner.put(&next, lines.collect::<String>().into()).await?;
+                    Err(stumble())
+                }
+            }
+        }
+
+        async fn put_multipart_opts(
+            &self,
+            path: &Path,
+            options: PutMultipartOptions,
+        ) -> Result<Box<dyn MultipartUpload>> {
+            self.inner.put_multipart_opts(path, options).await
+        }
+
+        async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+            self.faults.hear()?;
+            self.inner.get_opts(path, options).await
+        }
+
+        async fn get_ranges(&self, path: &Path, ranges: &[std::ops::Range<u64>]) -> Result<Vec<Bytes>> {
+            self.faults.hear()?;
+            self.inner.get_ranges(path, ranges).await
+        }
+
+        fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+            self.inner.delete_stream(paths)
+        }
+
+        fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+            match self.faults.hear() {
+                Ok(()) => self.inner.list(prefix),
+                Err(error) => futures::stream::once(async { Err(error) }).boxed(),
+            }
+        }
+
+        async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+            self.faults.hear()?;
+            self.inner.list_with_delimiter(prefix).await
+        }
+
+        async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+            self.inner.copy_opts(from, to, options).await
+        }
+    }
+
+    /// Hands each `memory://name/` its own store: every one that asks for a name gets the same.
+    #[derive(Default)]
+    struct Factory(Mutex<BTreeMap<String, ObjectStoreRef>>);
+
+    static FACTORY: LazyLock<Arc<Factory>> = LazyLock::new(|| {
+        let factory = Arc::new(Factory::default());
+        object_store_factories().insert(Url::parse("memory://").unwrap(), factory.clone());
+        factory
+    });
+
+    impl ObjectStoreFactory for Factory {
+        fn parse_url_opts(&self, url: &Url, _: &StorageConfig) -> DeltaResult<(ObjectStoreRef, Path)> {
+            let stores = self.0.lock().unwrap();
+            let store = stores.get(url.host_str().unwrap()).unwrap();
+            Ok((Arc::clone(store), Path::from(url.path())))
+        }
+    }
+
+    /// An empty store, whose faults begin when they are asked for, and a clock on which no wait is long.
+    async fn faulty_store(name: &str) -> (Store, Arc<Faults>) {
+        let faulty = Faulty::default();
+        let faults = Arc::clone(&faulty.faults);
+        FACTORY.0.lock().unwrap().insert(name.to_owned(), Arc::new(faulty));
+        let clock = Clock::manual(0);
+        tokio::spawn({
+            let clock = clock.clone();
+            async move {
+                loop {
+                    clock.advance(Duration::from_secs(1));
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        let url: StoreUrl = format!("memory://{name}/store").parse().unwrap();
+        (Store::create(&url, &HashMap::new(), clock).await.unwrap(), faults)
+    }
+
+    /// The versions whose entries hold this transaction.
+    async fn versions_with(store: &Store, app_id: &str, number: i64) -> Vec<Version> {
+        let newest = store.version(Table::Records).await.unwrap();
+        let log = store.at(Table::Records, newest).await.unwrap().log_store();
+        let line = format!("\"appId\":\"{app_id}\",\"version\":{number},");
+        let mut versions = Vec::new();
+        for version in 0..=newest.0 {
+            let entry = log.read_commit_entry(version).await.unwrap().unwrap();
+            if std::str::from_utf8(&entry).unwrap().contains(&line) {
+                versions.push(Version(version));
+            }
+        }
+        versions
+    }
+
+    #[tokio::test]
+    async fn commit_whose_answer_is_lost_is_in_the_store_once_under_the_version_it_names() {
+        let (store, faults) = faulty_store("once").await;
+        let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+        let followed = Fate::LostAndFollowed(vec![("ingest/other", 1), ("attempt/ingest/other", 7)]);
+        let mut expected = 0;
+        for (n, fate) in
+            [Fate::LostAnswer { deaf: 0 }, Fate::AskedTwice, Fate::Refused, followed].into_iter().enumerate()
+        {
+            let n = n as i64 + 1;
+            faults.script.lock().unwrap().push_back(fate.clone());
+            let (rows, transactions) = nth("main", n);
+            let version = committer.commit(&[rows], transactions).await.unwrap();
+            expected += 1;
+            assert_eq!(version, Version(expected), "{fate:?}");
+            assert_eq!(versions_with(&store, "ingest/main", n).await, [version], "{fate:?}");
+        }
+        // The other writer's entry is the newest version now; the next one is after that.
+        let (rows, transactions) = nth("main", 5);
+        assert_eq!(committer.commit(&[rows], transactions).await.unwrap(), Version(expected + 2));
+        assert_once(&store, "main", 5).await;
+    }
+
+    #[tokio::test]
+    async fn commit_whose_answer_is_lost_and_that_another_of_its_fence_followed_is_the_last_that_succeeds() {
+        let (store, faults) = faulty_store("overtaken").await;
+        let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+        let followed = Fate::LostAndFollowed(vec![("ingest/main", 2), ("attempt/ingest/main", 7)]);
+        faults.script.lock().unwrap().push_back(followed);
+        let (rows, transactions) = nth("main", 1);
+        assert_eq!(committer.commit(&[rows], transactions).await.unwrap(), Version(1));
+        for _ in 0..2 {
+            let (rows, transactions) = nth("main", 2);
+            let error = committer.commit(&[rows], transactions).await.unwrap_err();
+            assert!(matches!(error, StoreError::Conflict { theirs: 2, ours: 1, .. }), "{error}");
+        }
+        assert_once(&store, "main", 1).await;
+    }
+
+    #[tokio::test]
+    async fn commit_that_cannot_be_settled_is_refused_by_the_same_committer_and_seen_by_a_new_one() {
+        let (store, faults) = faulty_store("unsettled").await;
+        let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+        let (rows, transactions) = nth("main", 1);
+        // More reads fail than anything tries.
+        faults.script.lock().unwrap().push_back(Fate::LostAnswer { deaf: 10_000 });
+        let error = committer.commit(&[rows.clone()], transactions.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+        faults.deaf.store(0, Ordering::SeqCst);
+        let again = committer.commit(&[rows], transactions).await.unwrap_err();
+        assert_eq!(again.kind(), Kind::Conflict, "{again}");
+        let mut next = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+        assert_eq!(next.last("ingest/main").await.unwrap(), Some(1));
+        let (rows, transactions) = nth("main", 2);
+        next.commit(&[rows], transactions).await.unwrap();
+        assert_once(&store, "main", 2).await;
+    }
+
+    /// Wherever in the settling of a lost answer a read fails, and however often.
+    #[tokio::test]
+    async fn lost_answer_is_settled_through_any_number_of_failing_reads() {
+        for deaf in 0..40 {
+            let (store, faults) = faulty_store(&format!("deaf-{deaf}")).await;
+            let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+            faults.script.lock().unwrap().push_back(Fate::LostAnswer { deaf });
+            let (rows, transactions) = nth("main", 1);
+            let said = committer.commit(&[rows], transactions).await;
+            faults.deaf.store(0, Ordering::SeqCst);
+            if let Err(error) = said {
+                assert_eq!(error.kind(), Kind::Unavailable, "{deaf}: {error}");
+                committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+                assert_eq!(committer.last("ingest/main").await.unwrap(), Some(1));
+            }
+            let (rows, transactions) = nth("main", 2);
+            committer.commit(&[rows], transactions).await.unwrap();
+            assert_once(&store, "main", 2).await;
+        }
+    }
+
+    /// Two writers through a store of which a third of all writes and a tenth of all reads go wrong.
+    #[tokio::test]
+    async fn rows_are_in_the_store_once_whatever_goes_wrong() {
+        const BATCHES: i64 = 25;
+        let (store, faults) = faulty_store("anything").await;
+        faults.chance.store(10, Ordering::SeqCst);
+        let writers = ["a", "b"].map(|shard| {
+            let store = store.clone();
+            async move {
+                let fence = format!("ingest/{shard}");
+                loop {
+                    let Ok(mut committer) = Committer::open(&store, Table::Records, &fence).await else {
+                        continue;
+                    };
+                    let Ok(last) = committer.last(&fence).await else { continue };
+                    let last = last.unwrap_or(0);
+                    if last == BATCHES {
+                        return;
+                    }
+                    for n in last + 1..=BATCHES {
+                        let (rows, transactions) = nth(shard, n);
+                        match committer.commit(&[rows], transactions).await {
+                            Ok(_) => {}
+                            // What became of it only the store knows: begin where it stands.
+                            Err(StoreError::Delta { .. }) => break,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                }
+            }
+        });
+        futures::future::join_all(writers).await;
+        faults.chance.store(0, Ordering::SeqCst);
+        assert!(faults.happened.load(Ordering::SeqCst) > 30);
+        for shard in ["a", "b"] {
+            assert_once(&store, shard, BATCHES).await;
+            for n in 1..=BATCHES {
+                assert_eq!(versions_with(&store, &format!("ingest/{shard}"), n).await.len(), 1);
+            }
+        }
+    }
 }

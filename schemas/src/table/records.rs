@@ -48,6 +48,8 @@ table! { "records" {
     folded: OptBlob,
     /// The source's own name of the document.
     external_id: OptText,
+    /// Where the source says it is from, as a corpus says which of its parts a document is of.
+    origin: OptText,
     /// Where it was published.
     url: OptText,
     /// What else the source said, as a JSON object.
@@ -237,6 +239,7 @@ impl<'a> Row<'a> {
             check: None,
             folded: None,
             external_id: None,
+            origin: None,
             url: None,
             meta: None,
             text: None,

@@ -1,0 +1,311 @@
+//! What an ingest daemon is configured by. Loaded and refused by [`schemas::program::config`].
+
+use std::collections::BTreeSet;
+
+use schemas::id::{Shard, is_name};
+use schemas::program::config::{Bytes, Duration, Problems};
+use schemas::store::StoreConfig;
+use serde::{Deserialize, Serialize};
+
+/// The configuration of `perennial-ingest`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The daemon's name: its part of the stream. Two daemons of one name cannot write to one store.
+    pub shard: ShardName,
+    /// Where the store is.
+    pub store: StoreConfig,
+    /// What to read, by name.
+    pub source: Vec<Source>,
+    /// How sources are read.
+    pub read: Read,
+    /// What counts as the same text.
+    pub dedup: Dedup,
+    /// When rows are committed.
+    pub commit: Commit,
+    /// How much waits between the stages.
+    pub queue: Queue,
+}
+
+/// A shard's name, `main` by default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShardName(pub String);
+
+impl Default for ShardName {
+    fn default() -> Self {
+        Self("main".to_owned())
+    }
+}
+
+/// `[[source]]`: one thing to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Source {
+    /// Its name: what the column `source` and its position are called. Sources are read by name.
+    pub name: String,
+    /// A file, a folder (all its `*.jsonl`, `*.ndjson` and `*.json`, plain, `.gz` or `.zst`, by path), or `-`
+    /// for the standard input.
+    pub path: String,
+    /// What its bytes are.
+    pub format: Format,
+    /// Whether to wait for more at its end, and for new files.
+    pub follow: bool,
+    /// Which keys hold what.
+    pub fields: Fields,
+}
+
+/// What the bytes of a source are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One JSON object a line.
+    #[default]
+    Jsonl,
+}
+
+/// `[source.fields]`: the keys of a JSON object that become columns; all others become part of `meta`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fields {
+    /// The text: a string.
+    pub text: String,
+    /// The source's own name of the document: a string or a number.
+    pub id: String,
+    /// When it happened, see [`crate::normalise::time`].
+    pub timestamp: String,
+    /// Where it was published: a string.
+    pub url: String,
+    /// Where the source says it is from, as a corpus names its parts: a string. Column `origin`.
+    pub origin: String,
+    /// What else there is: an object.
+    pub meta: String,
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        let [text, id, timestamp, url, origin, meta] =
+            ["text", "id", "timestamp", "url", "source", "meta"].map(str::to_owned);
+        Self { text, id, timestamp, url, origin, meta }
+    }
+}
+
+/// `[read]`: how sources are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Read {
+    /// A longer line is a dead letter.
+    pub line: Bytes,
+    /// Most readings that travel together.
+    pub block_lines: u32,
+    /// Most bytes that travel together, but for a longer line.
+    pub block_bytes: Bytes,
+    /// How long to wait before looking again at followed sources.
+    pub poll: Duration,
+}
+
+impl Default for Read {
+    fn default() -> Self {
+        Self { line: Bytes::mib(16), block_lines: 1024, block_bytes: Bytes::mib(4), poll: Duration::secs(1) }
+    }
+}
+
+/// `[dedup]`: what counts as the same text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dedup {
+    /// What a text is that differs from a kept one in case, width or spacing only.
+    pub folded: Folded,
+}
+
+/// What a text is whose folded form is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Folded {
+    /// A duplicate.
+    #[default]
+    Duplicate,
+    /// Of no concern.
+    Off,
+}
+
+/// `[commit]`: rows are committed when the first of these is reached, and at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Commit {
+    /// Bytes of text and `meta`, and of dead letters.
+    pub bytes: Bytes,
+    /// Time since the first row that is not committed.
+    pub seconds: Duration,
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        Self { bytes: Bytes::mib(32), seconds: Duration::secs(10) }
+    }
+}
+
+/// `[queue]`: how much may wait between two stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Queue {
+    /// Blocks.
+    pub blocks: u32,
+    /// Bytes; one larger block passes alone.
+    pub bytes: Bytes,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { blocks: 8, bytes: Bytes::mib(32) }
+    }
+}
+
+/// The most bytes a line or a block may be allowed to have.
+const MOST: Bytes = Bytes::gib(1);
+
+impl Config {
+    /// Refuses what no single key shows to be wrong. For the loader's `load_with`.
+    pub fn check(&mut self, problems: &mut Problems) {
+        self.faults().into_iter().for_each(|(key, why)| problems.refuse(&key, &why));
+    }
+
+    /// The shard; `main` where the name is none, which [`Config::check`] refuses.
+    #[must_use]
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard.0.parse().ok()
+    }
+
+    /// Dotted keys whose values cannot be, with the reason.
+    #[must_use]
+    pub fn faults(&self) -> Vec<(String, String)> {
+        let mut faults: Vec<(String, String)> = Vec::new();
+        let mut refuse = |key: &str, why: &str| faults.push((key.to_owned(), why.to_owned()));
+        const NAME: &str = "must be 1 to 64 of the characters `a-z`, `0-9`, `_` and `-`";
+        if self.shard().is_none() {
+            refuse("shard", NAME);
+        }
+        let mut names = BTreeSet::new();
+        for (index, source) in self.source.iter().enumerate() {
+            let key = |field: &str| format!("source.{index}.{field}");
+            if !is_name(&source.name) {
+                refuse(&key("name"), NAME);
+            } else if !names.insert(&source.name) {
+                refuse(&key("name"), "is the name of another source: positions are kept by name");
+            }
+            if source.path.is_empty() {
+                refuse(&key("path"), "is empty: name a file, a folder, or `-` for the standard input");
+            }
+            if source.path == "-" && source.follow {
+                refuse(
+                    &key("follow"),
+                    "has no meaning for the standard input, which is read to its end anyway",
+                );
+            }
+            let fields = source.fields.list();
+            if fields.iter().collect::<BTreeSet<_>>().len() < fields.len() {
+                refuse(&key("fields"), "names one key twice");
+            }
+        }
+        let stdin = self.source.iter().filter(|source| source.path == "-").count();
+        if stdin > 1 {
+            refuse("source", "names the standard input twice");
+        } else if stdin == 1 && self.source.iter().any(|source| source.follow && source.path != "-") {
+            refuse("source", "has the standard input beside a followed source, which would wait for its end");
+        }
+        if self.read.line.get() == 0 || self.read.line > MOST {
+            refuse("read.line", "must be from 1 byte to 1 GiB");
+        }
+        if self.read.block_lines == 0 {
+            refuse("read.block_lines", "must be at least 1");
+        }
+        if self.read.block_bytes.get() == 0 || self.read.block_bytes > MOST {
+            refuse("read.block_bytes", "must be from 1 byte to 1 GiB");
+        }
+        if self.read.poll.get().is_zero() {
+            refuse("read.poll", "must be longer than nothing");
+        }
+        if self.queue.blocks == 0 {
+            refuse("queue.blocks", "must be at least 1");
+        }
+        if self.queue.bytes.get() == 0 || self.queue.bytes > MOST {
+            refuse("queue.bytes", "must be from 1 byte to 1 GiB");
+        }
+        faults
+    }
+}
+
+impl Fields {
+    /// The keys, in the order of this type's fields.
+    #[must_use]
+    pub fn list(&self) -> [&str; 6] {
+        [&self.text, &self.id, &self.timestamp, &self.url, &self.origin, &self.meta]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::program::config::{Loader, uneven_defaults};
+
+    #[test]
+    fn default_configuration_has_no_fault_and_does_not_depend_on_which_tables_are_written() {
+        assert_eq!(Config::default().faults(), []);
+        assert_eq!(uneven_defaults::<Config>(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn file_with_sources_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ingest.toml");
+        let text = "shard = 'news'\n[[source]]\nname = 'web'\npath = 'data'\nfollow = true\n\
+                    fields.text = 'body'\n[commit]\nbytes = '1MiB'\n";
+        std::fs::write(&path, text).unwrap();
+        let loaded = Loader::new("ingest").file(Some(&path)).load_with(Config::check).unwrap().value;
+        assert_eq!(loaded.shard().unwrap().as_str(), "news");
+        assert_eq!(loaded.source[0].fields.text, "body");
+        assert_eq!(loaded.source[0].fields.id, "id");
+        assert_eq!((loaded.commit.bytes, loaded.commit.seconds), (Bytes::mib(1), Duration::secs(10)));
+    }
+
+    #[test]
+    fn faults_name_each_wrong_key() {
+        let source =
+            |name: &str, path: &str| Source { name: name.into(), path: path.into(), ..Source::default() };
+        let mut config = Config {
+            shard: ShardName("A".into()),
+            source: vec![source("a", "x"), source("a", "-"), source("", ""), source("d", "-")],
+            ..Config::default()
+        };
+        config.source[0].fields.id = "text".into();
+        config.read.block_lines = 0;
+        config.queue.bytes = Bytes::new(0);
+        let keys: Vec<String> = config.faults().into_iter().map(|(key, _)| key).collect();
+        let expected = [
+            "shard",
+            "source.0.fields",
+            "source.1.name",
+            "source.2.name",
+            "source.2.path",
+            "source",
+            "read.block_lines",
+            "queue.bytes",
+        ];
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn standard_input_is_refused_beside_a_followed_source() {
+        let source = |name: &str, path: &str, follow| Source {
+            name: name.into(),
+            path: path.into(),
+            follow,
+            ..Source::default()
+        };
+        let config =
+            Config { source: vec![source("a", "-", false), source("b", "x", true)], ..Config::default() };
+        assert_eq!(config.faults().len(), 1);
+        let config = Config { source: vec![source("a", "-", true)], ..Config::default() };
+        assert_eq!(config.faults().len(), 1);
+    }
+}

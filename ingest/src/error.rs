@@ -1,0 +1,94 @@
+//! What can end an ingest run before its sources end.
+
+use schemas::program::error::{Fault, Kind};
+use schemas::store::StoreError;
+use schemas::table::TableError;
+
+use crate::block::Tally;
+use crate::source::SourceError;
+
+/// Why a run ended early. Everything before it is committed, but for [`IngestError::Store`] and
+/// [`IngestError::Table`]: then the last commit counts.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// The configuration cannot be.
+    #[error("`{key}` {why}")]
+    Config {
+        /// The dotted key.
+        key: String,
+        /// Why.
+        why: String,
+    },
+    /// A source cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store holds rows that are none, or ours are.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The table's rows and its transactions tell different positions.
+    #[error(
+        "the store contradicts itself: `{transaction}` is {said}, but the rows of shard `{shard}` say {found}"
+    )]
+    Positions {
+        /// The shard.
+        shard: String,
+        /// The application transaction.
+        transaction: String,
+        /// Its number.
+        said: String,
+        /// The number that the rows have.
+        found: u64,
+    },
+    /// Readings were lost or doubled between source and commit.
+    #[error("the tally of a block does not balance: {tally:?}, rows {rows:?}")]
+    Unbalanced {
+        /// What the stages counted.
+        tally: Tally,
+        /// What the rows are.
+        rows: Tally,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start the thread `{name}`")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A stage died of a defect.
+    #[error("stage `{name}` failed: {message}")]
+    Stage {
+        /// The stage.
+        name: &'static str,
+        /// Its last words.
+        message: String,
+    },
+}
+
+impl Fault for IngestError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Config { .. } => Kind::Config,
+            Self::Source(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Table(error) => error.kind(),
+            Self::Positions { .. } => Kind::Corrupt,
+            Self::Thread { .. } => Kind::Unavailable,
+            Self::Unbalanced { .. } | Self::Stage { .. } => Kind::Bug,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Table(error) => error.hint(),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `perennial-ingest`: reads streaming text into a store, exactly once.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ingest::config::Config;
+use ingest::pipeline::{self, Summary};
+use schemas::program::cli::{self, ConfigCommand, Log};
+use schemas::program::clock::Clock;
+use schemas::program::error::{Failure, Fault, Kind};
+use schemas::program::start;
+use schemas::program::stop::Stop;
+use schemas::store::Store;
+use schemas::store::check::{self, Report};
+use schemas::store::lock::ShardLock;
+
+/// Reads streaming text into a Perennial store, exactly once: every reading becomes one row that says
+/// what became of it, in the same commit as the position behind it.
+///
+/// Kill it at any time and run it again: it goes on at the last commit.
+#[derive(Debug, Parser)]
+#[command(name = "perennial-ingest", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    log: Log,
+    #[command(flatten)]
+    config: cli::Config,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read the configured sources into the store, which is made where there is none.
+    Run {
+        /// End when every source is read to its present end, followed ones too.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Check every invariant of the store.
+    Check,
+    /// Look at the configuration without running anything.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// The store does not hold what it promises.
+#[derive(Debug, thiserror::Error)]
+#[error("the store is not sound: {0} violations")]
+struct Unsound(usize);
+
+impl Fault for Unsound {
+    fn kind(&self) -> Kind {
+        Kind::Corrupt
+    }
+    fn hint(&self) -> Option<String> {
+        Some("stop every writer, keep a copy of the store, and look at the violations above before writing again".into())
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start::run(&cli.log.clone(), |environment, stop| async move {
+        let loaded = cli.config.load::<Config>("ingest", "store.url", &environment, Config::check)?;
+        match &cli.command {
+            Command::Config(command) => command.run(&loaded),
+            Command::Run { once } => run(&loaded.value, *once, &stop).await,
+            Command::Check => check(&loaded.value).await,
+        }
+    })
+}
+
+async fn run(config: &Config, once: bool, stop: &Stop) -> Result<(), Failure> {
+    let clock = Clock::system();
+    let (url, options) = config.store.parts()?;
+    let store = Store::create(&url, &options, clock.clone()).await?;
+    let lock = match config.shard() {
+        Some(shard) => Some(ShardLock::take(
+            &store,
+            &shard,
+            &format!("perennial-ingest, process {}", std::process::id()),
+        )?),
+        None => None,
+    };
+    let summary = pipeline::run(config, &store, &clock, stop, once).await?;
+    drop(lock);
+    cli::print(&describe(&summary, clock.monotonic().as_secs_f64()))?;
+    Ok(())
+}
+
+fn describe(summary: &Summary, seconds: f64) -> String {
+    let counts = &summary.written.counts;
+    let total = counts.total();
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "read {}: kept {}, duplicates {}, dead letters {}; {:.1} MB of text kept, {} commits, {seconds:.1} s",
+        total.read,
+        total.kept,
+        total.duplicates,
+        total.dead_letters,
+        counts.text_bytes as f64 / 1e6,
+        summary.written.commits,
+    );
+    for (source, tally) in &counts.sources {
+        let _ = writeln!(
+            text,
+            "  {source}: read {}, kept {}, duplicates {}, dead letters {}",
+            tally.read, tally.kept, tally.duplicates, tally.dead_letters
+        );
+    }
+    for (reason, count) in &counts.reasons {
+        let _ = writeln!(text, "  dead letters, {reason}: {count}");
+    }
+    for (to, flow) in &summary.flows {
+        let _ = writeln!(text, "  waited before {to}: {:.2} s", flow.waited_us as f64 / 1e6);
+    }
+    if let Some(byte) = summary.standard_input() {
+        let _ = writeln!(
+            text,
+            "  standard input: {byte} bytes are in the store; a caller that resumes begins there"
+        );
+    }
+    text
+}
+
+async fn check(config: &Config) -> Result<(), Failure> {
+    let (url, options) = config.store.parts()?;
+    let store = Store::open(&url, &options, Clock::system()).await?;
+    let report: Report = check::check(&store, &std::collections::BTreeSet::new()).await?;
+    let mut text = String::new();
+    for ((shard, source), sums) in &report.sums {
+        let _ = writeln!(
+            text,
+            "shard {shard}, source {source}: read {} = kept {} + duplicates {} + dead letters {}",
+            sums.read, sums.kept, sums.duplicates, sums.dead_letters
+        );
+    }
+    for violation in &report.violations {
+        let _ = writeln!(text, "{violation}");
+    }
+    if report.violations.is_empty() {
+        text.push_str("the store is sound\n");
+        cli::print(&text)?;
+        Ok(())
+    } else {
+        cli::print(&text)?;
+        Err(Unsound(report.violations.len()).into())
+    }
+}

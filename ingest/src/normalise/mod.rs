@@ -1,0 +1,111 @@
+//! Makes a document or a dead letter of each reading.
+//!
+//! ```text
+//! decode (line -> fields) ─> time (timestamp -> microseconds) ─> passage (text -> passages) ─> identity
+//! ```
+//!
+//! A function of the reading alone: rows are computed on all cores, in any order, and put together in
+//! the order of reading.
+
+use rayon::prelude::*;
+use schemas::table::records::Reason;
+use schemas::text::{Identity, folded_hash};
+
+use crate::block::{Block, Document, Place, Reading, Readings, Row, Rows, Verdict};
+
+pub mod decode;
+pub mod passage;
+pub mod time;
+
+use decode::Decoder;
+
+/// Readings that one core takes at a time.
+const PIECE: usize = 32;
+
+/// Makes rows of readings.
+#[derive(Debug, Clone, Copy)]
+pub struct Normaliser {
+    secret: u64,
+}
+
+impl Normaliser {
+    /// For a store whose second hash is keyed by `secret`.
+    #[must_use]
+    pub const fn new(secret: u64) -> Self {
+        Self { secret }
+    }
+
+    /// Gives every reading of `block` its row; documents are kept until `dedup` says otherwise.
+    #[must_use]
+    pub fn run(&self, mut block: Block) -> Block {
+        let readings = &block.readings;
+        let pieces: Vec<Rows> =
+            readings.list.par_chunks(PIECE).map(|piece| self.rows(readings, piece)).collect();
+        let mut rows = Rows::default();
+        pieces.into_iter().for_each(|piece| rows.append(piece));
+        let dead = rows.list.iter().filter(|row| matches!(row, Row::Dead { .. })).count();
+        block.tally.dead_letters += dead as u64;
+        block.rows = rows;
+        block
+    }
+
+    fn rows(&self, readings: &Readings, piece: &[Reading]) -> Rows {
+        let mut rows = Rows::default();
+        let mut decoder = Decoder::default();
+        for reading in piece {
+            let Some(place) = readings.place(reading) else { continue };
+            let row = match self.document(readings, reading, place, &mut decoder, &mut rows) {
+                Ok(document) => Row::Document { document, verdict: Verdict::Kept },
+                Err(refused) => {
+                    let detail =
+                        format!("{}, at byte {} of `{}`", refused.detail, reading.start, place.name());
+                    Row::Dead { reason: refused.reason, detail: rows.push_text(&detail) }
+                }
+            };
+            rows.list.push(row);
+        }
+        rows
+    }
+
+    fn document<'r>(
+        &self,
+        readings: &'r Readings,
+        reading: &Reading,
+        place: &Place,
+        decoder: &mut Decoder<'r>,
+        rows: &mut Rows,
+    ) -> Result<Document, Refused> {
+        if let Some(fault) = &reading.fault {
+            return Err(Refused { reason: fault.reason, detail: fault.detail.clone() });
+        }
+        let line = decoder.line(readings.content(reading), &place.fields)?;
+        let passages = rows.ends.len();
+        passage::cut(&line.text, &mut rows.ends);
+        Ok(Document {
+            identity: Identity::of(&line.text, self.secret),
+            folded: folded_hash(&line.text),
+            event_time: line.event_time,
+            text: rows.push_text(&line.text),
+            external_id: line.external_id.map(|id| rows.push_text(&id)),
+            url: line.url.map(|url| rows.push_text(&url)),
+            origin: line.origin.map(|origin| rows.push_text(&origin)),
+            meta: line.meta.map(|meta| rows.push_text(&meta)),
+            passages: passages..rows.ends.len(),
+        })
+    }
+}
+
+/// Why a reading is no document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The reason.
+    pub reason: Reason,
+    /// The reason in words, without the place.
+    pub detail: String,
+}
+
+impl Refused {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}

@@ -1,0 +1,262 @@
+//! Reads sources into blocks of readings, each with its position.
+//!
+//! ```text
+//! walk (which files, in order) ─> file (which generation, from where) ─> lines (blocks of readings)
+//! stdin ────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The order of reading is a function of the input: sources by name, files by path, lines as they
+//! come. Followed sources are looked at again in the same order, so a file that grew is read on after
+//! all others were looked at.
+//!
+//! Files are JSON Lines: plain, gzip (of any number of members) or zstd (of any number of frames, with
+//! a window of up to 128 MiB), told apart by the ending of their name.
+//!
+//! # Positions
+//! A position is how many *decoded* bytes of a file have become readings. A reading ends after its
+//! line end; blank lines are no readings and belong to nobody. A line without a line end counts when
+//! the source is not followed (or the run is to end by itself), else it waits for its end.
+//!
+//! A file that breaks off inside its compression is one dead letter at the decoded offset of the
+//! break; the break counts as one byte, so that it has a position like everything else. When such a
+//! file is mended, it is a new generation and read from its beginning: the first reading had cut a
+//! line in two.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use schemas::program::error::{Fault, Kind};
+use schemas::store::check::position_app_id;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::config;
+
+mod file;
+mod lines;
+mod outlet;
+mod stdin;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+pub use outlet::Outlet;
+
+use file::Files;
+use lines::Lines;
+
+/// Where one file stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// How often it had been replaced or had shrunk.
+    pub generation: u64,
+    /// The mark of its first bytes, see [`mark`]; `None` for the standard input.
+    pub head: Option<i64>,
+    /// Decoded bytes consumed.
+    pub end: u64,
+    /// Whether the last of them stands for the place where it breaks off.
+    pub broken: bool,
+}
+
+/// A file of a source: its source and, unless it is the standard input, its path below the source's root.
+pub type FileName = (Arc<str>, Option<Arc<str>>);
+
+/// Where each file stands: its newest generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Positions(BTreeMap<FileName, Position>);
+
+impl Positions {
+    /// No file.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Where this file stands.
+    #[must_use]
+    pub fn get(&self, name: &FileName) -> Option<&Position> {
+        self.0.get(name)
+    }
+
+    /// Says where a file stands now.
+    pub fn set(&mut self, name: FileName, position: Position) {
+        self.0.insert(name, position);
+    }
+
+    /// Moves every file that `later` names to where it says.
+    pub fn advance(&mut self, later: Self) {
+        self.0.extend(later.0);
+    }
+
+    /// All files in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&FileName, &Position)> {
+        self.0.iter()
+    }
+
+    /// Whether no file was read yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The application transaction that holds the position of one generation of a file.
+#[must_use]
+pub fn transaction_name(name: &FileName, generation: u64) -> String {
+    position_app_id(&name.0, name.1.as_deref().unwrap_or_default(), generation)
+}
+
+/// The most bytes by which a file is recognised.
+pub const MARKED: usize = 4096;
+
+/// The mark by which a generation of a file is recognised: the high 52 bits of the xxh3-64 of its first
+/// decoded bytes, and in the low 12 bits how many bytes that were, less one.
+///
+/// The count is what there was when the generation was first read, at most [`MARKED`], so a file that
+/// grows keeps its mark. `None` of no bytes.
+#[must_use]
+pub fn mark(first: &[u8]) -> Option<i64> {
+    let first = first.get(..MARKED).unwrap_or(first);
+    let count = first.len().checked_sub(1)? as u64;
+    Some((xxh3_64(first) & !(MARKED as u64 - 1) | count).cast_signed())
+}
+
+/// How many bytes a mark covers.
+#[must_use]
+pub const fn marked_length(mark: i64) -> usize {
+    (mark as usize & (MARKED - 1)) + 1
+}
+
+/// A source that cannot be read at all. What is wrong with single lines is a dead letter, never an error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The path of a source leads nowhere.
+    #[error("source `{name}`: there is no `{path}`")]
+    Missing {
+        /// The source.
+        name: String,
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A file or folder cannot be read.
+    #[error("source `{name}`: cannot {act} `{path}`")]
+    Io {
+        /// The source.
+        name: String,
+        /// What was tried.
+        act: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file name that a column of text cannot hold.
+    #[error("source `{name}`: the name of `{path}` is not UTF-8")]
+    Name {
+        /// The source.
+        name: String,
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Fault for SourceError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Missing { .. } => Kind::NotFound,
+            Self::Io { .. } => Kind::Unavailable,
+            Self::Name { .. } => Kind::Input,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { .. } => {
+                Some("correct the `path` of the source, or make the file or folder".to_owned())
+            }
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Some("give the user that runs this program read access".to_owned())
+            }
+            Self::Name { .. } => Some("rename the file; its name is part of its position".to_owned()),
+            Self::Io { .. } => None,
+        }
+    }
+}
+
+/// Why reading ended before the sources did.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Nobody takes the blocks any more, or the program is to stop.
+    Halted,
+    /// A source cannot be read.
+    Failed(SourceError),
+}
+
+impl From<SourceError> for End {
+    fn from(error: SourceError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Reads the sources until they end (with `once`, or where none is followed) or the outlet says stop.
+///
+/// `positions` is where each file stands, `first` the seq of the next reading.
+///
+/// # Errors
+/// [`SourceError`] where a source cannot be read at all; what was read before is in the outlet.
+pub fn read(
+    sources: &[config::Source],
+    limits: config::Read,
+    positions: Positions,
+    first: schemas::id::Seq,
+    once: bool,
+    outlet: Outlet,
+) -> Result<(), SourceError> {
+    let mut ordered: Vec<&config::Source> = sources.iter().collect();
+    ordered.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut lines = Lines::new(limits, positions, first, outlet);
+    let ended = passes(&ordered, limits, once, &mut lines);
+    // What was read before a stop or a failure is good.
+    let flushed = lines.flush();
+    match ended.and(flushed) {
+        Ok(()) | Err(End::Halted) => Ok(()),
+        Err(End::Failed(error)) => Err(error),
+    }
+}
+
+/// Looks at all sources, and again at the followed ones.
+fn passes(
+    sources: &[&config::Source],
+    limits: config::Read,
+    once: bool,
+    lines: &mut Lines,
+) -> Result<(), End> {
+    let mut files = Files::default();
+    for source in sources {
+        read_source(source, once, &mut files, lines)?;
+    }
+    let followed: Vec<_> = sources.iter().filter(|source| source.follow && !once).collect();
+    while !followed.is_empty() {
+        lines.flush()?;
+        lines.outlet.pause(limits.poll.get())?;
+        for source in &followed {
+            read_source(source, once, &mut files, lines)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_source(source: &config::Source, once: bool, files: &mut Files, lines: &mut Lines) -> Result<(), End> {
+    let config::Format::Jsonl = source.format;
+    if source.path == "-" {
+        return stdin::read(source, lines);
+    }
+    let waits = source.follow && !once;
+    for path in walk::files(source, waits)? {
+        files.read(source, &path, waits, lines)?;
+    }
+    Ok(())
+}

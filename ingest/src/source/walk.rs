@@ -1,0 +1,111 @@
+//! Which files a source has, in order.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::SourceError;
+use crate::config;
+
+/// A file of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Below the source's root, with `/`.
+    pub relative: Arc<str>,
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// The files of `source`, by their path below its root. A source that is one file has its name.
+///
+/// Hidden files and folders (a leading dot: half-written files of many programs) are passed over, and
+/// links to folders are not followed, as they may lead in circles. Where the source waits for files,
+/// a path that is not there yet has none.
+pub(super) fn files(source: &config::Source, waits: bool) -> Result<Vec<Found>, SourceError> {
+    let root = Path::new(&source.path);
+    let failed = |act, path: &Path, error| SourceError::Io {
+        name: source.name.clone(),
+        act,
+        path: path.to_owned(),
+        source: error,
+    };
+    let metadata = match fs::metadata(root) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == ErrorKind::NotFound && waits => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(SourceError::Missing { name: source.name.clone(), path: root.to_owned() });
+        }
+        Err(error) => return Err(failed("look at", root, error)),
+    };
+    if !metadata.is_dir() {
+        let name = root.file_name().unwrap_or(root.as_os_str());
+        let unreadable = || SourceError::Name { name: source.name.clone(), path: root.to_owned() };
+        let relative = name.to_str().ok_or_else(unreadable)?.into();
+        return Ok(vec![Found { relative, path: root.to_owned() }]);
+    }
+    let mut found = Vec::new();
+    let mut open = vec![(String::new(), root.to_owned())];
+    while let Some((prefix, folder)) = open.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            // Removed since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("list", &folder, error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| failed("list", &folder, error))?;
+            let path = entry.path();
+            let kind = entry.file_type().map_err(|error| failed("look at", &path, error))?;
+            let name = entry.file_name();
+            let lossy = name.to_string_lossy();
+            if lossy.starts_with('.') || !(kind.is_dir() || is_read(&lossy)) {
+                continue;
+            }
+            let Some(name) = name.to_str() else {
+                return Err(SourceError::Name { name: source.name.clone(), path });
+            };
+            let relative = format!("{prefix}{name}");
+            if kind.is_dir() {
+                open.push((format!("{relative}/"), path));
+            } else if kind.is_file() || fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+                found.push(Found { relative: relative.into(), path });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.relative.cmp(&b.relative));
+    Ok(found)
+}
+
+/// How the bytes of a file are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// Not at all.
+    Plain,
+    /// gzip, RFC 1952.
+    Gzip,
+    /// Zstandard, RFC 8878.
+    Zstd,
+}
+
+/// The packing that the ending of a name tells.
+pub(super) fn packing(name: &str) -> (Packing, &str) {
+    let ends = |end: &str| {
+        let (stem, tail) = name.split_at_checked(name.len().checked_sub(end.len())?)?;
+        tail.eq_ignore_ascii_case(end).then_some(stem)
+    };
+    if let Some(stem) = ends(".gz") {
+        (Packing::Gzip, stem)
+    } else if let Some(stem) = ends(".zst") {
+        (Packing::Zstd, stem)
+    } else {
+        (Packing::Plain, name)
+    }
+}
+
+/// Whether a file of this name, found in a folder, is one of JSON Lines.
+fn is_read(name: &str) -> bool {
+    let (_, stem) = packing(name);
+    let ending = stem.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
+    matches!(ending.as_deref(), Some("jsonl" | "ndjson" | "json"))
+}

@@ -1,0 +1,384 @@
+//! The only committer: rows and the positions behind them become one version of the store.
+//!
+//! A commit carries the transactions `ingest/<shard>` (its number, dense from 1: the fence),
+//! `seq/<shard>` (the next seq) and `src/<source>/<hash of the path>.<generation>` (where each file
+//! stands that it has rows of).
+//!
+//! What a daemon needs to go on is rebuilt from the table alone when it opens: where each file stands,
+//! the next seq and the texts that are kept. The transactions must agree with the rows, or the daemon
+//! does not start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemas::id::{Seq, Shard, Version};
+use schemas::program::clock::Clock;
+use schemas::program::failpoint;
+use schemas::store::commit::Committer;
+use schemas::store::{Scan, Store};
+use schemas::table::Table;
+use schemas::table::column::pack_u32;
+use schemas::table::records::{self, Outcome, Reason, Rung, View, day_of};
+
+use crate::block::{Block, Counts, Document, Place, Reading, Row, Rows, Verdict};
+use crate::config;
+use crate::dedup::exact::Exact;
+use crate::edge::Receiver;
+use crate::error::IngestError;
+use crate::source::{FileName, Position, Positions, transaction_name};
+
+/// The columns that every row has.
+const ALWAYS: [&str; 9] =
+    ["outcome", "day", "shard", "batch", "source", "generation", "start", "end", "ingest_time"];
+
+/// A store that is open for a shard, and what its table says about it.
+#[derive(Debug)]
+pub struct Opened {
+    /// Commits the shard's rows.
+    pub writer: Writer,
+    /// Where each file stands.
+    pub positions: Positions,
+    /// The seq of the next reading.
+    pub next: Seq,
+    /// The texts that are kept, in all shards.
+    pub known: Exact,
+}
+
+/// Opens the store for `shard`.
+///
+/// # Errors
+/// [`IngestError::Store`] where it cannot be read, [`IngestError::Positions`] where it contradicts itself.
+pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Result<Opened, IngestError> {
+    let mut committer = Committer::open(store, Table::Records, &fence(shard)).await?;
+    let version = committer.version();
+    let read = async |columns: &[&str], filter: String, order: &[&str]| {
+        let columns = [&ALWAYS, columns].concat();
+        store.scan(Table::Records, version, &Scan { columns: &columns, filter: Some(filter), order }).await
+    };
+    // The name of a shard has no character that SQL knows.
+    let ours = format!("shard = '{shard}'");
+    let mut stand = Stand::default();
+    for batch in read(&["seq", "path", "head", "reason", "last_seq"], ours, &[]).await? {
+        View::new(&batch)?.iter().for_each(|row| stand.add(&row));
+    }
+    stand.check(shard, &mut committer).await?;
+    let mut known = Exact::new(shard.clone(), config.dedup.folded);
+    let kept = format!("outcome = '{}'", Outcome::Kept);
+    for batch in read(&["seq", "id", "length", "check", "folded"], kept, &["shard", "seq"]).await? {
+        known.restore(&batch)?;
+    }
+    let batch = committer.last(&fence(shard)).await?.unwrap_or(0);
+    let writer = Writer {
+        committer,
+        shard: shard.clone(),
+        clock: store.clock().clone(),
+        limits: config.commit,
+        batch,
+        pending: Pending::default(),
+        written: Written { positions: stand.positions.clone(), next: stand.next, ..Written::default() },
+    };
+    Ok(Opened { writer, positions: stand.positions, next: stand.next, known })
+}
+
+fn fence(shard: &Shard) -> String {
+    format!("ingest/{shard}")
+}
+
+fn seq_name(shard: &Shard) -> String {
+    format!("seq/{shard}")
+}
+
+/// Where a shard stands, gathered from its rows in any order.
+#[derive(Debug, Default)]
+struct Stand {
+    positions: Positions,
+    next: Seq,
+}
+
+impl Stand {
+    fn add(&mut self, row: &records::Row<'_>) {
+        if let Some(seq) = row.seq.max(row.last_seq) {
+            self.next = self.next.max(Seq::from_i64(seq).next());
+        }
+        let breaks = [Reason::Truncated, Reason::CorruptSource].map(Reason::as_str);
+        let here = Position {
+            generation: u64::try_from(row.generation).unwrap_or(0),
+            head: row.head,
+            end: u64::try_from(row.end).unwrap_or(0),
+            broken: row.reason.is_some_and(|reason| breaks.contains(&reason)),
+        };
+        let name: FileName = (row.source.into(), row.path.map(Arc::from));
+        let order = |position: &Position| (position.generation, position.end);
+        if self.positions.get(&name).is_none_or(|known| order(known) < order(&here)) {
+            self.positions.set(name, here);
+        }
+    }
+
+    /// Compares with the transactions, which a retention rule leaves where they are.
+    async fn check(&mut self, shard: &Shard, committer: &mut Committer) -> Result<(), IngestError> {
+        let mut said = Vec::new();
+        let next = committer.last(&seq_name(shard)).await?;
+        said.push((seq_name(shard), next, self.next.0));
+        for (name, position) in self.positions.iter() {
+            let transaction = transaction_name(name, position.generation);
+            let end = committer.last(&transaction).await?;
+            said.push((transaction, end, position.end));
+        }
+        for (transaction, number, found) in said {
+            let holds = match number.map(u64::try_from) {
+                Some(Ok(number)) => number == found,
+                None => found == 0,
+                Some(Err(_)) => false,
+            };
+            if !holds {
+                let said = number.map_or_else(|| "not there".to_owned(), |number| number.to_string());
+                return Err(IngestError::Positions { shard: shard.to_string(), transaction, said, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Commits the rows of a shard.
+#[derive(Debug)]
+pub struct Writer {
+    committer: Committer,
+    shard: Shard,
+    clock: Clock,
+    limits: config::Commit,
+    /// The number of the last commit.
+    batch: i64,
+    pending: Pending,
+    written: Written,
+}
+
+/// What a writer has committed since it opened, and where the shard stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written {
+    /// What became of what was read.
+    pub counts: Counts,
+    /// Where each file stands, with what was committed before.
+    pub positions: Positions,
+    /// The seq of the next reading.
+    pub next: Seq,
+    /// Commits.
+    pub commits: u64,
+    /// The last version that was written, if any was.
+    pub version: Option<Version>,
+}
+
+/// Rows that are not committed yet.
+#[derive(Debug, Default)]
+struct Pending {
+    builder: records::Builder,
+    bytes: u64,
+    /// When the first of them came, on the clock's monotonic time.
+    since: Duration,
+    upto: Positions,
+    next: Seq,
+    counts: Counts,
+}
+
+impl Writer {
+    /// Commits what comes until `blocks` ends, and says what was committed.
+    ///
+    /// # Errors
+    /// [`IngestError::Store`] where the store refuses a commit, [`IngestError::Unbalanced`] where a
+    /// block lost readings; nothing after it is committed.
+    pub async fn run(mut self, mut blocks: Receiver) -> Result<Written, IngestError> {
+        let clock = self.clock.clone();
+        loop {
+            let wait = self.wait();
+            let due = async {
+                match wait {
+                    Some(wait) => clock.sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = due => self.commit().await?,
+                block = blocks.next() => match block {
+                    Some(block) => self.take(&block).await?,
+                    None => {
+                        self.commit().await?;
+                        return Ok(self.written);
+                    }
+                },
+            }
+        }
+    }
+
+    /// How long the rows that are there may still wait.
+    fn wait(&self) -> Option<Duration> {
+        let age = self.clock.monotonic().saturating_sub(self.pending.since);
+        (!self.pending.builder.is_empty()).then(|| self.limits.seconds.get().saturating_sub(age))
+    }
+
+    async fn take(&mut self, block: &Block) -> Result<(), IngestError> {
+        if self.pending.builder.is_empty() {
+            self.pending.since = self.clock.monotonic();
+        }
+        self.pending.add(block, &self.shard, self.batch + 1)?;
+        if self.pending.bytes >= self.limits.bytes.get() { self.commit().await } else { Ok(()) }
+    }
+
+    /// Commits the rows that are there, if any.
+    async fn commit(&mut self) -> Result<(), IngestError> {
+        if self.pending.builder.is_empty() {
+            return Ok(());
+        }
+        let Pending { mut builder, upto, next, counts, .. } = std::mem::take(&mut self.pending);
+        let rows = builder.finish()?;
+        let batch = self.batch + 1;
+        let mut transactions = vec![(fence(&self.shard), batch), (seq_name(&self.shard), next.to_i64())];
+        transactions.extend(upto.iter().map(|(name, position)| {
+            let end = i64::try_from(position.end).unwrap_or(i64::MAX);
+            (transaction_name(name, position.generation), end)
+        }));
+        failpoint::hit("ingest.write.before_commit");
+        let version = self.committer.commit(&[rows], transactions).await?;
+        failpoint::hit("ingest.write.after_commit");
+        let total = counts.total();
+        tracing::debug!(%version, batch, read = total.read, kept = total.kept, "committed");
+        self.batch = batch;
+        self.written.positions.advance(upto);
+        self.written.next = next;
+        self.written.counts.add(&counts);
+        self.written.commits += 1;
+        self.written.version = Some(version);
+        Ok(())
+    }
+}
+
+impl Pending {
+    fn add(&mut self, block: &Block, shard: &Shard, batch: i64) -> Result<(), IngestError> {
+        let before = self.counts.total();
+        for (index, (reading, row)) in block.readings.list.iter().zip(&block.rows.list).enumerate() {
+            let Some(place) = block.readings.place(reading) else { continue };
+            let about = About { block, shard, batch, seq: block.readings.seq(index), reading, place };
+            self.count(&about, row);
+            about.push(row, &mut self.builder);
+        }
+        // Counted twice on the way, by the stages and by the rows: they must agree.
+        let rows = self.counts.total().since(&before);
+        if rows != block.tally || !rows.balanced() {
+            return Err(IngestError::Unbalanced { tally: block.tally, rows });
+        }
+        self.next = block.readings.seq(block.readings.list.len());
+        self.upto.advance(block.upto.clone());
+        Ok(())
+    }
+
+    fn count(&mut self, about: &About<'_>, row: &Row) {
+        let tally = self.counts.sources.entry(Arc::clone(&about.place.source)).or_default();
+        tally.read += 1;
+        self.counts.read_bytes += about.reading.end - about.reading.start;
+        match row {
+            Row::Dead { reason, .. } => {
+                tally.dead_letters += 1;
+                *self.counts.reasons.entry(*reason).or_default() += 1;
+                self.bytes += about.block.readings.raw(about.reading).len() as u64;
+            }
+            Row::Document { document, verdict } => {
+                self.bytes += document.meta.map_or(0, |meta| meta.len() as u64);
+                match verdict {
+                    Verdict::Duplicate { .. } => tally.duplicates += 1,
+                    Verdict::Kept => {
+                        tally.kept += 1;
+                        self.counts.text_bytes += document.text.len() as u64;
+                        self.bytes += document.text.len() as u64;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A reading with all that its row says besides what became of it.
+struct About<'a> {
+    block: &'a Block,
+    shard: &'a Shard,
+    batch: i64,
+    seq: Seq,
+    reading: &'a Reading,
+    place: &'a Place,
+}
+
+fn to_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl About<'_> {
+    /// Appends the row of this reading.
+    fn push(&self, row: &Row, builder: &mut records::Builder) {
+        match row {
+            Row::Dead { reason, detail } => builder.push(records::Row {
+                raw: Some(self.block.readings.raw(self.reading)),
+                raw_length: Some(to_i64(self.reading.length)),
+                reason: Some(reason.as_str()),
+                detail: Some(self.block.rows.text(*detail)),
+                ..self.row(Outcome::DeadLetter)
+            }),
+            Row::Document { document, verdict } => self.document(document, verdict, builder),
+        }
+    }
+
+    fn document(&self, document: &Document, verdict: &Verdict, builder: &mut records::Builder) {
+        let rows: &Rows = &self.block.rows;
+        let folded = document.folded.to_be_bytes();
+        let id = document.identity.id.as_bytes().as_slice();
+        let common = |outcome| records::Row {
+            event_time: document.event_time,
+            id: Some(id),
+            length: Some(to_i64(document.identity.length)),
+            check: Some(document.identity.check.cast_signed()),
+            folded: Some(&folded),
+            external_id: document.external_id.map(|span| rows.text(span)),
+            url: document.url.map(|span| rows.text(span)),
+            origin: document.origin.map(|span| rows.text(span)),
+            meta: document.meta.map(|span| rows.text(span)),
+            ..self.row(outcome)
+        };
+        match verdict {
+            Verdict::Kept => {
+                let passages = pack_u32(rows.passages(document));
+                builder.push(records::Row {
+                    text: Some(rows.text(document.text)),
+                    passages: Some(&passages),
+                    // Until a revision of it comes it is a lineage of its own.
+                    lineage: Some(id),
+                    ..common(Outcome::Kept)
+                });
+            }
+            Verdict::Duplicate { of, rung } => {
+                let whole = (*rung == Rung::Exact).then_some(1.0);
+                builder.push(records::Row {
+                    duplicate_of_shard: Some(of.shard.as_str()),
+                    duplicate_of_seq: Some(of.seq.to_i64()),
+                    duplicate_of_id: Some(of.id.as_bytes()),
+                    rung: Some(rung.as_str()),
+                    jaccard: whole,
+                    containment: whole,
+                    ..common(Outcome::Duplicate)
+                });
+            }
+        }
+    }
+
+    fn row(&self, outcome: Outcome) -> records::Row<'_> {
+        let time = self.block.readings.time_us;
+        records::Row {
+            day: day_of(time),
+            seq: Some(self.seq.to_i64()),
+            batch: self.batch,
+            path: self.place.path.as_deref(),
+            generation: to_i64(self.place.generation),
+            head: self.place.head,
+            start: to_i64(self.reading.start),
+            end: to_i64(self.reading.end),
+            ingest_time: time,
+            ..records::Row::new(outcome, self.shard.as_str(), &self.place.source)
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Which policies there are: the only place that knows every one.
+
+use std::sync::Arc;
+
+use schemas::program::config::{ConfigError, Table};
+
+use super::{Recipe, reservoir};
+
+/// One policy.
+#[derive(Debug)]
+pub struct Entry {
+    /// The word in `policy = ".."`.
+    pub name: &'static str,
+    /// What it keeps, in one line.
+    pub summary: &'static str,
+    /// Where it was published.
+    pub paper: &'static str,
+    /// A table `[buffer.<name>]` that works.
+    pub example: &'static str,
+    /// Reads its settings from that table.
+    pub read: fn(&mut Table) -> Result<Arc<dyn Recipe>, ConfigError>,
+}
+
+/// Every policy, one line each.
+pub const CATALOGUE: &[Entry] = &[reservoir::ENTRY];

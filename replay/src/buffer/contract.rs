@@ -1,0 +1,181 @@
+//! What every policy of the catalogue must do, whatever it keeps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use schemas::id::{RecordId, Seq, Shard};
+use schemas::program::config::{Loader, Table};
+use schemas::seed::Seed;
+use schemas::table::buffers::Op;
+use serde::{Deserialize, Serialize};
+
+use super::{CATALOGUE, Candidate, Capacity, Delta, Entry, Policy, Spec};
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Config {
+    buffer: BTreeMap<String, Table>,
+}
+
+/// The buffer of the entry's example, with another capacity where one is given.
+fn spec(entry: &Entry, capacity: Option<Capacity>) -> Spec {
+    let lines = entry.example.lines().filter_map(|line| line.split_once(" = "));
+    let mut loader = Loader::new("replay");
+    for (key, value) in lines {
+        loader = loader.set("--example", format!("buffer.main.{key}"), value.trim_matches('"'));
+    }
+    if let Some(capacity) = capacity {
+        loader = loader.set("--capacity", "buffer.main.capacity", capacity.to_string());
+    }
+    let mut config = loader.load::<Config>().unwrap().value;
+    Spec::read("main", config.buffer.get_mut("main").unwrap()).unwrap()
+}
+
+fn offer(policy: &mut dyn Policy, blocks: &[Vec<Candidate>]) -> Vec<Delta> {
+    let mut changes = Vec::new();
+    for block in blocks {
+        policy.offer(block, &mut changes);
+    }
+    changes
+}
+
+/// Applies the changes one by one, holding each to the rules.
+fn members(changes: &[Delta], capacity: Capacity) -> BTreeMap<(Shard, Seq), Candidate> {
+    let mut members = BTreeMap::new();
+    for change in changes {
+        let one = &change.candidate;
+        let place = (one.shard.clone(), one.seq);
+        match change.op {
+            Op::Admit => assert_eq!(members.insert(place, one.clone()), None, "a member entered again"),
+            Op::Evict => assert_eq!(members.remove(&place).as_ref(), Some(one), "no member left"),
+            Op::Range => panic!("ranges are for policies whose members are one"),
+        }
+        let ids: BTreeSet<RecordId> = members.values().map(|member| member.id).collect();
+        assert_eq!(ids.len(), members.len(), "an id is counted twice");
+        let used: u128 = members.values().map(|member| u128::from(capacity.size(member))).sum();
+        assert!(used <= u128::from(capacity.limit()), "{used} of {capacity}");
+        assert!(change.key.is_finite());
+        assert!(change.weight.is_none_or(|weight| weight.is_finite() && weight >= 0.0));
+    }
+    members
+}
+
+fn capacities() -> impl Strategy<Value = Capacity> {
+    prop_oneof![
+        (0_u64..12).prop_map(Capacity::Records),
+        (0_u64..200).prop_map(|bytes| Capacity::Bytes(schemas::program::config::Bytes::new(bytes))),
+        (0_u64..200).prop_map(Capacity::Tokens),
+    ]
+}
+
+/// Blocks in the order of a store: seq rises in each shard, some texts are read again.
+fn blocks() -> impl Strategy<Value = Vec<Vec<Candidate>>> {
+    let size = prop_oneof![20 => 0_u64..50, 1 => Just(u64::MAX)];
+    let record = (0_u128..40, size);
+    let block = (0_usize..2, proptest::collection::vec(record, 0..9));
+    proptest::collection::vec(block, 0..12).prop_map(|blocks| {
+        let shards: [Shard; 2] = ["a".parse().unwrap(), "b".parse().unwrap()];
+        let mut next = [Seq(0); 2];
+        let mut sizes = BTreeMap::new();
+        let mut candidate = |shard: usize, (id, bytes): (u128, u64)| {
+            let seq = next[shard];
+            next[shard] = seq.next();
+            // A text has one size, however often it is read.
+            let bytes = *sizes.entry(id).or_insert(bytes);
+            Candidate { shard: shards[shard].clone(), seq, id: RecordId::from_hash(id), bytes }
+        };
+        let block = |(shard, records): (usize, Vec<_>)| {
+            records.into_iter().map(|one| candidate(shard, one)).collect()
+        };
+        blocks.into_iter().map(block).collect()
+    })
+}
+
+#[test]
+fn catalogue_is_sorted_out_and_its_examples_work() {
+    let names: BTreeSet<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
+    assert_eq!(names.len(), CATALOGUE.len());
+    for entry in CATALOGUE {
+        assert!(entry.example.starts_with(&format!("policy = \"{}\"\n", entry.name)));
+        assert_eq!(spec(entry, None).entry.name, entry.name);
+    }
+}
+
+#[test]
+fn digest_tells_settings_seeds_names_and_blocks_apart() {
+    for entry in CATALOGUE {
+        let one = spec(entry, Some(Capacity::Records(1)));
+        let two = spec(entry, Some(Capacity::Records(2)));
+        let named = Spec { name: "other".into(), ..one.clone() };
+        let seed = Seed::new(1);
+        let digests = [
+            one.digest(seed, 8),
+            one.digest(seed, 9),
+            one.digest(Seed::new(2), 8),
+            two.digest(seed, 8),
+            named.digest(seed, 8),
+        ];
+        assert_eq!(BTreeSet::from(digests).len(), 5);
+        assert_eq!(one.digest(seed, 8), spec(entry, Some(Capacity::Records(1))).digest(seed, 8));
+    }
+}
+
+proptest! {
+    #[test]
+    fn changes_keep_the_capacity_and_move_only_who_is_there(blocks in blocks(), capacity in capacities(), seed: u64) {
+        for entry in CATALOGUE {
+            let mut policy = spec(entry, Some(capacity)).policy(Seed::new(seed));
+            members(&offer(&mut *policy, &blocks), capacity);
+        }
+    }
+
+    #[test]
+    fn changes_are_the_same_for_the_same_seed(blocks in blocks(), capacity in capacities(), seed: u64) {
+        for entry in CATALOGUE {
+            let spec = spec(entry, Some(capacity));
+            let run = || offer(&mut *spec.policy(Seed::new(seed)), &blocks);
+            prop_assert_eq!(run(), run());
+        }
+    }
+
+    #[test]
+    fn members_are_the_same_however_the_stream_is_split(blocks in blocks(), capacity in capacities(), seed: u64) {
+        for entry in CATALOGUE {
+            let spec = spec(entry, Some(capacity));
+            let run = |blocks: &[Vec<Candidate>]| members(&offer(&mut *spec.policy(Seed::new(seed)), blocks), capacity);
+            let singles: Vec<Vec<Candidate>> = blocks.concat().into_iter().map(|one| vec![one]).collect();
+            let whole = run(&[blocks.concat()]);
+            prop_assert_eq!(&whole, &run(&blocks));
+            prop_assert_eq!(&whole, &run(&singles));
+        }
+    }
+
+    #[test]
+    fn restored_policy_goes_on_as_if_never_interrupted(
+        blocks in blocks(), cut in 0_usize..12, capacity in capacities(), seed: u64,
+    ) {
+        for entry in CATALOGUE {
+            let spec = spec(entry, Some(capacity));
+            let (before, after) = blocks.split_at(cut.min(blocks.len()));
+            let mut whole = spec.policy(Seed::new(seed));
+            offer(&mut *whole, before);
+            let mut restored = spec.recipe.restore(spec.seed(Seed::new(seed)), &whole.state()).unwrap();
+            prop_assert_eq!(restored.state(), whole.state());
+            prop_assert_eq!(offer(&mut *restored, after), offer(&mut *whole, after));
+            prop_assert_eq!(restored.state(), whole.state());
+        }
+    }
+}
+
+#[test]
+fn restore_refuses_what_is_no_state() {
+    for entry in CATALOGUE {
+        for state in ["", "{}", "null"] {
+            assert!(
+                spec(entry, None).recipe.restore(Seed::new(1), state.as_bytes()).is_err(),
+                "{}",
+                entry.name
+            );
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The changes of one buffer in order, and the members at any of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use schemas::id::{Change, RecordId, Seq, Shard};
+use schemas::table::buffers::{Op, Row};
+
+use super::{Member, Members};
+use crate::error::{ReplayError, Result};
+use crate::tokenise::Tokenizer;
+
+/// Up to and with which seq of each shard a policy had seen the stream.
+pub type Seen = BTreeMap<Shard, Seq>;
+
+/// How `seen` stands in its column: a JSON object shard -> seq.
+#[must_use]
+pub fn seen_to_json(seen: &Seen) -> String {
+    let object: serde_json::Map<String, serde_json::Value> =
+        seen.iter().map(|(shard, seq)| (shard.to_string(), seq.0.into())).collect();
+    serde_json::Value::Object(object).to_string()
+}
+
+/// Reads what [`seen_to_json`] wrote.
+///
+/// # Errors
+/// [`ReplayError::Inconsistent`] for anything else.
+pub fn seen_from_json(json: &str) -> Result<Seen> {
+    serde_json::from_str(json).map_err(|error| {
+        let why = format!("`{json}` in column `seen` is no object of shard to seq: {error}");
+        ReplayError::Inconsistent { table: "buffers", why }
+    })
+}
+
+/// One change of a buffer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logged {
+    /// Whether the record entered.
+    pub admit: bool,
+    /// The record.
+    pub member: Member,
+    /// What the policy had seen when it decided.
+    pub seen: Arc<Seen>,
+}
+
+/// How many changes' members are held at once: jobs that read at different places.
+const SNAPSHOTS: usize = 8;
+
+/// All changes of one buffer, dense from change 1.
+#[derive(Debug)]
+pub struct Log {
+    buffer: String,
+    tokenizer: Tokenizer,
+    rows: Vec<Logged>,
+    seen: Arc<Seen>,
+    /// The text `seen` was read from: rows of one block share it.
+    seen_json: String,
+    digest: Option<String>,
+    /// Members at changes asked for lately, the latest at the end.
+    snapshots: Vec<Arc<Members>>,
+}
+
+impl Log {
+    /// Of a buffer that nothing happened to.
+    #[must_use]
+    pub fn new(buffer: &str, tokenizer: Tokenizer) -> Self {
+        Self {
+            buffer: buffer.to_owned(),
+            tokenizer,
+            rows: Vec::new(),
+            seen: Arc::default(),
+            seen_json: String::new(),
+            digest: None,
+            snapshots: Vec::new(),
+        }
+    }
+
+    /// The newest change; 0 when there is none.
+    #[must_use]
+    pub fn newest(&self) -> Change {
+        Change(self.rows.len() as u64)
+    }
+
+    /// What the policy had seen at the newest change.
+    #[must_use]
+    pub fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    /// The policy digest of the newest change.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
+    /// Adds the next change, as the store has it.
+    ///
+    /// # Errors
+    /// [`ReplayError::Inconsistent`] for a change that does not follow the newest, whose `seen`
+    /// goes back, or that says what no policy of this program says.
+    pub fn push(&mut self, row: &Row<'_>) -> Result<()> {
+        let number = self.newest().next();
+        let bad = |why: &str| {
+            let why = format!("change {} of buffer `{}` {why}", row.change, self.buffer);
+            ReplayError::Inconsistent { table: "buffers", why }
+        };
+        if row.change != number.to_i64() {
+            return Err(bad(&format!("stands where change {number} belongs")));
+        }
+        let admit = match Op::parse(row.op) {
+            Some(Op::Admit) => true,
+            Some(Op::Evict) => false,
+            Some(Op::Range) | None => {
+                return Err(bad(&format!("is a `{}`, which no policy here writes", row.op)));
+            }
+        };
+        let id = row.id.and_then(RecordId::from_bytes).ok_or_else(|| bad("names no record id"))?;
+        let bytes =
+            row.bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(|| bad("has no size"))?;
+        let shard = row.shard.parse()?;
+        if row.seen != self.seen_json {
+            let seen = seen_from_json(row.seen)?;
+            if self.seen.iter().any(|(shard, seq)| seen.get(shard).is_none_or(|now| now < seq)) {
+                return Err(bad("has seen less than the change before it"));
+            }
+            self.seen = Arc::new(seen);
+            row.seen.clone_into(&mut self.seen_json);
+        }
+        if self.digest.as_deref() != Some(row.policy_digest) {
+            self.digest = Some(row.policy_digest.to_owned());
+        }
+        let member = Member { shard, seq: Seq::from_i64(row.seq), id, bytes, weight: row.weight };
+        self.rows.push(Logged { admit, member, seen: Arc::clone(&self.seen) });
+        Ok(())
+    }
+
+    /// The newest change that `allows`; it must allow all before one that it allows. 0 for none.
+    #[must_use]
+    pub fn newest_where(&self, allows: impl Fn(&Seen) -> bool) -> Change {
+        Change(self.rows.partition_point(|row| allows(&row.seen)) as u64)
+    }
+
+    /// The changes after `after`, in order.
+    #[must_use]
+    pub fn after(&self, after: Change) -> &[Logged] {
+        let from = usize::try_from(after.0).unwrap_or(usize::MAX);
+        self.rows.get(from..).unwrap_or(&[])
+    }
+
+    /// The members at `change`: what remains when the rows up to it are applied to the empty set.
+    ///
+    /// # Errors
+    /// [`ReplayError::NoChange`] beyond the newest, [`ReplayError::Inconsistent`] when a member
+    /// enters twice or leaves without having entered.
+    pub fn members(&mut self, change: Change) -> Result<Arc<Members>> {
+        if change > self.newest() {
+            let (buffer, newest) = (self.buffer.clone(), self.newest());
+            return Err(ReplayError::NoChange { buffer, asked: change, newest });
+        }
+        if let Some(at) = self.snapshots.iter().position(|members| members.change() == change) {
+            let members = self.snapshots.remove(at);
+            self.snapshots.push(Arc::clone(&members));
+            return Ok(members);
+        }
+        let below = self.snapshots.iter().filter(|members| members.change() < change);
+        let nearest = below.max_by_key(|members| members.change()).map(Arc::clone);
+        let from = nearest.unwrap_or_else(|| Arc::new(Members::none(self.tokenizer)));
+        let members = Arc::new(self.replay(&from, change)?);
+        if self.snapshots.len() == SNAPSHOTS {
+            self.snapshots.remove(0);
+        }
+        self.snapshots.push(Arc::clone(&members));
+        Ok(members)
+    }
+
+    /// The members at `to`, by way of the members at an earlier change.
+    fn replay(&self, from: &Members, to: Change) -> Result<Members> {
+        let rows = self.after(from.change());
+        let count = usize::try_from(to.0 - from.change().0).unwrap_or(usize::MAX);
+        // What became of each place that was touched: a member again, or none.
+        let mut touched: BTreeMap<(&Shard, Seq), Option<&Member>> = BTreeMap::new();
+        for (number, row) in (from.change().0 + 1..).zip(rows.iter().take(count)) {
+            let key = (&row.member.shard, row.member.seq);
+            let before = touched.get(&key).map_or_else(|| holds(from.list(), key), Option::is_some);
+            if before == row.admit {
+                let (shard, seq) = key;
+                let verb = if row.admit { "admits a member" } else { "evicts a record that is no member" };
+                let why = format!(
+                    "change {number} of buffer `{}` {verb}: record {seq} of shard `{shard}`",
+                    self.buffer
+                );
+                return Err(ReplayError::Inconsistent { table: "buffers", why });
+            }
+            touched.insert(key, row.admit.then_some(&row.member));
+        }
+        let stay = from.list().iter().filter(|member| !touched.contains_key(&(&member.shard, member.seq)));
+        let mut list: Vec<Member> = stay.chain(touched.values().copied().flatten()).cloned().collect();
+        // Two sorted runs: merged in one pass.
+        list.sort_by(|a, b| (&a.shard, a.seq).cmp(&(&b.shard, b.seq)));
+        Ok(Members::new(to, list, self.tokenizer))
+    }
+}
+
+fn holds(list: &[Member], key: (&Shard, Seq)) -> bool {
+    list.binary_search_by(|member| (&member.shard, member.seq).cmp(&key)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn row<'a>(change: i64, op: &'a str, seq: i64, id: &'a [u8; 16], seen: &'a str) -> Row<'a> {
+        Row {
+            buffer: "main",
+            change,
+            op,
+            shard: "main",
+            seq,
+            last_seq: None,
+            id: Some(id),
+            bytes: Some(seq + 1),
+            key: None,
+            weight: None,
+            class: None,
+            capacity: None,
+            capacity_unit: None,
+            policy: "reservoir",
+            policy_digest: "d",
+            seen,
+            seen_signals: None,
+            seen_evaluations: None,
+            records_version: 0,
+        }
+    }
+
+    /// A log that touches these places in turn: enters when out, leaves when in.
+    fn log(touches: &[i64]) -> (Log, Vec<BTreeSet<i64>>) {
+        let mut log = Log::new("main", Tokenizer::Bytes);
+        let mut sets = vec![BTreeSet::new()];
+        for (change, seq) in (1..).zip(touches) {
+            let mut set = sets.last().unwrap().clone();
+            let op = if set.remove(seq) { "evict" } else { "admit" };
+            if op == "admit" {
+                set.insert(*seq);
+            }
+            log.push(&row(change, op, *seq, &[1; 16], &format!("{{\"main\":{}}}", change / 3))).unwrap();
+            sets.push(set);
+        }
+        (log, sets)
+    }
+
+    proptest! {
+        #[test]
+        fn members_at_any_change_are_those_of_applying_every_row(
+            touches in proptest::collection::vec(0_i64..12, 0..60),
+            asked in proptest::collection::vec(0_usize..60, 1..30),
+        ) {
+            let (mut log, sets) = log(&touches);
+            for change in asked.into_iter().map(|change| change.min(touches.len())) {
+                let members = log.members(Change(change as u64)).unwrap();
+                prop_assert_eq!(members.change(), Change(change as u64));
+                let seqs: Vec<i64> = members.list().iter().map(|member| member.seq.to_i64()).collect();
+                prop_assert_eq!(seqs, sets[change].iter().copied().collect::<Vec<_>>());
+            }
+        }
+
+        #[test]
+        fn newest_where_is_that_of_a_scan(touches in proptest::collection::vec(0_i64..12, 0..60), upto in 0_u64..25) {
+            let (log, _) = log(&touches);
+            let allowed = (1..=touches.len() as u64).filter(|change| change / 3 < upto).max();
+            let shard: Shard = "main".parse().unwrap();
+            prop_assert_eq!(log.newest_where(|seen| seen[&shard].0 < upto).0, allowed.unwrap_or(0));
+        }
+    }
+
+    #[test]
+    fn log_refuses_changes_that_cannot_follow() {
+        let fill = || {
+            let mut log = Log::new("main", Tokenizer::Bytes);
+            log.push(&row(1, "admit", 4, &[1; 16], "{\"main\":9}")).unwrap();
+            log
+        };
+        for (why, bad) in [
+            ("gap", row(3, "admit", 5, &[1; 16], "{\"main\":9}")),
+            ("repeat", row(1, "admit", 5, &[1; 16], "{\"main\":9}")),
+            ("range", row(2, "range", 5, &[1; 16], "{\"main\":9}")),
+            ("word", row(2, "admitted", 5, &[1; 16], "{\"main\":9}")),
+            ("back", row(2, "admit", 5, &[1; 16], "{\"main\":8}")),
+            ("forgot", row(2, "admit", 5, &[1; 16], "{}")),
+            ("json", row(2, "admit", 5, &[1; 16], "[1]")),
+        ] {
+            assert!(fill().push(&bad).is_err(), "{why}");
+        }
+        for bad in
+            [row(2, "admit", 4, &[1; 16], "{\"main\":9}"), row(2, "evict", 5, &[1; 16], "{\"main\":9}")]
+        {
+            let mut log = fill();
+            log.push(&bad).unwrap();
+            assert!(log.members(Change(2)).is_err());
+        }
+        assert!(matches!(fill().members(Change(2)), Err(ReplayError::NoChange { .. })));
+    }
+
+    #[test]
+    fn seen_survives_its_column() {
+        let seen: Seen = [("a".parse().unwrap(), Seq(3)), ("b".parse().unwrap(), Seq(0))].into();
+        assert_eq!(seen_to_json(&seen), "{\"a\":3,\"b\":0}");
+        assert_eq!(seen_from_json(&seen_to_json(&seen)).unwrap(), seen);
+    }
+}

@@ -1,0 +1,155 @@
+//! The members of a buffer at one change, laid out to be drawn from.
+
+use schemas::id::{Change, RecordId, Seq, Shard};
+use schemas::seed::{Seed, below};
+
+use crate::tokenise::Tokenizer;
+
+/// A record in a buffer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// Its shard.
+    pub shard: Shard,
+    /// Its place in the shard.
+    pub seq: Seq,
+    /// The id of its text.
+    pub id: RecordId,
+    /// Bytes of its text.
+    pub bytes: u64,
+    /// Relative draw weight; `None` means by its tokens.
+    pub weight: Option<f32>,
+}
+
+/// The members of a buffer at one change, in the order of (shard, seq).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Members {
+    change: Change,
+    list: Vec<Member>,
+    /// Sums of the weights up to and with each member.
+    ends: Vec<u64>,
+    tokenizer: Tokenizer,
+}
+
+/// Weights of a policy are counted in parts of this size, so that their sums are exact.
+const PARTS: f64 = (1_u64 << 20) as f64;
+
+impl Members {
+    /// The members at `change`, each once, in the order of (shard, seq).
+    #[must_use]
+    pub fn new(change: Change, list: Vec<Member>, tokenizer: Tokenizer) -> Self {
+        let mut end = 0_u64;
+        let weigh = |member: &Member| match member.weight {
+            // A weight that is no number, or below zero, is zero.
+            Some(weight) => (f64::from(weight) * PARTS) as u64,
+            None => tokenizer.count(member.bytes),
+        };
+        let sum = |member: &Member| {
+            end = end.saturating_add(weigh(member));
+            end
+        };
+        let ends = list.iter().map(sum).collect();
+        Self { change, list, ends, tokenizer }
+    }
+
+    /// The empty buffer: change 0.
+    #[must_use]
+    pub fn none(tokenizer: Tokenizer) -> Self {
+        Self::new(Change(0), Vec::new(), tokenizer)
+    }
+
+    /// The change at which they are the members.
+    #[must_use]
+    pub const fn change(&self) -> Change {
+        self.change
+    }
+
+    /// The members in the order of (shard, seq).
+    #[must_use]
+    pub fn list(&self) -> &[Member] {
+        &self.list
+    }
+
+    /// Tokens of all members.
+    #[must_use]
+    pub fn tokens(&self) -> u64 {
+        self.list.iter().map(|member| self.tokenizer.count(member.bytes)).sum()
+    }
+
+    /// Whether nothing can be drawn.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.last().is_none_or(|total| *total == 0)
+    }
+
+    /// Draw `j` of row `row`: a member with a probability in proportion to its weight, and a token
+    /// of it, each as likely as any other. `seed` is the job's child for this buffer.
+    #[must_use]
+    pub fn draw(&self, seed: Seed, row: u64, j: u64) -> Option<(&Member, u64)> {
+        let total = self.ends.last().copied()?;
+        let at = below(seed.at(&[row, j]), total);
+        let index = self.ends.partition_point(|end| *end <= at);
+        let member = self.list.get(index)?;
+        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let token = match member.weight {
+            // Weighed by tokens, the place within the weight is the token.
+            None => at - start,
+            Some(_) => below(seed.at(&[row, j, 1]), self.tokenizer.count(member.bytes)),
+        };
+        Some((member, token))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(seq: u64, bytes: u64, weight: Option<f32>) -> Member {
+        let shard = "main".parse().unwrap();
+        Member { shard, seq: Seq(seq), id: RecordId::from_hash(seq.into()), bytes, weight }
+    }
+
+    fn counts(list: Vec<Member>, draws: u64) -> Vec<Vec<f64>> {
+        let sizes: Vec<u64> = list.iter().map(|member| member.bytes + 1).collect();
+        let members = Members::new(Change(1), list, Tokenizer::Bytes);
+        let mut counts: Vec<Vec<f64>> =
+            sizes.iter().map(|size| vec![0.0; usize::try_from(*size).unwrap()]).collect();
+        for j in 0..draws {
+            let (member, token) = members.draw(Seed::new(5), 9, j).unwrap();
+            counts[usize::try_from(member.seq.0).unwrap()][usize::try_from(token).unwrap()] += 1.0;
+        }
+        counts
+    }
+
+    #[test]
+    fn draw_is_uniform_over_all_tokens_when_the_policy_sets_no_weights() {
+        let counts = counts(vec![member(0, 3, None), member(1, 0, None), member(2, 14, None)], 20_000);
+        let expected = 20_000.0 / 20.0;
+        let chi: f64 =
+            counts.concat().iter().map(|count| (count - expected) * (count - expected) / expected).sum();
+        // 19 degrees of freedom, 0.1 % point.
+        assert!(chi < 43.8, "{chi}");
+    }
+
+    #[test]
+    fn draw_follows_the_weights_that_the_policy_sets() {
+        let list = vec![
+            member(0, 9, Some(1.0)),
+            member(1, 0, Some(f32::NAN)),
+            member(2, 4, Some(3.0)),
+            member(3, 4, Some(-1.0)),
+        ];
+        let counts = counts(list, 20_000);
+        let sums: Vec<f64> = counts.iter().map(|tokens| tokens.iter().sum()).collect();
+        assert!((sums[0] - 5_000.0).abs() < 300.0 && sums[1] == 0.0 && sums[3] == 0.0, "{sums:?}");
+        assert!(counts[2].iter().all(|count| (count - 3_000.0).abs() < 250.0), "{counts:?}");
+    }
+
+    #[test]
+    fn members_without_weight_are_as_none() {
+        for list in [vec![], vec![member(0, 5, Some(0.0))]] {
+            let members = Members::new(Change(1), list, Tokenizer::Bytes);
+            assert!(members.is_empty());
+            assert_eq!(members.draw(Seed::new(1), 0, 0), None);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The config of replay, and the [`Plan`] it makes.
+
+use std::collections::BTreeMap;
+
+use schemas::id::check_name;
+use schemas::program::config::{Bytes, Problems, Share, Table};
+use schemas::seed::Seed;
+use schemas::store::StoreConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::buffer::Spec;
+use crate::mix::Mix;
+use crate::plan::{Horizon, Order, Plan};
+use crate::tokenise::Tokenizer;
+
+/// The most rows of a batch, and the most tokens of a row.
+const MOST: u32 = 1 << 20;
+
+/// Everything that replay is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The seed of everything random: buffers, draws, thinning, permutation.
+    pub seed: u64,
+    /// Where the store is.
+    pub store: StoreConfig,
+    /// The shape of a batch.
+    pub batch: BatchConfig,
+    /// Which new text is read, and in which order.
+    pub fresh: FreshConfig,
+    /// The share of rows that is replayed, for each buffer; their sum is at most 1.
+    pub mix: BTreeMap<String, Share>,
+    /// The buffers that are kept: `policy`, and the settings of that policy.
+    pub buffer: BTreeMap<String, Table>,
+    /// How the buffers follow the stream.
+    pub follow: FollowConfig,
+    /// What is kept in memory.
+    pub cache: CacheConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            store: StoreConfig::default(),
+            batch: BatchConfig::default(),
+            fresh: FreshConfig::default(),
+            mix: tenth(),
+            buffer: [("main".to_owned(), Table::of("policy", "reservoir"))].into(),
+            follow: FollowConfig::default(),
+            cache: CacheConfig::default(),
+        }
+    }
+}
+
+/// A tenth of all rows from the buffer `main`.
+fn tenth() -> BTreeMap<String, Share> {
+    Share::new(0.1).map(|share| ("main".to_owned(), share)).into_iter().collect()
+}
+
+/// `[batch]`: the shape of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BatchConfig {
+    /// Rows of a batch.
+    pub rows: u32,
+    /// Tokens of a row.
+    pub tokens: u32,
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self { rows: 8, tokens: 1024, tokenizer: Tokenizer::Bytes }
+    }
+}
+
+/// `[fresh]`: which new text is read, and in which order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FreshConfig {
+    /// `stream`, or `permuted`: all kept records in a keyed order, the ceiling without drift.
+    pub order: Order,
+    /// The share of new records that is used. A run with replay share r reads as many tokens in all
+    /// as one without if it keeps 1 - r.
+    pub keep: Share,
+    /// Whether to serve what is left when the stream has not enough new text for a whole batch.
+    pub drain: bool,
+}
+
+impl Default for FreshConfig {
+    fn default() -> Self {
+        Self { order: Order::Stream, keep: Share::ONE, drain: false }
+    }
+}
+
+/// `[follow]`: how the buffers follow the stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FollowConfig {
+    /// `cursor`: a batch draws from the buffer as it was where the job reads; `store`: as it is.
+    pub horizon: Horizon,
+    /// How many seqs of a shard are offered to the policies at a time. Part of a buffer's identity.
+    pub block: u64,
+}
+
+impl Default for FollowConfig {
+    fn default() -> Self {
+        Self { horizon: Horizon::Cursor, block: 256 }
+    }
+}
+
+/// `[cache]`: what is kept in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheConfig {
+    /// Text that is kept in memory.
+    pub bytes: Bytes,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self { bytes: Bytes::mib(256) }
+    }
+}
+
+impl Config {
+    /// The plan that this config makes; `None` when something is wrong, which `problems` then says.
+    /// `path` is the dotted key of the table that this config is, empty for a file of its own.
+    pub fn plan(&mut self, path: &str, problems: &mut Problems) -> Option<Plan> {
+        let key = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+        let mut sound = true;
+        let mut refuse = |problems: &mut Problems, name: &str, why: &str| {
+            problems.refuse(&key(name), why);
+            sound = false;
+        };
+        for (name, value) in [("batch.rows", self.batch.rows), ("batch.tokens", self.batch.tokens)] {
+            if !(1..=MOST).contains(&value) {
+                refuse(problems, name, &format!("must be from 1 to {MOST}"));
+            }
+        }
+        if self.follow.block == 0 || self.follow.block > u64::from(MOST) {
+            refuse(problems, "follow.block", &format!("must be from 1 to {MOST}"));
+        }
+        let mut buffers = BTreeMap::new();
+        for (name, table) in &mut self.buffer {
+            if let Err(error) = check_name("buffer", name) {
+                refuse(problems, "buffer", &format!("holds `{name}`: {}", error.why));
+            }
+            match problems.absorb(Spec::read(name, table)) {
+                Some(spec) => drop(buffers.insert(name.clone(), spec)),
+                None => return None,
+            }
+        }
+        for name in self.mix.keys().filter(|name| !self.buffer.contains_key(*name)) {
+            let known: Vec<String> = self.buffer.keys().map(|name| format!("`{name}`")).collect();
+            refuse(
+                problems,
+                &format!("mix.{name}"),
+                &format!("names no buffer; there is {}", known.join(", ")),
+            );
+        }
+        let mix = match Mix::new(self.mix.clone()) {
+            Ok(mix) => mix,
+            Err(error) => {
+                refuse(problems, "mix", &format!("cannot be: {error}"));
+                Mix::default()
+            }
+        };
+        if self.fresh.order == Order::Permuted && self.follow.horizon == Horizon::Cursor && mix.share() > 0.0
+        {
+            let why =
+                "must be `store` with `fresh.order = \"permuted\"`: such a job is at no place of the stream";
+            refuse(problems, "follow.horizon", why);
+        }
+        sound.then_some(Plan {
+            seed: Seed::new(self.seed),
+            rows: self.batch.rows,
+            length: usize::try_from(self.batch.tokens).unwrap_or(usize::MAX),
+            tokenizer: self.batch.tokenizer,
+            order: self.fresh.order,
+            keep: self.fresh.keep,
+            mix,
+            buffers,
+            block: self.follow.block,
+            horizon: self.follow.horizon,
+            drain: self.fresh.drain,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::program::config::{ConfigError, Loaded, Loader, uneven_defaults};
+
+    fn load(settings: &[&str]) -> Result<(Loaded<Config>, Option<Plan>), ConfigError> {
+        let loader =
+            settings.iter().fold(Loader::new("replay"), |loader, setting| loader.assign("--set", *setting));
+        let mut plan = None;
+        let loaded = loader.load_with(|config: &mut Config, problems| plan = config.plan("", problems))?;
+        Ok((loaded, plan))
+    }
+
+    #[test]
+    fn default_config_makes_a_plan_with_a_tenth_from_a_reservoir() {
+        let (loaded, plan) = load(&[]).unwrap();
+        let plan = plan.unwrap();
+        assert_eq!((plan.rows, plan.length, plan.mix.share()), (8, 1024, 0.1));
+        assert!(
+            loaded.canonical().contains("buffer.main.capacity = \"100000 records\""),
+            "{}",
+            loaded.canonical()
+        );
+        assert_eq!(uneven_defaults::<Config>(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn config_that_cannot_be_is_refused_with_every_reason() {
+        let text = load(&[
+            "batch.rows=0",
+            "follow.block=0",
+            "mix.main=0.7",
+            "mix.other=0.2",
+            "fresh.order=permuted",
+        ])
+        .unwrap_err()
+        .to_string();
+        for part in [
+            "`batch.rows` must be from 1",
+            "`follow.block` must be from 1",
+            "`mix.other` names no buffer; there is `main`",
+            "`follow.horizon` must be `store`",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn shares_above_one_are_refused_with_their_sum() {
+        let other = "buffer.other.policy=reservoir";
+        let text = load(&["buffer.main.policy=reservoir", other, "mix.main=0.7", "mix.other=0.5"])
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("`mix` cannot be: the shares of all buffers add up to 1.2"), "{text}");
+    }
+
+    #[test]
+    fn unknown_policy_and_settings_are_refused_with_what_was_meant() {
+        let text = |settings: &[&str]| load(settings).unwrap_err().to_string();
+        assert!(text(&["buffer.main.policy=resevoir"]).contains("did you mean `reservoir`?"));
+        let misspelt = text(&["buffer.main.policy=reservoir", "buffer.main.capactiy=1"]);
+        assert!(misspelt.contains("did you mean `buffer.main.capacity`?"), "{misspelt}");
+        let bare = text(&["buffer.main.policy=reservoir", "buffer.main.capacity=100"]);
+        assert!(bare.contains("is no capacity"), "{bare}");
+    }
+
+    #[test]
+    fn config_within_another_is_refused_by_its_whole_key() {
+        #[derive(Debug, Default, Serialize, Deserialize)]
+        #[serde(default)]
+        struct Outer {
+            replay: Config,
+        }
+        let loader = Loader::new("train").assign("--set", "replay.batch.rows=0");
+        let error =
+            loader.load_with(|outer: &mut Outer, problems| drop(outer.replay.plan("replay", problems)));
+        assert!(error.unwrap_err().to_string().contains("`replay.batch.rows` must be from 1"));
+    }
+}

@@ -1,0 +1,143 @@
+//! What can go wrong in replay, by what the caller should do about it.
+
+use schemas::id::{Change, IdError, Version};
+use schemas::program::config::ConfigError;
+use schemas::program::error::{Fault, Kind};
+use schemas::store::StoreError;
+use schemas::table::TableError;
+use schemas::wire::{WIRE_FORMAT, WireError};
+
+/// A ticket that cannot be evaluated, a buffer that cannot be kept, or a store that says no.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The ticket was issued under another config: its bytes would be others here.
+    #[error("the ticket of step {step} of job `{job}` was issued under config `{ticket}`, not `{ours}`")]
+    OtherConfig {
+        /// The job.
+        job: String,
+        /// The step.
+        step: u64,
+        /// The ticket's digest.
+        ticket: String,
+        /// This plan's digest.
+        ours: String,
+    },
+    /// A ticket that names what there is not, or lacks what it needs.
+    #[error("the ticket of step {step} of job `{job}` cannot be evaluated: {why}")]
+    Ticket {
+        /// The job.
+        job: String,
+        /// The step.
+        step: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A version of `records` that the store does not have.
+    #[error("the store has no version {asked} of table `records`: {why}")]
+    NoVersion {
+        /// The version asked for.
+        asked: Version,
+        /// What is known about it.
+        why: String,
+    },
+    /// A change of a buffer that nobody has made.
+    #[error("buffer `{buffer}` has no change {asked}: its newest is {newest}")]
+    NoChange {
+        /// The buffer.
+        buffer: String,
+        /// The change asked for.
+        asked: Change,
+        /// The newest change there is.
+        newest: Change,
+    },
+    /// The buffer's rows were written under another policy, capacity, seed or block size.
+    #[error(
+        "buffer `{buffer}` of the store was chosen by policy `{policy}` of digest `{found}`, not `{ours}`"
+    )]
+    OtherPolicy {
+        /// The buffer.
+        buffer: String,
+        /// The policy that wrote it.
+        policy: String,
+        /// Its digest.
+        found: String,
+        /// The digest of this plan's policy.
+        ours: String,
+    },
+    /// State of a policy that is not one.
+    #[error("the saved state of policy `{policy}` does not read back")]
+    State {
+        /// The policy.
+        policy: &'static str,
+        /// What its reader said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Rows of the store that contradict each other.
+    #[error("table `{table}` is inconsistent: {why}")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// The contradiction, with its place.
+        why: String,
+    },
+    /// A configuration that cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A name or number that is not one.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The store refused or could not be reached.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A batch of the store that lacks its table's shape.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A ticket or batch that breaks the wire's rules.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+/// What replay's functions return.
+pub type Result<T, E = ReplayError> = std::result::Result<T, E>;
+
+impl Fault for ReplayError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::OtherConfig { .. } => Kind::Conflict,
+            Self::Ticket { .. } => Kind::Input,
+            Self::NoVersion { .. } | Self::NoChange { .. } => Kind::NotFound,
+            Self::OtherPolicy { .. } => Kind::Config,
+            Self::State { .. } | Self::Inconsistent { .. } => Kind::Corrupt,
+            Self::Config(error) => error.kind(),
+            Self::Id(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Table(error) => error.kind(),
+            Self::Wire(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::OtherConfig { .. } => Some(format!(
+                "use the config (mix, buffers, packing, tokenizer, seed) that the job began with, in a release of wire format {WIRE_FORMAT}"
+            )),
+            Self::NoVersion { .. } => Some(
+                "ask for a new ticket: old versions expire, the `draws` table says what was served".into(),
+            ),
+            Self::NoChange { .. } => {
+                Some("read the store again: another process may be ahead of this one".into())
+            }
+            Self::OtherPolicy { buffer, .. } => Some(format!(
+                "give the new settings a buffer of their own: rename `buffer.{buffer}` and its key in `mix`"
+            )),
+            Self::Config(error) => error.hint(),
+            Self::Id(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Table(error) => error.hint(),
+            Self::Wire(error) => error.hint(),
+            Self::Ticket { .. } | Self::State { .. } | Self::Inconsistent { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! New text: the kept records from a cursor on, one after the other, to the token.
+//!
+//! In stream order the next record is the one with the smallest (seq, shard) of all shards' next
+//! ones; the cursor says for each shard where it goes on. In permuted order records come by a keyed
+//! hash of their id; the cursor has one entry, the record that was read last, with the tokens of it
+//! that were delivered. Records that the plan's `keep` leaves out are passed over in both.
+
+use std::sync::Arc;
+
+use schemas::id::{Seq, Shard};
+use schemas::seed::{Seed, unit};
+use schemas::wire::{Cursor, Place};
+
+use crate::index::{Index, Limits, Record};
+use crate::pack::Piece;
+use crate::plan::{Order, Plan};
+use crate::tokenise::Tokenizer;
+
+/// Whether a record is used, by its id: the same for every job of a plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Thinning {
+    seed: Seed,
+    keep: f64,
+}
+
+impl Thinning {
+    /// As the plan asks.
+    #[must_use]
+    pub fn new(plan: &Plan) -> Self {
+        Self { seed: plan.seed.child("thin"), keep: plan.keep.get() }
+    }
+
+    /// Whether the record is used: a smaller share's records are among a larger one's.
+    #[must_use]
+    pub fn keeps(&self, record: &Record) -> bool {
+        unit(self.seed.hash(record.id.as_bytes())) < self.keep
+    }
+}
+
+/// The kept records in the order of a keyed hash of their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permutation {
+    order: Vec<(u64, Shard, Seq)>,
+}
+
+impl Permutation {
+    fn key(plan: &Plan, record: &Record) -> u64 {
+        plan.seed.child("permute").hash(record.id.as_bytes())
+    }
+
+    /// Of all records below the limits that the plan uses. O(n log n): keep it while they stand.
+    #[must_use]
+    pub fn new(plan: &Plan, index: &Index, limits: &Limits) -> Self {
+        let thinning = Thinning::new(plan);
+        let records = index
+            .shards()
+            .flat_map(|shard| index.visible(shard, Seq(0), limits).iter().map(move |record| (shard, record)));
+        let used = records.filter(|(_, record)| thinning.keeps(record));
+        let mut order: Vec<_> =
+            used.map(|(shard, record)| (Self::key(plan, record), shard.clone(), record.seq)).collect();
+        order.sort_unstable();
+        Self { order }
+    }
+}
+
+/// Reads new text from a cursor on.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    source: Source<'a>,
+    current: Option<Reading<'a>>,
+    cursor: Cursor,
+    tokenizer: Tokenizer,
+}
+
+/// A record and the first token of it that was not delivered.
+#[derive(Debug, Clone, Copy)]
+struct Reading<'a> {
+    shard: &'a Shard,
+    record: &'a Record,
+    token: u64,
+}
+
+#[derive(Debug)]
+enum Source<'a> {
+    Stream { heads: Vec<Head<'a>>, thinning: Thinning },
+    Permuted { index: &'a Index, permutation: Arc<Permutation>, next: usize, token: u64 },
+}
+
+/// What is left of one shard.
+#[derive(Debug)]
+struct Head<'a> {
+    shard: &'a Shard,
+    records: &'a [Record],
+    place: Place,
+}
+
+impl<'a> Reader<'a> {
+    /// From `cursor` on, over the records below `limits`.
+    ///
+    /// # Errors
+    /// What is wrong with the cursor.
+    pub fn new(
+        plan: &Plan,
+        index: &'a Index,
+        limits: &Limits,
+        permutation: Option<&Arc<Permutation>>,
+        cursor: &Cursor,
+    ) -> Result<Self, String> {
+        let source = match plan.order {
+            Order::Stream => {
+                let head = |shard: &'a Shard| {
+                    let place = cursor.get(shard).copied().unwrap_or_default();
+                    Head { shard, records: index.visible(shard, place.seq, limits), place }
+                };
+                Source::Stream { heads: index.shards().map(head).collect(), thinning: Thinning::new(plan) }
+            }
+            Order::Permuted => {
+                let make = || Arc::new(Permutation::new(plan, index, limits));
+                let permutation = permutation.map_or_else(make, Arc::clone);
+                let (next, token) = stand(plan, index, &permutation, cursor)?;
+                Source::Permuted { index, permutation, next, token }
+            }
+        };
+        Ok(Self { source, current: None, cursor: cursor.clone(), tokenizer: plan.tokenizer })
+    }
+
+    /// The next `room` tokens, or as many as there are.
+    pub fn take(&mut self, mut room: u64) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        while room > 0 {
+            let Some(reading) = self.current.or_else(|| self.source.next(self.tokenizer)) else { break };
+            let count = self.tokenizer.count(reading.record.bytes);
+            let tokens = room.min(count.saturating_sub(reading.token));
+            let end = reading.token + tokens;
+            pieces.push(Piece::of(reading.shard, reading.record, reading.token, tokens));
+            self.source.advance(&mut self.cursor, &reading, end, end == count);
+            self.current = (end < count).then_some(Reading { token: end, ..reading });
+            room -= tokens;
+        }
+        pieces
+    }
+
+    /// Where reading goes on.
+    #[must_use]
+    pub fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+}
+
+impl<'a> Source<'a> {
+    /// The next record with a token to deliver.
+    fn next(&mut self, tokenizer: Tokenizer) -> Option<Reading<'a>> {
+        match self {
+            Self::Stream { heads, thinning } => {
+                let heads = heads.iter_mut().filter_map(|head| {
+                    let first = head.skip(*thinning, tokenizer)?;
+                    Some((first, head))
+                });
+                let (record, head) = heads.min_by_key(|(record, head)| (record.seq, head.shard))?;
+                let token = head.delivered(record);
+                head.records = head.records.get(1..).unwrap_or(&[]);
+                Some(Reading { shard: head.shard, record, token })
+            }
+            Self::Permuted { index, permutation, next, token } => loop {
+                let (_, shard, seq) = permutation.order.get(*next)?;
+                *next += 1;
+                let from = std::mem::take(token);
+                let (shard, record) = index.entry(shard, *seq)?;
+                if from < tokenizer.count(record.bytes) {
+                    return Some(Reading { shard, record, token: from });
+                }
+            },
+        }
+    }
+
+    /// Notes in the cursor that the record was delivered up to token `end`.
+    fn advance(&self, cursor: &mut Cursor, reading: &Reading<'_>, end: u64, whole: bool) {
+        let seq = reading.record.seq;
+        let place = match self {
+            Self::Stream { .. } if whole => Place { seq: seq.next(), token: 0 },
+            Self::Stream { .. } => Place { seq, token: end },
+            Self::Permuted { .. } => {
+                cursor.clear();
+                Place { seq, token: end }
+            }
+        };
+        cursor.insert(reading.shard.clone(), place);
+    }
+}
+
+impl<'a> Head<'a> {
+    /// Passes over what is not used or was delivered; the first record that is left.
+    fn skip(&mut self, thinning: Thinning, tokenizer: Tokenizer) -> Option<&'a Record> {
+        let used = |record: &Record| {
+            thinning.keeps(record) && self.delivered(record) < tokenizer.count(record.bytes)
+        };
+        let at = self.records.iter().position(used).unwrap_or(self.records.len());
+        self.records = self.records.get(at..).unwrap_or(&[]);
+        self.records.first()
+    }
+
+    const fn delivered(&self, record: &Record) -> u64 {
+        if record.seq.0 == self.place.seq.0 { self.place.token } else { 0 }
+    }
+}
+
+/// Where in the permutation a cursor stands: the index of a record and tokens of it delivered.
+fn stand(
+    plan: &Plan,
+    index: &Index,
+    permutation: &Permutation,
+    cursor: &Cursor,
+) -> Result<(usize, u64), String> {
+    let Some((shard, place)) = cursor.first_key_value() else { return Ok((0, 0)) };
+    if cursor.len() > 1 {
+        return Err("a cursor in permuted order names one record, this one more".to_owned());
+    }
+    let lost = || format!("its cursor stands at record {} of shard `{shard}`, which is not there", place.seq);
+    let record = index.get(shard, place.seq).ok_or_else(lost)?;
+    let key = (Permutation::key(plan, record), shard.clone(), place.seq);
+    let at = permutation.order.binary_search(&key).map_err(|_| lost())?;
+    Ok((at, place.token))
+}

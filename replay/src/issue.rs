@@ -1,0 +1,95 @@
+//! Who serves chooses tickets: which version, and which change of each buffer.
+
+use std::collections::BTreeMap;
+
+use schemas::id::{Change, Seq, Step, Version};
+use schemas::wire::{Cursor, Ticket, WIRE_FORMAT};
+
+use crate::buffer::{Log, Seen};
+use crate::index::Limits;
+use crate::plan::{Horizon, Order, Plan};
+
+/// Where a job stands when it asks for its next batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The job.
+    pub job: String,
+    /// The step that the batch will feed.
+    pub step: Step,
+    /// Rows it was served so far.
+    pub row: u64,
+    /// Where its new text goes on.
+    pub fresh: Cursor,
+}
+
+impl Request {
+    /// Of a job that begins at the start of the stream.
+    #[must_use]
+    pub fn first(job: &str) -> Self {
+        Self { job: job.to_owned(), step: Step(0), row: 0, fresh: Cursor::new() }
+    }
+
+    /// For what comes after a ticket that [`following`](crate::batch::following) made.
+    #[must_use]
+    pub fn of(ticket: &Ticket) -> Self {
+        Self { job: ticket.job.clone(), step: ticket.step, row: ticket.row, fresh: ticket.fresh.clone() }
+    }
+}
+
+/// What a request comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Issued {
+    /// The batch can be read.
+    Ticket(Ticket),
+    /// The stream has not enough new text yet.
+    NotYet {
+        /// Tokens of new text that would have to come.
+        missing: u64,
+    },
+}
+
+/// Whether a buffer that had seen this much may be drawn from.
+///
+/// With [`Horizon::Cursor`] it may know nothing that the job has not wholly read: of every shard at
+/// most what lies before the cursor. A job in permuted order is at no place of the stream: then only
+/// the empty buffer will do.
+#[must_use]
+pub fn allows(plan: &Plan, limits: &Limits, cursor: &Cursor, seen: &Seen) -> bool {
+    let before = |next: Option<Seq>, seq: &Seq| next.is_some_and(|next| *seq < next);
+    let in_store = seen.iter().all(|(shard, seq)| before(limits.get(shard).copied(), seq));
+    let read = || seen.iter().all(|(shard, seq)| before(cursor.get(shard).map(|place| place.seq), seq));
+    in_store
+        && match (plan.horizon, plan.order) {
+            (Horizon::Store, _) => true,
+            (Horizon::Cursor, Order::Stream) => read(),
+            (Horizon::Cursor, Order::Permuted) => false,
+        }
+}
+
+/// The ticket for a request at `records`, whose limits are `limits`: with the newest change of each
+/// buffer that [`allows`] admits.
+#[must_use]
+pub fn ticket<'a>(
+    plan: &Plan,
+    request: &Request,
+    records: Version,
+    limits: &Limits,
+    log: impl Fn(&str) -> Option<&'a Log>,
+) -> Ticket {
+    let change = |name: &str| {
+        log(name).map_or(Change(0), |log| log.newest_where(|seen| allows(plan, limits, &request.fresh, seen)))
+    };
+    let buffers: BTreeMap<String, Change> =
+        plan.mix.buffers().map(|name| (name.to_owned(), change(name))).collect();
+    Ticket {
+        format: WIRE_FORMAT,
+        job: request.job.clone(),
+        step: request.step,
+        records,
+        buffers,
+        config: plan.digest(),
+        seed: plan.job_seed(&request.job),
+        row: request.row,
+        fresh: request.fresh.clone(),
+    }
+}

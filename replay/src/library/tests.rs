@@ -1,0 +1,573 @@
+use std::collections::{BTreeSet, HashMap};
+
+use schemas::id::{Change, RecordId, Step};
+use schemas::program::clock::Clock;
+use schemas::program::config::{Share, Table as Settings};
+use schemas::program::error::{Fault as _, Kind};
+use schemas::seed::Seed;
+use schemas::store::commit::Committer;
+use schemas::store::{Scan, StoreUrl};
+use schemas::table::column::pack_u32;
+use schemas::table::records::{Builder, Outcome, Row};
+use schemas::table::{Table, buffers};
+use schemas::wire::Cursor;
+use tempfile::TempDir;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::*;
+use crate::buffer::{Candidate, Capacity, Spec};
+use crate::inspect::inspect;
+use crate::mix::Mix;
+use crate::plan::Horizon;
+use crate::tokenise::Tokenizer;
+
+/// A store in a folder of its own, and its one writer of each shard.
+struct World {
+    _folder: TempDir,
+    store: Store,
+    next: BTreeMap<&'static str, (i64, Committer)>,
+}
+
+fn shard(name: &str) -> Shard {
+    name.parse().unwrap()
+}
+
+/// The text of a reading: its own, of a length that varies, but some repeat the text of three before.
+fn text(name: &str, seq: i64) -> String {
+    let of = if seq % 11 == 10 { seq - 3 } else { seq };
+    format!("{name} {of} {}", "lorem ipsum ".repeat(usize::try_from(of % 7).unwrap()))
+}
+
+fn outcome(seq: i64) -> Outcome {
+    match seq % 5 {
+        3 => Outcome::Duplicate,
+        4 if seq % 2 == 0 => Outcome::DeadLetter,
+        _ => Outcome::Kept,
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
+        let store = Store::create(&url, &HashMap::new(), Clock::manual(0)).await.unwrap();
+        Self { _folder: folder, store, next: BTreeMap::new() }
+    }
+
+    /// One commit of `count` readings of a shard.
+    async fn write(&mut self, name: &'static str, count: i64) {
+        if !self.next.contains_key(name) {
+            let committer =
+                Committer::open(&self.store, Table::Records, &format!("ingest/{name}")).await.unwrap();
+            self.next.insert(name, (0, committer));
+        }
+        let (next, committer) = self.next.get_mut(name).unwrap();
+        let mut builder = Builder::new();
+        // A file's order is nobody's promise.
+        for seq in (*next..*next + count).rev() {
+            let text = text(name, seq);
+            let id = xxh3_128(text.as_bytes()).to_be_bytes();
+            let bytes = u32::try_from(text.len()).unwrap();
+            let passages = pack_u32(&[bytes / 2, bytes]);
+            let outcome = outcome(seq);
+            let kept = outcome == Outcome::Kept;
+            builder.push(Row {
+                seq: Some(seq),
+                start: seq,
+                end: seq + 1,
+                id: (outcome != Outcome::DeadLetter).then_some(&id),
+                text: kept.then_some(text.as_str()),
+                passages: kept.then_some(passages.as_slice()),
+                event_time: (seq % 2 == 0).then_some(seq * 86_400_000_000 * 30),
+                ..Row::new(outcome, name, if seq % 3 == 0 { "web" } else { "files" })
+            });
+        }
+        *next += count;
+        let transactions = vec![(format!("ingest/{name}"), *next), (format!("seq/{name}"), *next)];
+        committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
+    }
+
+    /// Takes the kept records of one version out of `records`, as an erase or a retention rule does.
+    async fn remove(&self, version: u64) {
+        let log = self.store.url().local_path().unwrap().join("records/_delta_log");
+        let file = |version: u64| log.join(format!("{version:020}.json"));
+        let text = std::fs::read_to_string(file(version)).unwrap();
+        let actions = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let kept = actions
+            .filter_map(|action| action.get("add").cloned())
+            .find(|add| add["partitionValues"]["outcome"] == "kept")
+            .unwrap();
+        let remove = serde_json::json!({"remove": {
+            "path": kept["path"],
+            "dataChange": true,
+            "deletionTimestamp": 0,
+            "extendedFileMetadata": true,
+            "partitionValues": kept["partitionValues"],
+            "size": kept["size"],
+        }});
+        let newest = self.store.version(Table::Records).await.unwrap();
+        let information = serde_json::json!({"commitInfo": {"operation": "DELETE", "timestamp": 0}});
+        std::fs::write(file(newest.0 + 1), format!("{information}\n{remove}\n")).unwrap();
+    }
+
+    async fn library(&self, plan: &Plan) -> Library {
+        Library::open(self.store.clone(), plan.clone(), Bytes::new(2_000)).await.unwrap()
+    }
+
+    /// All changes of all buffers, as text.
+    async fn changes(&self) -> Vec<String> {
+        let version = self.store.version(Table::Buffers).await.unwrap();
+        let scan = Scan { columns: &[], filter: None, order: &["buffer", "change"] };
+        let batches = self.store.scan(Table::Buffers, version, &scan).await.unwrap();
+        let rows = |batch| {
+            buffers::View::new(batch)
+                .unwrap()
+                .iter()
+                .map(|row| {
+                    format!("{} {} {} {} {} {}", row.buffer, row.change, row.op, row.shard, row.seq, row.seen)
+                })
+                .collect::<Vec<_>>()
+        };
+        batches.iter().flat_map(rows).collect()
+    }
+}
+
+fn spec(name: &str) -> Spec {
+    Spec::read(name, &mut Settings::of("policy", "reservoir")).unwrap()
+}
+
+fn with_capacity(capacity: Capacity) -> Spec {
+    Spec { recipe: Arc::new(crate::buffer::reservoir::Settings { capacity }), ..spec("main") }
+}
+
+fn plan(share: f64) -> Plan {
+    Plan {
+        seed: Seed::new(9),
+        rows: 3,
+        length: 96,
+        tokenizer: Tokenizer::Bytes,
+        order: Order::Stream,
+        keep: Share::ONE,
+        mix: Mix::new([("main".to_owned(), Share::new(share).unwrap())]).unwrap(),
+        buffers: [("main".to_owned(), with_capacity(Capacity::Records(12)))].into(),
+        block: 8,
+        horizon: Horizon::Cursor,
+        drain: true,
+    }
+}
+
+/// The tickets and digests of a job from where it stands until it must wait.
+async fn serve(library: &mut Library, request: &mut Request) -> Vec<(Ticket, u128)> {
+    let mut served = Vec::new();
+    while let Issued::Ticket(ticket) = library.ticket(request).await.unwrap() {
+        served.push((ticket.clone(), library.batch(&ticket).await.unwrap().digest()));
+        *request = library.after(&ticket).await.unwrap();
+    }
+    served
+}
+
+#[tokio::test]
+async fn tickets_give_the_same_bytes_after_everything_is_rebuilt() {
+    let mut world = World::new().await;
+    let plan = plan(0.4);
+    world.write("a", 30).await;
+    let mut library = world.library(&plan).await;
+    let mut request = Request::first("demo");
+    let mut served = serve(&mut library, &mut request).await;
+    for (name, count) in [("b", 50), ("a", 1), ("a", 60), ("b", 5)] {
+        world.write(name, count).await;
+        library.follow().await.unwrap();
+        served.extend(serve(&mut library, &mut request).await);
+    }
+    assert!(served.iter().map(|(ticket, _)| ticket.records).collect::<BTreeSet<_>>().len() > 3);
+    assert!(served.iter().any(|(ticket, _)| ticket.buffers["main"] > Change(0)));
+    drop(library);
+    // Backwards, so that nothing is warm.
+    let mut rebuilt = world.library(&plan).await;
+    for (ticket, digest) in served.iter().rev() {
+        let ticket = Ticket::from_json(ticket.to_json().as_bytes()).unwrap();
+        assert_eq!(rebuilt.batch(&ticket).await.unwrap().digest(), *digest, "step {}", ticket.step);
+    }
+}
+
+#[tokio::test]
+async fn stream_is_delivered_once_however_it_grows() {
+    let mut world = World::new().await;
+    let plan = plan(0.3);
+    let mut library = world.library(&plan).await;
+    let mut request = Request::first("demo");
+    let mut tokens: BTreeMap<(Shard, Seq), Vec<u64>> = BTreeMap::new();
+    for (name, count) in [("b", 20), ("a", 30), ("b", 30), ("a", 20)] {
+        world.write(name, count).await;
+        library.follow().await.unwrap();
+        for (ticket, _) in serve(&mut library, &mut request).await {
+            let batch = library.batch(&ticket).await.unwrap();
+            for row in (0..batch.rows()).filter(|row| !batch.is_replayed(*row)) {
+                for span in batch.spans(row).unwrap() {
+                    let first = span.first_token;
+                    let place = (span.shard, span.seq);
+                    tokens.entry(place).or_default().extend(first..first + u64::from(span.tokens));
+                }
+            }
+        }
+    }
+    let kept = ["a", "b"].into_iter().flat_map(|name| (0..50).map(move |seq| (name, seq)));
+    let expected: BTreeMap<(Shard, Seq), Vec<u64>> = kept
+        .filter(|(_, seq)| outcome(*seq) == Outcome::Kept)
+        .map(|(name, seq)| ((shard(name), Seq::from_i64(seq)), (0..=text(name, seq).len() as u64).collect()))
+        .collect();
+    assert_eq!(tokens, expected);
+}
+
+#[tokio::test]
+async fn nothing_beyond_the_cursor_is_drawn_from_a_complete_store() {
+    let mut world = World::new().await;
+    for name in ["a", "b", "a", "b"] {
+        world.write(name, 60).await;
+    }
+    let plan = plan(0.5);
+    let mut library = world.library(&plan).await;
+    let mut request = Request::first("demo");
+    let mut drawn = 0;
+    while let Issued::Ticket(ticket) = library.ticket(&request).await.unwrap() {
+        let batch = library.batch(&ticket).await.unwrap();
+        for row in (0..batch.rows()).filter(|row| batch.is_replayed(*row)) {
+            for span in batch.spans(row).unwrap() {
+                assert!(span.seq < ticket.fresh[&span.shard].seq, "{span:?} at {:?}", ticket.fresh);
+                drawn += 1;
+            }
+        }
+        request = library.after(&ticket).await.unwrap();
+    }
+    assert!(drawn > 20, "{drawn}");
+}
+
+#[tokio::test]
+async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before_it() {
+    let mut world = World::new().await;
+    world.write("a", 150).await;
+    let plan = plan(0.2);
+    let mut library = world.library(&plan).await;
+    let index = Arc::clone(library.records.index());
+    for next in 0..160 {
+        let fresh: Cursor = [(shard("a"), schemas::wire::Place { seq: Seq(next), token: 0 })].into();
+        let request = Request { fresh, ..Request::first("demo") };
+        let limits = library.records.limits();
+        let ticket = issue::ticket(&plan, &request, library.version(), &limits, |name| {
+            library.buffers.get(name).map(Follow::log)
+        });
+        // The last block is whole only if a kept record says so.
+        let whole = (next / plan.block * plan.block).min(limits[&shard("a")].0 / plan.block * plan.block);
+        let seen = index.range(&shard("a"), Seq(0), Seq(whole)).iter().map(|record| Candidate {
+            shard: shard("a"),
+            seq: record.seq,
+            id: record.id,
+            bytes: record.bytes,
+        });
+        let mut changes = Vec::new();
+        plan.buffers["main"].policy(plan.seed).offer(&seen.collect::<Vec<_>>(), &mut changes);
+        let expected: BTreeSet<Seq> = changes.iter().map(|change| change.candidate.seq).collect();
+        let members = library.members("main", ticket.buffers["main"]).unwrap();
+        assert_eq!(
+            members.list().iter().map(|member| member.seq).collect::<BTreeSet<_>>(),
+            expected,
+            "{next}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn horizon_of_the_store_draws_from_all_that_is_there() {
+    let mut world = World::new().await;
+    world.write("a", 64).await;
+    let plan = Plan { horizon: Horizon::Store, ..plan(0.5) };
+    let mut library = world.library(&plan).await;
+    let Issued::Ticket(ticket) = library.ticket(&Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    assert_eq!(ticket.buffers["main"], library.buffers()["main"].log().newest());
+    assert!(ticket.buffers["main"] > Change(12));
+}
+
+#[tokio::test]
+async fn ticket_waits_until_the_stream_fills_a_batch_unless_it_drains() {
+    let mut world = World::new().await;
+    world.write("a", 3).await;
+    let waiting = Plan { drain: false, ..plan(0.0) };
+    let mut library = world.library(&waiting).await;
+    let there: u64 = (0..3).map(|seq| text("a", seq).len() as u64 + 1).sum();
+    let request = Request::first("demo");
+    assert_eq!(library.ticket(&request).await.unwrap(), Issued::NotYet { missing: 3 * 96 - there });
+    let mut draining = world.library(&Plan { drain: true, ..waiting }).await;
+    let Issued::Ticket(ticket) = draining.ticket(&request).await.unwrap() else { panic!("no ticket") };
+    let last = draining.batch(&ticket).await.unwrap();
+    assert_eq!(last.mask().iter().filter(|counts| **counts).count() as u64, there);
+    let end = draining.after(&ticket).await.unwrap();
+    assert_eq!(draining.ticket(&end).await.unwrap(), Issued::NotYet { missing: 3 * 96 });
+    world.write("a", 40).await;
+    assert!(library.follow().await.unwrap());
+    assert!(!library.follow().await.unwrap());
+    assert!(matches!(library.ticket(&request).await.unwrap(), Issued::Ticket(_)));
+}
+
+/// The changes of `main` and its last members: one library follows, or two in turns, or a new one each time.
+async fn followed(plan: &Plan, writes: &[(&'static str, i64)], way: u32) -> (Vec<String>, Arc<Members>) {
+    let mut world = World::new().await;
+    let mut libraries = vec![world.library(plan).await, world.library(plan).await];
+    for (turn, (name, count)) in writes.iter().enumerate() {
+        world.write(name, *count).await;
+        match way {
+            0 => drop(libraries[0].follow().await.unwrap()),
+            // The second meets what the first has committed.
+            1 => {
+                libraries.rotate_left(turn % 2);
+                for library in &mut libraries {
+                    library.follow().await.unwrap();
+                }
+                let [one, two] = &libraries[..] else { panic!("two libraries") };
+                assert_eq!(one.buffers["main"].log().newest(), two.buffers["main"].log().newest());
+            }
+            _ => libraries[0] = world.library(plan).await,
+        }
+    }
+    (world.changes().await, libraries[0].newest_members("main").unwrap())
+}
+
+#[tokio::test]
+async fn changes_are_the_same_whoever_follows_and_however_often_it_restarts() {
+    let plan = plan(0.1);
+    let writes = [("a", 20), ("a", 40), ("a", 7), ("a", 50), ("a", 30)];
+    let (changes, members) = followed(&plan, &writes, 0).await;
+    assert!(changes.len() > 20);
+    for way in 1..3 {
+        assert_eq!(followed(&plan, &writes, way).await, (changes.clone(), Arc::clone(&members)), "way {way}");
+    }
+}
+
+#[tokio::test]
+async fn commit_of_unknown_fate_is_settled_by_reading_before_anything_is_written() {
+    let mut world = World::new().await;
+    let plan = plan(0.1);
+    world.write("a", 40).await;
+    let mut ours = world.library(&plan).await;
+    world.write("a", 60).await;
+    let theirs = world.library(&plan).await;
+    // Meanwhile the other follower went further than what we have read.
+    ours.buffers.get_mut("main").unwrap().doubt();
+    let (index, version) = (Arc::clone(ours.records.index()), ours.version());
+    let main = ours.buffers.get_mut("main").unwrap();
+    assert_eq!(main.advance(&index, version).await.unwrap(), Progress::Overtaken);
+    ours.follow().await.unwrap();
+    assert_eq!(ours.buffers["main"].log().newest(), theirs.buffers["main"].log().newest());
+    assert_eq!(world.changes().await.len() as u64, theirs.buffers["main"].log().newest().0);
+}
+
+#[tokio::test]
+async fn members_are_the_same_whoever_follows_several_shards() {
+    let plan = plan(0.1);
+    let writes = [("a", 20), ("b", 40), ("a", 7), ("a", 50), ("b", 30)];
+    let (_, members) = followed(&plan, &writes, 0).await;
+    assert!(members.list().iter().any(|member| member.shard == shard("b")));
+    for way in 1..3 {
+        assert_eq!(followed(&plan, &writes, way).await.1.list(), members.list(), "way {way}");
+    }
+}
+
+#[tokio::test]
+async fn buffer_of_other_settings_is_refused_with_the_mend() {
+    let mut world = World::new().await;
+    world.write("a", 64).await;
+    let ours = plan(0.5);
+    drop(world.library(&ours).await);
+    let others = [
+        Plan { seed: Seed::new(10), ..ours.clone() },
+        Plan { block: 16, ..ours.clone() },
+        Plan { buffers: [("main".to_owned(), with_capacity(Capacity::Records(13)))].into(), ..ours.clone() },
+    ];
+    for other in others {
+        let error = Library::open(world.store.clone(), other, Bytes::default()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Config, "{error}");
+        assert!(error.hint().unwrap().contains("rename `buffer.main`"));
+    }
+}
+
+#[tokio::test]
+async fn ticket_of_what_the_store_does_not_have_is_refused() {
+    let mut world = World::new().await;
+    world.write("a", 64).await;
+    let mut library = world.library(&plan(0.5)).await;
+    let Issued::Ticket(ticket) = library.ticket(&Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    let future = Ticket { records: Version(99), ..ticket.clone() };
+    assert!(matches!(library.batch(&future).await, Err(ReplayError::NoVersion { asked: Version(99), .. })));
+    let change = Ticket { buffers: [("main".to_owned(), Change(9_999))].into(), ..ticket.clone() };
+    assert!(matches!(library.batch(&change).await, Err(ReplayError::NoChange { .. })));
+    let other = Ticket { config: "0".repeat(32), step: Step(4), ..ticket };
+    let error = library.batch(&other).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert!(error.to_string().contains("step 4 of job `demo` was issued under config `0000"), "{error}");
+}
+
+#[tokio::test]
+async fn permuted_order_reads_the_complete_store_once() {
+    let mut world = World::new().await;
+    world.write("b", 30).await;
+    world.write("a", 30).await;
+    let plan = Plan { order: Order::Permuted, horizon: Horizon::Store, ..plan(0.2) };
+    let mut library = world.library(&plan).await;
+    let mut request = Request::first("demo");
+    let mut read = Vec::new();
+    for (ticket, _) in serve(&mut library, &mut request).await {
+        let batch = library.batch(&ticket).await.unwrap();
+        for row in (0..batch.rows()).filter(|row| !batch.is_replayed(*row)) {
+            let spans = batch.spans(row).unwrap().into_iter().filter(|span| span.first_token == 0);
+            read.extend(spans.map(|span| (span.shard, span.seq)));
+        }
+    }
+    let all: Vec<(Shard, Seq)> =
+        library.index().iter().map(|(shard, record)| (shard.clone(), record.seq)).collect();
+    assert_ne!(read, all);
+    read.sort();
+    assert_eq!(read, all);
+}
+
+#[tokio::test]
+async fn changes_after_a_rewrite_take_out_what_was_removed() {
+    let mut world = World::new().await;
+    world.write("a", 100).await;
+    let plan = plan(0.5);
+    let mut library = world.library(&plan).await;
+    let before = library.newest_members("main").unwrap();
+    let gone = before.list()[0].seq;
+    let mut index = Index::new();
+    for (shard, record) in library.index().iter().filter(|(_, record)| record.seq != gone) {
+        index.push(shard, record.clone()).unwrap();
+    }
+    let version = library.version();
+    let follow = library.buffers.get_mut("main").unwrap();
+    follow.rewritten();
+    assert_eq!(follow.advance(&index, version).await.unwrap(), Progress::UpToDate);
+    let after = library.newest_members("main").unwrap();
+    assert!(after.list().iter().all(|member| member.seq != gone));
+    assert_eq!(after.list().len(), 12, "the next key takes its place");
+    let mut candidates: Vec<(u64, RecordId)> = Vec::new();
+    let seed = plan.buffers["main"].seed(plan.seed);
+    for (_, record) in index.iter().filter(|(_, record)| record.seq.0 < 96) {
+        candidates.push((seed.hash(record.id.as_bytes()), record.id));
+    }
+    candidates.sort_unstable();
+    candidates.dedup();
+    let largest: BTreeSet<RecordId> = candidates.iter().rev().take(12).map(|(_, id)| *id).collect();
+    assert_eq!(after.list().iter().map(|member| member.id).collect::<BTreeSet<_>>(), largest);
+    // The change before is what it was.
+    assert_eq!(library.members("main", before.change()).unwrap().list(), before.list());
+}
+
+/// A batch without what was removed, and the seqs that were.
+fn erased(batch: &Batch, gone: std::ops::Range<u64>) -> (Batch, BTreeSet<u64>) {
+    let (mut tokens, mut targets, mut mask) =
+        (batch.tokens().to_vec(), batch.targets().to_vec(), batch.mask());
+    let mut seqs = BTreeSet::new();
+    let mut rows = Vec::new();
+    for row in 0..batch.rows() {
+        let at = row * batch.length();
+        let mut spans = batch.spans(row).unwrap();
+        for span in spans.iter_mut().filter(|span| gone.contains(&span.seq.0)) {
+            let places = at + span.start as usize..at + (span.start + span.tokens) as usize;
+            tokens[places.clone()].fill(257);
+            targets[places.clone()].fill(257);
+            mask[places].fill(false);
+            span.erased = true;
+            seqs.insert(span.seq.0);
+        }
+        rows.push(schemas::wire::BatchRow {
+            row: batch.row_number(row).unwrap(),
+            buffer: batch.buffer(row).map(str::to_owned),
+            tokens: tokens[at..at + batch.length()].to_vec(),
+            targets: targets[at..at + batch.length()].to_vec(),
+            mask: mask[at..at + batch.length()].to_vec(),
+            spans,
+        });
+    }
+    (Batch::from_rows(batch.length(), &rows).unwrap(), seqs)
+}
+
+#[tokio::test]
+async fn old_tickets_keep_their_shape_after_a_removal_and_new_ones_know_nothing_of_it() {
+    let mut world = World::new().await;
+    let plan = plan(0.4);
+    let mut library = world.library(&plan).await;
+    let mut request = Request::first("demo");
+    let mut served = Vec::new();
+    for _ in 0..3 {
+        world.write("a", 30).await;
+        library.follow().await.unwrap();
+        for (ticket, _) in serve(&mut library, &mut request).await {
+            let batch = library.batch(&ticket).await.unwrap();
+            served.push((ticket, batch));
+        }
+    }
+    let before = library.newest_members("main").unwrap();
+    world.remove(2).await;
+    assert!(library.follow().await.unwrap());
+    let mut rebuilt = world.library(&plan).await;
+    let mut gone = BTreeSet::new();
+    for (ticket, batch) in &served {
+        let (expected, seqs) = erased(batch, 30..60);
+        assert_eq!(library.batch(ticket).await.unwrap(), expected, "step {}", ticket.step);
+        gone.extend(seqs);
+        assert_eq!(rebuilt.batch(ticket).await.unwrap(), expected, "step {}", ticket.step);
+    }
+    assert!(gone.len() > 10);
+    assert!(before.list().iter().any(|member| gone.contains(&member.seq.0)));
+    for library in [&mut library, &mut rebuilt] {
+        let members = library.newest_members("main").unwrap();
+        assert!(members.list().iter().all(|member| !(30..60).contains(&member.seq.0)));
+        for (ticket, _) in serve(library, &mut Request::first("late")).await {
+            let batch = library.batch(&ticket).await.unwrap();
+            let mut spans = (0..batch.rows()).flat_map(|row| batch.spans(row).unwrap());
+            assert!(spans.all(|span| span.erased == (30..60).contains(&span.seq.0)), "step {}", ticket.step);
+        }
+    }
+}
+
+#[tokio::test]
+async fn inspection_counts_what_buffer_and_stream_hold() {
+    let mut world = World::new().await;
+    world.write("a", 100).await;
+    let mut library = world.library(&plan(0.5)).await;
+    let members = library.newest_members("main").unwrap();
+    let inspection = inspect(&mut library).unwrap();
+    let kept: Vec<i64> = (0..100).filter(|seq| outcome(*seq) == Outcome::Kept).collect();
+    let tokens: u64 = kept.iter().map(|seq| text("a", *seq).len() as u64 + 1).sum();
+    assert_eq!(
+        (inspection.stream.total.records, inspection.stream.total.tokens),
+        (kept.len() as u64, tokens)
+    );
+    let web = kept.iter().filter(|seq| *seq % 3 == 0).count() as u64;
+    assert_eq!(inspection.stream.by_source["web"].records, web);
+    assert_eq!(inspection.stream.undated.records, kept.iter().filter(|seq| *seq % 2 == 1).count() as u64);
+    // Dated records are 60 days apart from 1970 on.
+    assert_eq!(
+        inspection.stream.by_year[&1970].records,
+        kept.iter().filter(|seq| *seq % 2 == 0 && **seq <= 12).count() as u64
+    );
+    let main = &inspection.buffers["main"];
+    assert_eq!(
+        (main.policy, main.capacity.as_deref(), main.change),
+        ("reservoir", Some("12 records"), members.change())
+    );
+    assert_eq!((main.members.total.records, main.members.total.tokens), (12, members.tokens()));
+    assert_eq!(main.members.by_source.values().map(|count| count.records).sum::<u64>(), 12);
+    assert_eq!(main.seen, [(shard("a"), Seq(95))].into());
+}
+
+#[tokio::test]
+async fn empty_store_has_nothing_to_serve_and_nothing_breaks() {
+    let world = World::new().await;
+    let mut library = world.library(&plan(0.5)).await;
+    assert_eq!(library.ticket(&Request::first("demo")).await.unwrap(), Issued::NotYet { missing: 3 * 96 });
+    assert!(library.index().is_empty());
+    assert_eq!(inspect(&mut library).unwrap().buffers["main"].change, Change(0));
+}

@@ -1,0 +1,194 @@
+//! `perennial-replay`: looks at a store's buffers and at the batches that a job would get.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use replay::config::Config;
+use replay::error::ReplayError;
+use replay::inspect::{self, Census, Inspection};
+use replay::issue::{Issued, Request};
+use replay::library::Library;
+use replay::plan::Plan;
+use schemas::program::cli::{self, ConfigCommand, Log};
+use schemas::program::clock::Clock;
+use schemas::program::error::Failure;
+use schemas::program::start;
+use schemas::store::Store;
+use schemas::wire::{Batch, Ticket};
+
+/// Keeps buffers of past text and makes batches that mix new and replayed text, bit for bit the same
+/// for the same ticket.
+#[derive(Debug, Parser)]
+#[command(name = "perennial-replay", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    log: Log,
+    #[command(flatten)]
+    config: cli::Config,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the first batches that a job would get, or the batch of a ticket.
+    Sample {
+        /// The job: its name seeds its draws.
+        #[arg(long, default_value = "sample")]
+        job: String,
+        /// How many batches, from the start of the stream.
+        #[arg(long, default_value_t = 1)]
+        steps: u64,
+        /// A ticket, as JSON, instead.
+        #[arg(long, conflicts_with_all = ["job", "steps"])]
+        ticket: Option<String>,
+        /// Print tickets and digests alone.
+        #[arg(long)]
+        digests: bool,
+    },
+    /// Print what each buffer holds, by source and by decade.
+    Inspect {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at the configuration without running anything.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start::run(&cli.log.clone(), |environment, _stop| async move {
+        let mut plan = None;
+        let loaded = cli.config.load::<Config>("replay", "store.url", &environment, |config, problems| {
+            plan = config.plan("", problems);
+        })?;
+        let mut library = match (&cli.command, plan) {
+            (Command::Config(command), _) => return command.run(&loaded),
+            (_, Some(plan)) => open(&loaded.value, plan).await?,
+            // `plan` is there wherever it has no problem to tell.
+            (_, None) => return Ok(()),
+        };
+        match &cli.command {
+            Command::Sample { ticket: Some(json), digests, .. } => {
+                let ticket = Ticket::from_json(json.as_bytes())?;
+                show(&mut library, &ticket, *digests).await
+            }
+            Command::Sample { job, steps, digests, .. } => sample(&mut library, job, *steps, *digests).await,
+            Command::Inspect { json } => print_inspection(&mut library, *json),
+            Command::Config(_) => Ok(()),
+        }
+    })
+}
+
+async fn open(config: &Config, plan: Plan) -> Result<Library, Failure> {
+    let (url, options) = config.store.parts()?;
+    let store = Store::open(&url, &options, Clock::system()).await?;
+    Ok(Library::open(store, plan, config.cache.bytes).await?)
+}
+
+async fn sample(library: &mut Library, job: &str, steps: u64, digests: bool) -> Result<(), Failure> {
+    let mut request = Request::first(job);
+    for _ in 0..steps {
+        match library.ticket(&request).await? {
+            Issued::Ticket(ticket) => {
+                show(library, &ticket, digests).await?;
+                request = library.after(&ticket).await?;
+            }
+            Issued::NotYet { missing } => {
+                cli::print(&format!(
+                    "the stream ends here: {missing} tokens of new text are missing for step {}\n",
+                    request.step
+                ))?;
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn show(library: &mut Library, ticket: &Ticket, digests: bool) -> Result<(), Failure> {
+    let batch = library.batch(ticket).await?;
+    let mut text = format!("ticket {}\ndigest {:032x}\n", ticket.to_json(), batch.digest());
+    if !digests {
+        describe(&batch, &mut text)?;
+    }
+    cli::print(&text)?;
+    Ok(())
+}
+
+/// Characters of a row's text that are shown.
+const SHOWN: usize = 96;
+
+fn describe(batch: &Batch, text: &mut String) -> Result<(), ReplayError> {
+    for row in 0..batch.rows() {
+        let kind =
+            batch.buffer(row).map_or_else(|| "new".to_owned(), |buffer| format!("replayed from {buffer}"));
+        let _ = writeln!(text, "row {} {kind}", batch.row_number(row).unwrap_or(0));
+        for span in batch.spans(row)? {
+            let from = row * batch.length() + usize::try_from(span.start).unwrap_or(0);
+            let tokens = batch.tokens().iter().skip(from).take(usize::try_from(span.tokens).unwrap_or(0));
+            let bytes: Vec<u8> = tokens.filter_map(|token| u8::try_from(*token).ok()).collect();
+            let words = String::from_utf8_lossy(&bytes);
+            let start: String = words.chars().take(SHOWN).collect();
+            let _ = writeln!(
+                text,
+                "  {}/{} token {} +{}: {}",
+                span.shard,
+                span.seq,
+                span.first_token,
+                span.tokens,
+                start.escape_debug()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn print_inspection(library: &mut Library, json: bool) -> Result<(), Failure> {
+    let inspection = inspect::inspect(library)?;
+    let text = if json {
+        serde_json::to_string_pretty(&inspection).map(|text| text + "\n").unwrap_or_default()
+    } else {
+        summarise(&inspection)
+    };
+    cli::print(&text)?;
+    Ok(())
+}
+
+fn summarise(inspection: &Inspection) -> String {
+    let mut text = format!("records at version {}\n", inspection.records);
+    census(&mut text, "the stream", &inspection.stream);
+    for (name, buffer) in &inspection.buffers {
+        let capacity = buffer.capacity.as_deref().unwrap_or("no limit");
+        let _ = writeln!(text, "\nbuffer {name}: {} ({capacity}), change {}", buffer.policy, buffer.change);
+        census(&mut text, "holds", &buffer.members);
+        if buffer.removed.records > 0 {
+            let _ = writeln!(text, "  removed from the store since: {} records", buffer.removed.records);
+        }
+    }
+    text
+}
+
+fn census(text: &mut String, what: &str, census: &Census) {
+    let share = |tokens: u64| 100.0 * tokens as f64 / census.total.tokens.max(1) as f64;
+    let _ = writeln!(text, "{what}: {} records, {} tokens", census.total.records, census.total.tokens);
+    for (source, count) in &census.by_source {
+        let _ = writeln!(
+            text,
+            "  {source:<28} {:>7} records {:>5.1} % of tokens",
+            count.records,
+            share(count.tokens)
+        );
+    }
+    let mut decades: std::collections::BTreeMap<i64, (u64, u64)> = std::collections::BTreeMap::new();
+    for (year, count) in &census.by_year {
+        let decade = decades.entry(year.div_euclid(10) * 10).or_default();
+        *decade = (decade.0 + count.records, decade.1 + count.tokens);
+    }
+    for (decade, (records, tokens)) in decades {
+        let _ = writeln!(text, "  {decade}s {records:>31} records {:>5.1} % of tokens", share(tokens));
+    }
+}

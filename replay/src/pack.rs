@@ -1,0 +1,99 @@
+//! Rows of T tokens from pieces of records.
+//!
+//! ```text
+//! row      | end of record 4 | record 5, whole      | begin of record 6 |
+//! inputs     ..  x9            256 y1 y2 .. y7        256 z1 z2 z3
+//! targets    ..  256           y1  y2 ..    256       z1  z2 z3 z4
+//! mask       1 .. (1)          1   1  ..    1         1   1  1  1
+//! ```
+//!
+//! Every input of a piece has a target in its own record, so every one counts. What no piece holds,
+//! and what a removed record held, is padding with mask false.
+
+use std::sync::Arc;
+
+use schemas::id::{RecordId, Seq, Shard};
+use schemas::wire::{BatchRow, Span};
+
+use crate::error::{ReplayError, Result};
+use crate::index::Record;
+use crate::tokenise::Tokenizer;
+
+/// A piece of a record: tokens `first .. first + tokens` of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The record's shard.
+    pub shard: Shard,
+    /// Its place in the shard.
+    pub seq: Seq,
+    /// The id of its text.
+    pub id: RecordId,
+    /// Bytes of its text.
+    pub bytes: u64,
+    /// The piece's first token in the record.
+    pub first: u64,
+    /// How many tokens it has, at least 1.
+    pub tokens: u64,
+}
+
+impl Piece {
+    /// These tokens of a record.
+    #[must_use]
+    pub fn of(shard: &Shard, record: &Record, first: u64, tokens: u64) -> Self {
+        Self { shard: shard.clone(), seq: record.seq, id: record.id, bytes: record.bytes, first, tokens }
+    }
+}
+
+/// A row of a batch before its text is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedRow {
+    /// The row's number in the job.
+    pub row: u64,
+    /// The buffer it was drawn from; `None` for new text.
+    pub buffer: Option<String>,
+    /// Its pieces, in order, of at most T tokens together.
+    pub pieces: Vec<Piece>,
+}
+
+/// Writes the tokens of a row. `text` gives the text of a piece's record, `None` when it was removed.
+///
+/// # Errors
+/// [`ReplayError::Inconsistent`] when a text is not as long as its record says.
+pub fn fill(
+    row: &PlannedRow,
+    length: usize,
+    tokenizer: Tokenizer,
+    text: &mut impl FnMut(&Piece) -> Option<Arc<str>>,
+) -> Result<BatchRow> {
+    let mut tokens = vec![tokenizer.pad(); length];
+    let mut targets = tokens.clone();
+    let mut mask = vec![false; length];
+    let mut spans = Vec::with_capacity(row.pieces.len());
+    let mut start = 0;
+    for piece in &row.pieces {
+        let end = start + usize::try_from(piece.tokens).unwrap_or(usize::MAX).min(length - start);
+        let text = text(piece);
+        spans.push(Span {
+            start: u32::try_from(start).unwrap_or(u32::MAX),
+            tokens: u32::try_from(end - start).unwrap_or(u32::MAX),
+            shard: piece.shard.clone(),
+            seq: piece.seq,
+            id: piece.id,
+            first_token: piece.first,
+            erased: text.is_none(),
+        });
+        let room = (tokens.get_mut(start..end), targets.get_mut(start..end), mask.get_mut(start..end));
+        if let (Some(text), (Some(inputs), Some(targets), Some(mask))) = (text, room) {
+            let written = tokenizer.copy(&text, piece.first, inputs, targets);
+            if text.len() as u64 != piece.bytes || written != inputs.len() {
+                let (seq, shard, found, bytes) = (piece.seq, &piece.shard, text.len(), piece.bytes);
+                let why =
+                    format!("the text of record {seq} of shard `{shard}` has {found} bytes, not {bytes}");
+                return Err(ReplayError::Inconsistent { table: "records", why });
+            }
+            mask.fill(true);
+        }
+        start = end;
+    }
+    Ok(BatchRow { row: row.row, buffer: row.buffer.clone(), tokens, targets, mask, spans })
+}

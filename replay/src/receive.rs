@@ -1,0 +1,150 @@
+//! Receives what trainers say about their models, and writes it, once per step and job.
+//!
+//! A trainer that was killed and resumed says the same again; the fence `evaluations/<job>/<series>`,
+//! which holds the last step received plus one, makes that a no-op.
+
+use schemas::id::{Step, Version, check_name};
+use schemas::store::Store;
+use schemas::store::commit::Committer;
+use schemas::table::evaluations::{Builder, Row};
+use schemas::table::{Table, TableError};
+
+use crate::error::Result;
+
+/// A model's score on one document of a slice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Which weights were scored: `live`, `average`, ...
+    pub weights: String,
+    /// The slice.
+    pub slice: String,
+    /// The document in it.
+    pub document: String,
+    /// Sum of the next-token losses, in nats.
+    pub nats: f64,
+    /// Tokens predicted.
+    pub predicted: u64,
+    /// Bytes of text they are.
+    pub bytes: u64,
+}
+
+/// What became of evaluations that were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// They are in the store since this version of `evaluations`.
+    Written(Version),
+    /// Those of this step, or of a later one, were received before.
+    Before,
+}
+
+/// Writes the evaluations of `job` at `step`, after `tokens` tokens were learnt. Steps rise within a
+/// `series`: those along the way are one, those of averaged weights at the end another.
+///
+/// # Errors
+/// A job name that is none ([`schemas::id::IdError`]); a store that cannot be written; a conflict
+/// where another process receives for the same job.
+pub async fn evaluations(
+    store: &Store,
+    job: &str,
+    series: &str,
+    step: Step,
+    tokens: u64,
+    scores: &[Evaluation],
+) -> Result<Received> {
+    check_name("job", job)?;
+    check_name("series", series)?;
+    let fence = format!("evaluations/{job}/{series}");
+    let mut committer = Committer::open(store, Table::Evaluations, &fence).await?;
+    let number = step.next().to_i64();
+    if committer.last(&fence).await?.is_some_and(|last| last >= number) {
+        return Ok(Received::Before);
+    }
+    let mut rows = Builder::new();
+    let time = store.clock().now_us();
+    for score in scores {
+        rows.push(Row {
+            job,
+            weights: &score.weights,
+            step: step.to_i64(),
+            tokens: long(tokens),
+            slice: &score.slice,
+            document: Some(&score.document),
+            nats: score.nats,
+            predicted: long(score.predicted),
+            bytes: long(score.bytes),
+            time,
+        });
+    }
+    let batch = rows.finish().map_err(|source: TableError| schemas::store::StoreError::Rows {
+        table: Table::Evaluations,
+        source,
+    })?;
+    Ok(Received::Written(committer.commit(&[batch], vec![(fence, number)]).await?))
+}
+
+fn long(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::program::clock::Clock;
+    use schemas::store::{Scan, StoreUrl};
+    use schemas::table::evaluations::View;
+
+    fn score(slice: &str, nats: f64) -> Evaluation {
+        Evaluation {
+            weights: "live".into(),
+            slice: slice.into(),
+            document: "a".into(),
+            nats,
+            predicted: 10,
+            bytes: 9,
+        }
+    }
+
+    #[tokio::test]
+    async fn evaluations_are_written_once_per_step_however_often_they_are_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
+        let store = Store::create(&url, &Default::default(), Clock::manual(5)).await.unwrap();
+        let first = [score("law", 1.0), score("speech", 2.0)];
+        assert_eq!(
+            evaluations(&store, "job", "live", Step(0), 0, &first).await.unwrap(),
+            Received::Written(Version(1))
+        );
+        assert_eq!(evaluations(&store, "job", "live", Step(0), 0, &first).await.unwrap(), Received::Before);
+        assert_eq!(
+            evaluations(&store, "job", "live", Step(9), 90, &first).await.unwrap(),
+            Received::Written(Version(2))
+        );
+        assert_eq!(evaluations(&store, "job", "live", Step(4), 40, &first).await.unwrap(), Received::Before);
+        assert_eq!(
+            evaluations(&store, "other", "live", Step(4), 40, &first).await.unwrap(),
+            Received::Written(Version(3))
+        );
+        assert!(evaluations(&store, "a/b", "live", Step(4), 40, &first).await.is_err());
+
+        let scan = Scan { order: &["job", "step", "slice"], ..Scan::default() };
+        let batches = store.scan(Table::Evaluations, Version(3), &scan).await.unwrap();
+        let rows: Vec<(String, i64, String, f64)> = batches
+            .iter()
+            .flat_map(|batch| {
+                View::new(batch)
+                    .unwrap()
+                    .iter()
+                    .map(|r| (r.job.into(), r.step, r.slice.into(), r.nats))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let expected = [("job", 0), ("job", 9), ("other", 4)]
+            .iter()
+            .flat_map(|(job, step)| {
+                [("law", 1.0), ("speech", 2.0)]
+                    .map(|(slice, nats)| ((*job).into(), *step, slice.into(), nats))
+            })
+            .collect::<Vec<(String, i64, String, f64)>>();
+        assert_eq!(rows, expected);
+    }
+}

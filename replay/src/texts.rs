@@ -1,0 +1,106 @@
+//! Texts of records that were read lately, up to a number of bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use schemas::id::{Seq, Shard};
+use schemas::program::config::Bytes;
+
+type Place = (Shard, Seq);
+
+/// A cache of texts: the one asked for longest ago leaves first.
+#[derive(Debug)]
+pub struct Texts {
+    limit: usize,
+    used: usize,
+    /// Counts the uses.
+    now: u64,
+    texts: BTreeMap<Place, (u64, Arc<str>)>,
+    /// Places by their last use.
+    uses: BTreeMap<u64, Place>,
+}
+
+impl Texts {
+    /// An empty cache of at most `limit` bytes of text.
+    #[must_use]
+    pub fn new(limit: Bytes) -> Self {
+        Self { limit: limit.as_usize(), used: 0, now: 0, texts: BTreeMap::new(), uses: BTreeMap::new() }
+    }
+
+    /// The text at a place, if it is here.
+    pub fn get(&mut self, place: &Place) -> Option<Arc<str>> {
+        let (used, text) = self.texts.get_mut(place)?;
+        self.now += 1;
+        self.uses.remove(used);
+        self.uses.insert(self.now, place.clone());
+        *used = self.now;
+        Some(Arc::clone(text))
+    }
+
+    /// Keeps a text, if it fits at all.
+    pub fn insert(&mut self, place: Place, text: Arc<str>) {
+        if text.len() > self.limit {
+            return;
+        }
+        self.now += 1;
+        self.used += text.len();
+        self.uses.insert(self.now, place.clone());
+        if let Some((used, old)) = self.texts.insert(place, (self.now, text)) {
+            self.used -= old.len();
+            self.uses.remove(&used);
+        }
+        while self.used > self.limit {
+            let Some((_, place)) = self.uses.pop_first() else { break };
+            self.used -= self.texts.remove(&place).map_or(0, |(_, text)| text.len());
+        }
+    }
+
+    /// Forgets everything: the store was rewritten.
+    pub fn clear(&mut self) {
+        self.used = 0;
+        self.texts.clear();
+        self.uses.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn cache_keeps_within_its_bytes_and_holds_what_was_used_last(
+            uses in proptest::collection::vec((0_u64..8, 0_usize..40), 0..80),
+        ) {
+            let mut texts = Texts::new(Bytes::new(64));
+            // The twin: places and texts from the least to the most recently used.
+            let mut twin: Vec<(Place, Arc<str>)> = Vec::new();
+            for (seq, length) in uses {
+                let place = ("main".parse().unwrap(), Seq(seq));
+                let at = twin.iter().position(|(known, _)| *known == place);
+                prop_assert_eq!(texts.get(&place), at.map(|at| Arc::clone(&twin[at].1)));
+                let old = at.map(|at| twin.remove(at));
+                let text: Arc<str> = old.map_or_else(|| "x".repeat(length).into(), |(_, text)| text);
+                texts.insert(place.clone(), Arc::clone(&text));
+                twin.push((place, text));
+                while twin.iter().map(|(_, text)| text.len()).sum::<usize>() > 64 {
+                    twin.remove(0);
+                }
+                prop_assert_eq!(texts.used, twin.iter().map(|(_, text)| text.len()).sum::<usize>());
+            }
+            prop_assert_eq!(texts.texts.len(), twin.len());
+        }
+    }
+
+    #[test]
+    fn text_larger_than_the_cache_is_not_kept() {
+        let mut texts = Texts::new(Bytes::new(3));
+        let place: Place = ("main".parse().unwrap(), Seq(1));
+        texts.insert(place.clone(), "abcd".into());
+        assert_eq!((texts.get(&place), texts.used), (None, 0));
+        texts.insert(place.clone(), "abc".into());
+        texts.clear();
+        assert_eq!((texts.get(&place), texts.used), (None, 0));
+    }
+}

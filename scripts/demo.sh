@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# The demo: real text in at one end, a report on forgetting out at the other.
+# Single-threaded jobs run side by side, one for each core.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+out=${1:-demo-out}
+bin=${CARGO_TARGET_DIR:-target}/debug
+store=$out/store
+
+if [ -e "$out" ]; then
+    if [ ! -f "$out/.perennial-demo" ]; then
+        echo "demo: \`$out\` exists and is not a demo's folder: remove it, or name another: scripts/demo.sh FOLDER" >&2
+        exit 2
+    fi
+    rm -rf "$out"
+fi
+mkdir -p "$out/logs"
+touch "$out/.perennial-demo"
+
+echo "== ingest"
+"$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" run --once
+"$bin/perennial-ingest" --log warn --store "$store" check
+
+job() { # name, settings of its reading ..
+    local name=$1
+    shift
+    "$bin/perennial-train" --config demo/train.toml --store "$store" \
+        --set job.name="$name" --set job.folder="$out/jobs/$name" "$@" run >"$out/logs/$name.log" 2>&1
+}
+
+# What a job's newest line of metrics says.
+progress() {
+    local name line
+    for name in "$@"; do
+        line=$(tail -n 1 "$out/jobs/$name/metrics.jsonl" 2>/dev/null || true)
+        [ -n "$line" ] || continue
+        printf '  %s: ' "$name"
+        sed -E 's/^\{"step":([0-9]+),"tokens":([0-9]+),"loss":([0-9.]{1,5})[^,]*,.*"tokens_per_second":([0-9]+).*$/step \1, \2 tokens, loss \3, \4 tokens\/s/' <<<"$line"
+    done
+}
+
+# At equal tokens: a run with replay share r reads a share 1 - r of the new text.
+run_none() { job none --set 'replay.mix={}'; }
+run_r25() { job replay-25 --set 'replay.mix.main=0.25' --set 'replay.fresh.keep=0.75'; }
+run_r10() { job replay-10 --set 'replay.mix.main=0.1' --set 'replay.fresh.keep=0.9'; }
+run_mixed() { job mixed --set 'replay.mix={}' --set 'replay.fresh.order=permuted'; }
+
+echo "== train: no replay, replay 25 %, replay 10 %, all mixed (the ceiling); logs in $out/logs"
+cores=$(nproc)
+declare -A running=()
+finish() { # waits for one job, telling how all are doing meanwhile
+    local pid name code
+    while true; do
+        for pid in "${!running[@]}"; do
+            kill -0 "$pid" 2>/dev/null && continue
+            name=${running[$pid]}
+            unset "running[$pid]"
+            code=0
+            wait "$pid" || code=$?
+            if [ "$code" -ne 0 ]; then
+                echo "demo: job $name failed with exit code $code:" >&2
+                tail -n 5 "$out/logs/$name.log" >&2
+                for pid in "${!running[@]}"; do kill "$pid" 2>/dev/null || true; done
+                exit "$code"
+            fi
+            echo "  $name: $(tail -n 1 "$out/logs/$name.log")"
+            return
+        done
+        progress "${running[@]}"
+        sleep 10 & wait $! || true
+    done
+}
+for name in none replay-25 replay-10 mixed; do
+    [ "${#running[@]}" -lt "$cores" ] || finish
+    case $name in
+        none) run_none & ;;
+        replay-25) run_r25 & ;;
+        replay-10) run_r10 & ;;
+        mixed) run_mixed & ;;
+    esac
+    running[$!]=$name
+done
+while [ "${#running[@]}" -gt 0 ]; do finish; done
+
+echo "== report"
+"$bin/perennial-ingest" --log warn --store "$store" check
+"$bin/perennial-train" --log warn --store "$store" report --out "$out" \
+    --run "floor:$out/jobs/none:no replay" \
+    --run "method:$out/jobs/replay-10:replay 10 %" \
+    --run "method:$out/jobs/replay-25:replay 25 %" \
+    --run "ceiling:$out/jobs/mixed:all mixed"
+echo "== done in $SECONDS s: open $out/report.html"

@@ -1,0 +1,335 @@
+//! The store in a bucket: an S3 server in a process of its own, several writers, and a network that fails.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use schemas::id::{Seq, Shard, Version};
+use schemas::program::clock::Clock;
+use schemas::program::error::{Fault as _, Kind};
+use schemas::program::stop::Stop;
+use schemas::seed::Seed;
+use schemas::store::check::{check, position_app_id};
+use schemas::store::commit::Committer;
+use schemas::store::follow::{Follower, News};
+use schemas::store::maintain::{self, Options, Retention};
+use schemas::store::{Scan, Store, StoreError};
+use schemas::table::Table;
+use schemas::table::records::{Builder, Outcome, Reason, Row, View};
+use tests::faulty::{Faults, Faulty};
+use tests::root;
+
+/// An S3 server that forgets everything when it is dropped.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+/// The tests that were not run for want of a server.
+static NOT_RUN: AtomicUsize = AtomicUsize::new(0);
+
+impl Server {
+    /// One with an empty bucket `stream`; none where `.venv` has no server.
+    fn start() -> Option<Self> {
+        let python = root().join(".venv/bin/python3");
+        let arguments = ["-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"];
+        let mut command = Command::new(python);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let Ok(mut child) = command.spawn() else { return Self::absent("there is no `.venv`") };
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = String::new();
+        // It names its port once it listens there.
+        let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            said.push_str(&line);
+            let (_, rest) = line.split_once("Running on http://127.0.0.1:")?;
+            rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+        });
+        let Some(port) = port else {
+            child.wait().unwrap();
+            if said.contains("No module named") {
+                return Self::absent("`.venv` has no `moto`");
+            }
+            panic!("the S3 server does not start: {said}");
+        };
+        // A log that nobody reads would stop it.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        server.make_bucket();
+        Some(server)
+    }
+
+    fn absent(why: &str) -> Option<Self> {
+        let count = NOT_RUN.fetch_add(1, Ordering::SeqCst) + 1;
+        eprintln!("not run: {count} tests of the store in a bucket, for {why}: `make python` puts it there");
+        None
+    }
+
+    fn make_bucket(&self) {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        let request =
+            "PUT /stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// Makes or opens the store in the bucket, through whoever listens at `address`.
+    async fn store(address: SocketAddr) -> Result<Store, StoreError> {
+        let options = [
+            ("aws_endpoint_url", format!("http://{address}")),
+            ("aws_access_key_id", "any".to_owned()),
+            ("aws_secret_access_key", "any".to_owned()),
+            ("aws_region", "us-east-1".to_owned()),
+            ("aws_allow_http", "true".to_owned()),
+            // The default waits are for a server far away.
+            ("backoff_config.init_backoff", "5ms".to_owned()),
+            ("backoff_config.max_backoff", "50ms".to_owned()),
+        ];
+        let options: HashMap<String, String> =
+            options.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Store::create(&"s3://stream/a/store".parse().unwrap(), &options, Clock::system()).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have died of itself; then the test has said why.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `few` commits, or `many` in a full run.
+#[expect(clippy::disallowed_methods, reason = "who starts the tests says how long they may take")]
+fn commits(few: u64, many: u64) -> u64 {
+    if std::env::var("PERENNIAL_TESTS").is_ok_and(|wish| wish == "full") { many } else { few }
+}
+
+/// Rows in each commit of a daemon.
+const WIDTH: u64 = 7;
+
+/// Every seventh reading is a dead letter.
+fn is_kept(seq: u64) -> bool {
+    seq % 7 != 3
+}
+
+/// A daemon of this name at its `number`-th commit, from 1.
+async fn commit(daemon: &mut Committer, shard: &str, number: u64) -> Result<Version, StoreError> {
+    let mut builder = Builder::new();
+    let as_i64 = |number| i64::try_from(number).unwrap();
+    for seq in (number - 1) * WIDTH..number * WIDTH {
+        let kept = is_kept(seq);
+        let text = format!("{shard} {seq}");
+        let id = [Seed::new(0).hash(text.as_bytes()).to_be_bytes(); 2].concat();
+        builder.push(Row {
+            seq: Some(as_i64(seq)),
+            batch: as_i64(number),
+            path: Some("file"),
+            start: as_i64(seq),
+            end: as_i64(seq + 1),
+            id: kept.then_some(id.as_slice()),
+            length: kept.then_some(as_i64(text.len() as u64)),
+            text: kept.then_some(text.as_str()),
+            reason: (!kept).then_some(Reason::Nul.as_str()),
+            ..Row::new(if kept { Outcome::Kept } else { Outcome::DeadLetter }, shard, shard)
+        });
+    }
+    let next = as_i64(number * WIDTH);
+    let transactions = vec![
+        (format!("ingest/{shard}"), as_i64(number)),
+        (format!("seq/{shard}"), next),
+        (position_app_id(shard, "file", 0), next),
+    ];
+    daemon.commit(&[builder.finish().unwrap()], transactions).await
+}
+
+/// Makes all the commits of a daemon, and gives their versions.
+async fn daemon(store: Store, shard: &'static str, commits: u64) -> Vec<Version> {
+    let mut daemon = Committer::open(&store, Table::Records, &format!("ingest/{shard}")).await.unwrap();
+    let mut versions = Vec::new();
+    for number in 1..=commits {
+        versions.push(commit(&mut daemon, shard, number).await.unwrap());
+    }
+    versions
+}
+
+/// Follows until every daemon's last row has come, and gives what each version brought.
+async fn follower(store: Store, rows: usize) -> BTreeMap<Version, BTreeSet<(String, i64)>> {
+    let mut follower =
+        Follower::new(&store, Table::Records, None, Some(&["shard", "seq", "outcome", "day"])).await.unwrap();
+    let mut seen = BTreeMap::new();
+    let mut count = 0;
+    while count < rows {
+        match follower.next().await.unwrap() {
+            None => store.clock().sleep(Duration::from_millis(20)).await,
+            Some(News::Nothing { .. }) => {}
+            Some(News::Rewritten { version }) => panic!("version {version} is no rewrite"),
+            Some(News::Appended { version, batches }) => {
+                let places: Vec<(String, i64)> = batches
+                    .iter()
+                    .flat_map(|batch| {
+                        let columns =
+                            ["shard", "seq"].map(|name| batch.column_by_name(name).unwrap().clone());
+                        let shards = arrow::array::AsArray::as_string::<i32>(&columns[0]).clone();
+                        let seqs =
+                            arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&columns[1])
+                                .clone();
+                        (0..batch.num_rows()).map(move |row| (shards.value(row).to_owned(), seqs.value(row)))
+                    })
+                    .collect();
+                count += places.len();
+                seen.insert(version, places.into_iter().collect());
+            }
+        }
+    }
+    seen
+}
+
+/// Compacts again and again while others write, and says how many files it joined.
+async fn maintainer(store: Store, stop: Stop) -> usize {
+    let options = Options { open_files: 6, checkpoint_after: 10, ..Options::default() };
+    let mut joined = 0;
+    while !stop.is_triggered() {
+        joined += maintain::run(&store, Table::Records, &options, &stop).await.unwrap().joined;
+        store.clock().sleep(Duration::from_millis(100)).await;
+    }
+    joined
+}
+
+/// Two daemons, a follower and a maintainer at once; then the store must hold every row once.
+async fn walk(store: &Store, commits: u64) {
+    let shards = ["main", "other"];
+    let rows = usize::try_from(2 * commits * WIDTH).unwrap();
+    let stop = Stop::new();
+    let following = tokio::spawn(follower(store.clone(), rows));
+    let maintaining = tokio::spawn(maintainer(store.clone(), stop.clone()));
+    let writing = shards.map(|shard| tokio::spawn(daemon(store.clone(), shard, commits)));
+    let mut versions = Vec::new();
+    for writer in writing {
+        let own = writer.await.unwrap();
+        assert!(own.is_sorted_by(|a, b| a < b), "{own:?}");
+        versions.push(own);
+    }
+    stop.trigger();
+    assert!(maintaining.await.unwrap() > 0, "nothing was compacted while others wrote");
+
+    // The version that a commit says it is, is the one that brought its rows.
+    let followed = following.await.unwrap();
+    assert_eq!(followed.len(), usize::try_from(2 * commits).unwrap());
+    for (shard, versions) in shards.iter().zip(versions) {
+        for (first, version) in (0..).step_by(usize::try_from(WIDTH).unwrap()).zip(versions) {
+            let end = first + i64::try_from(WIDTH).unwrap();
+            let expected: BTreeSet<_> = (first..end).map(|seq| ((*shard).to_owned(), seq)).collect();
+            assert_eq!(followed.get(&version), Some(&expected), "version {version}");
+        }
+    }
+}
+
+/// What the store must hold after `commits` of each daemon, as a reader sees it that has nothing cached.
+async fn holds(store: &Store, commits: u64) {
+    let newest = store.version(Table::Records).await.unwrap();
+    let scan = Scan { columns: &["shard", "seq"], order: &["shard", "seq"], ..Scan::default() };
+    let batches = store.scan(Table::Records, newest, &scan).await.unwrap();
+    let mut found = Vec::new();
+    for batch in &batches {
+        let shards = arrow::array::AsArray::as_string::<i32>(batch.column(0));
+        let seqs = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batch.column(1));
+        found.extend(shards.iter().flatten().map(str::to_owned).zip(seqs.iter().flatten()));
+    }
+    let seqs = 0..commits * WIDTH;
+    let expected: Vec<_> = ["main", "other"]
+        .into_iter()
+        .flat_map(|shard| seqs.clone().map(move |seq| (shard.to_owned(), i64::try_from(seq).unwrap())))
+        .collect();
+    assert!(found == expected, "{} rows instead of {}", found.len(), expected.len());
+
+    let main: Shard = "main".parse().unwrap();
+    let wanted: Vec<_> = seqs.clone().rev().map(|seq| (main.clone(), Seq(seq))).collect();
+    let fetched = store.fetch(newest, &wanted, &["text"]).await.unwrap();
+    let view = View::new(&fetched).unwrap();
+    let texts: Vec<_> = view.iter().map(|row| row.text.unwrap().to_owned()).collect();
+    let expected: Vec<_> = seqs.rev().filter(|seq| is_kept(*seq)).map(|seq| format!("main {seq}")).collect();
+    assert_eq!(texts, expected);
+    let report = check(store, &BTreeSet::new()).await.unwrap();
+    assert_eq!(report.violations, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_in_a_bucket_keeps_every_commit_of_two_writers_once() {
+    let Some(server) = Server::start() else { return };
+    // Two that make it at once make one store.
+    let made = tokio::join!(Server::store(server.address), Server::store(server.address));
+    let (store, twin) = (made.0.unwrap(), made.1.unwrap());
+    assert_eq!(store.secret(), twin.secret());
+    let commits = commits(25, 250);
+    walk(&store, commits).await;
+    let fresh = Server::store(server.address).await.unwrap();
+    holds(&fresh, commits).await;
+
+    // A second daemon of a name is told so, and leaves nothing.
+    let mut first = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+    let mut second = Committer::open(&twin, Table::Records, "ingest/main").await.unwrap();
+    let before = commit(&mut first, "main", commits + 1).await.unwrap();
+    let refused = commit(&mut second, "main", commits + 1).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Conflict, "{refused}");
+    assert_eq!(store.version(Table::Records).await.unwrap(), before);
+
+    // The last maintenance leaves two files, and what they replaced is gone from the bucket.
+    let mut third = Committer::open(&store, Table::Records, "ingest/other").await.unwrap();
+    commit(&mut third, "other", commits + 1).await.unwrap();
+    let none = Retention::forced(Duration::ZERO);
+    let options = Options { open_files: 1, retention: none, ..Options::default() };
+    let done = maintain::run(&store, Table::Records, &options, &Stop::new()).await.unwrap();
+    assert_eq!(done.after.files, 2, "{done:?}");
+    assert!(done.deleted >= 4 * usize::try_from(commits).unwrap() && done.checkpoint.is_some(), "{done:?}");
+    let fresh = Server::store(server.address).await.unwrap();
+    holds(&fresh, commits + 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_through_a_network_that_refuses_cuts_and_loses_answers_are_each_kept_once() {
+    let Some(server) = Server::start() else { return };
+    let proxy = Faulty::before(server.address, Seed::new(11)).await;
+    proxy.set(Faults { refused: 0.2, lost: 0.3, cut: 0.1, ..Faults::default() });
+    let store = Server::store(proxy.address()).await.unwrap();
+    let commits = commits(20, 200);
+    walk(&store, commits).await;
+    let counts = proxy.counts();
+    eprintln!("{counts:?}");
+    assert!(counts.lost >= commits / 4 && counts.cut >= commits && counts.refused >= commits, "{counts:?}");
+    // As it is, and as it looks through the network.
+    holds(&Server::store(server.address).await.unwrap(), commits).await;
+    holds(&Server::store(proxy.address()).await.unwrap(), commits).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commit_whose_store_goes_away_is_unavailable_and_its_fence_says_afterwards_whether_it_is_in() {
+    let Some(server) = Server::start() else { return };
+    let proxy = Faulty::before(server.address, Seed::new(12)).await;
+    let store = Server::store(proxy.address()).await.unwrap();
+    let mut daemon = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+    commit(&mut daemon, "main", 1).await.unwrap();
+
+    // It goes away before anything is written, or after the commit is made and before it is answered.
+    let before = Faults { refused: 1.0, ..Faults::default() };
+    let after = Faults { lost: 1.0, out_after_lost: true, ..Faults::default() };
+    let mut number = 2;
+    for (faults, is_in) in [(before, false), (after, true)] {
+        proxy.set(faults);
+        let error = commit(&mut daemon, "main", number).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_transient()), (Kind::Unavailable, true), "{error:?}");
+        proxy.set(Faults::default());
+        daemon = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+        let last = daemon.last("ingest/main").await.unwrap().unwrap();
+        assert_eq!(last, i64::try_from(number).unwrap() - i64::from(!is_in));
+        number = u64::try_from(last).unwrap() + 1;
+    }
+    commit(&mut daemon, "main", number).await.unwrap();
+    let report = check(&Server::store(server.address).await.unwrap(), &BTreeSet::new()).await.unwrap();
+    assert_eq!(report.violations, []);
+    assert_eq!(report.sums.values().map(|sums| sums.read).sum::<u64>(), 3 * WIDTH);
+}

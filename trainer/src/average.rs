@@ -1,0 +1,194 @@
+//! Exponential averages of the weights over several horizons, and the way from the start to an average.
+
+use schemas::program::error::{Fault, Kind};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::torch::{self, TorchError};
+
+/// Which averages are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AverageConfig {
+    /// Horizons in steps, each an average of its own.
+    pub horizons: Vec<u32>,
+}
+
+/// Horizons that cannot be kept.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`horizons` cannot be {value}: each must be at least 1, and none may come twice")]
+pub struct HorizonError {
+    /// The horizons.
+    pub value: String,
+}
+
+impl Fault for HorizonError {
+    fn kind(&self) -> Kind {
+        Kind::Config
+    }
+}
+
+impl AverageConfig {
+    /// Refuses a horizon of 0, or one that comes twice.
+    ///
+    /// # Errors
+    /// [`HorizonError`] with the horizons.
+    pub fn check(&self) -> Result<(), HorizonError> {
+        let mut sorted = self.horizons.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() == self.horizons.len() && !sorted.contains(&0) {
+            return Ok(());
+        }
+        Err(HorizonError { value: format!("{:?}", self.horizons) })
+    }
+}
+
+/// Averages of the weights. After update t, with horizon h, an average has moved by `1 / min(t, h)`
+/// towards the weights: the plain mean of all steps so far until step h, then exponential with decay
+/// `1 - 1/h`. So the start has no share in it, and no correction is needed.
+#[derive(Debug)]
+pub struct Averages {
+    updates: u64,
+    all: Vec<Average>,
+}
+
+/// One average.
+#[derive(Debug)]
+pub struct Average {
+    horizon: u32,
+    values: Vec<Tensor>,
+}
+
+impl Average {
+    /// Steps it remembers.
+    #[must_use]
+    pub const fn horizon(&self) -> u32 {
+        self.horizon
+    }
+
+    /// The averaged weights, in the parameters' order.
+    pub fn values(&self) -> &[Tensor] {
+        &self.values
+    }
+}
+
+impl Averages {
+    /// Averages before the first update: copies of the weights.
+    #[must_use]
+    pub fn new<'a>(config: &AverageConfig, weights: impl Iterator<Item = &'a Tensor> + Clone) -> Self {
+        let copy = |horizon: &u32| Average {
+            horizon: *horizon,
+            values: weights.clone().map(|weight| weight.detach().copy()).collect(),
+        };
+        Self { updates: 0, all: config.horizons.iter().map(copy).collect() }
+    }
+
+    /// Moves every average towards the weights, in the parameters' order.
+    ///
+    /// # Errors
+    /// [`TorchError`] where the weights are others.
+    pub fn update<'a>(
+        &mut self,
+        weights: impl Iterator<Item = &'a Tensor> + Clone,
+    ) -> Result<(), TorchError> {
+        self.updates += 1;
+        for average in &mut self.all {
+            let memory = self.updates.min(u64::from(average.horizon));
+            torch::lerp(&mut average.values, weights.clone(), 1.0 / memory as f64)?;
+        }
+        Ok(())
+    }
+
+    /// The averages, in the config's order.
+    #[must_use]
+    pub fn all(&self) -> &[Average] {
+        &self.all
+    }
+
+    /// Updates so far.
+    #[must_use]
+    pub const fn updates(&self) -> u64 {
+        self.updates
+    }
+
+    /// Goes on from a checkpoint's number of updates, after the values were put back.
+    pub const fn set_updates(&mut self, updates: u64) {
+        self.updates = updates;
+    }
+
+    /// Its state by name, to be saved and to be written into: `average.<horizon>.` before the
+    /// parameter's name.
+    #[must_use]
+    pub fn state(&self, names: &[&str]) -> Vec<(String, Tensor)> {
+        let named = |average: &Average| -> Vec<(String, Tensor)> {
+            let pairs = names.iter().zip(&average.values);
+            pairs
+                .map(|(name, value)| (format!("average.{}.{name}", average.horizon), value.shallow_clone()))
+                .collect()
+        };
+        self.all.iter().flat_map(named).collect()
+    }
+}
+
+/// `base + share * (to - base)` for each pair: 0 gives the start, 1 the other end (Wortsman et al. 2022).
+/// Panics as `tch` does where shapes do not agree.
+#[must_use]
+pub fn interpolate(base: &[Tensor], to: &[Tensor], share: f64) -> Vec<Tensor> {
+    tch::no_grad(|| base.iter().zip(to).map(|(base, to)| base + (to - base) * share).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scalars(values: &[f32]) -> Vec<Tensor> {
+        values.iter().map(|value| Tensor::from(*value)).collect()
+    }
+
+    fn numbers(tensors: &[Tensor]) -> Vec<f64> {
+        tensors.iter().map(|tensor| tensor.double_value(&[])).collect()
+    }
+
+    #[test]
+    fn average_is_the_mean_until_its_horizon_then_exponential() {
+        let config = AverageConfig { horizons: vec![1, 4] };
+        let mut averages = Averages::new(&config, scalars(&[100.0]).iter());
+        let mut twin = 0.0;
+        for t in 1..=10_u32 {
+            averages.update(scalars(&[t as f32]).iter()).unwrap();
+            let weight = 1.0 / f64::from(t.min(4));
+            twin += weight * (f64::from(t) - twin);
+            let [newest, average] = averages.all() else { panic!("two horizons") };
+            assert!((numbers(newest.values())[0] - f64::from(t)).abs() < 1e-6);
+            assert!((numbers(average.values())[0] - twin).abs() < 1e-5);
+            if t == 4 {
+                assert!((twin - 2.5).abs() < 1e-12, "the mean of 1, 2, 3, 4");
+            }
+        }
+        assert_eq!(averages.updates(), 10);
+    }
+
+    #[test]
+    fn averages_do_not_share_memory_with_the_weights() {
+        let weights = scalars(&[1.0]);
+        let averages = Averages::new(&AverageConfig { horizons: vec![2] }, weights.iter());
+        let _ = weights[0].shallow_clone().fill_(9.0);
+        assert_eq!(numbers(averages.all()[0].values()), [1.0]);
+    }
+
+    #[test]
+    fn interpolation_goes_from_the_start_to_the_other_end() {
+        let (base, to) = (scalars(&[1.0, -2.0]), scalars(&[3.0, 2.0]));
+        assert_eq!(numbers(&interpolate(&base, &to, 0.0)), [1.0, -2.0]);
+        assert_eq!(numbers(&interpolate(&base, &to, 1.0)), [3.0, 2.0]);
+        assert_eq!(numbers(&interpolate(&base, &to, 0.25)), [1.5, -1.0]);
+    }
+
+    #[test]
+    fn horizons_that_cannot_be_kept_are_refused() {
+        assert!(AverageConfig { horizons: vec![10, 0] }.check().is_err());
+        assert!(AverageConfig { horizons: vec![10, 10] }.check().is_err());
+        AverageConfig { horizons: vec![10, 100] }.check().unwrap();
+    }
+}

@@ -1,0 +1,529 @@
+//! Checkpoints: all that a job needs to go on as if it had never stopped.
+//!
+//! ```text
+//! <dir>/step-<n>/model.safetensors     the weights, names as Hugging Face's Llama has them
+//!                trainer.safetensors   exp_avg.*, exp_avg_sq.*, step.*, average.<horizon>.*, rng.cpu, rng.cuda
+//!                state.json            where the job is, and the size and hash of the two files
+//! ```
+//!
+//! A checkpoint is written to `step-<n>.partial`, flushed to the disk, and renamed: a folder named
+//! `step-<n>` is complete. An older one of the same step is `step-<n>.replaced` between the two renames.
+//! The newest is found by looking, never by a pointer that can lie.
+
+mod tensors;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use schemas::id::Step;
+use schemas::program::error::{Fault, Kind};
+use schemas::program::failpoint;
+use schemas::seed::Seed;
+use schemas::wire::Cursor;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use crate::model::Decoder;
+use crate::model::decoder::{WeightsError, listed};
+use crate::step::{Learner, Recipe, RecipeError};
+use crate::torch::{self, TorchError};
+
+pub use tensors::{TensorFile, note, write as write_tensors};
+
+/// The format of what this program writes. It changes whenever an older program could misread it.
+pub const FORMAT: u32 = 1;
+
+const MODEL: &str = "model.safetensors";
+const TRAINER: &str = "trainer.safetensors";
+const STATE: &str = "state.json";
+const CUDA_GENERATOR: &str = "rng.cuda";
+
+/// The size and hash of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileNote {
+    /// Bytes.
+    pub bytes: u64,
+    /// xxh3-64 of them, 16 hexadecimal digits.
+    pub xxh3: String,
+}
+
+/// Where a job's weights came from: with it the start can be had again, to measure from or to go back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Start {
+    /// Fresh weights of this seed.
+    Seed(Seed),
+    /// Weights in a file.
+    File {
+        /// Where it was.
+        path: PathBuf,
+        /// What it held.
+        note: FileNote,
+    },
+}
+
+/// Where a job is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// [`FORMAT`] of whoever wrote it.
+    pub format: u32,
+    /// The job.
+    pub job: String,
+    /// Steps made.
+    pub step: Step,
+    /// Tokens of text read, without padding.
+    pub tokens: u64,
+    /// Rows served: the next ticket's `row`.
+    pub row: u64,
+    /// Where the new text of the next ticket begins.
+    pub next: Cursor,
+    /// Digest of the config that the job runs with.
+    pub config: String,
+    /// What the learner follows.
+    pub recipe: Recipe,
+    /// Where the weights came from.
+    pub start: Start,
+    /// Updates of the averages.
+    pub averaged: u64,
+    /// The libtorch that computed.
+    pub libtorch: String,
+    /// Its threads.
+    pub threads: u16,
+    /// The instruction set it used.
+    pub isa: String,
+    /// The files beside this one.
+    pub files: BTreeMap<String, FileNote>,
+}
+
+/// A checkpoint that cannot be written or gone on from.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The disk refuses to write.
+    #[error("cannot write `{path}`")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The disk refuses to read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that is cut short, changed, or none of its kind.
+    #[error("`{path}` is damaged: {why}")]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Written by a newer program.
+    #[error("`{path}` has format {found}; this program reads up to {FORMAT}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// Tensors that are missing or too many.
+    #[error("`{path}` does not hold this job's tensors: missing {}, not expected {}", listed(.missing), listed(.extra))]
+    Names {
+        /// The file.
+        path: PathBuf,
+        /// Names it lacks.
+        missing: Vec<String>,
+        /// Names it should not have.
+        extra: Vec<String>,
+    },
+    /// A tensor of another shape.
+    #[error("`{name}` in `{path}` has shape {found:?}, not {wanted:?}")]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<i64>,
+        /// The shape it should have.
+        wanted: Vec<i64>,
+    },
+    /// A tensor of another type.
+    #[error("`{name}` in `{path}` has numbers of type {found}")]
+    Type {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: String,
+    },
+    /// The folder holds no checkpoint.
+    #[error("`{path}` holds no checkpoint")]
+    None {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The recipe of the checkpoint cannot be followed.
+    #[error("the learner of `{path}` cannot be made")]
+    Recipe {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<RecipeError>,
+    },
+    /// libtorch refused.
+    #[error("libtorch cannot give or take back its state")]
+    Torch(#[from] TorchError),
+    /// A checkpoint that cannot be used, and the one before it.
+    #[error("checkpoint `{path}` cannot be used")]
+    Unusable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The newest complete one before it.
+        previous: Option<PathBuf>,
+        /// Why.
+        #[source]
+        source: Box<Self>,
+    },
+}
+
+impl Fault for CheckpointError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Write { .. } | Self::Read { .. } => Kind::Unavailable,
+            Self::Broken { .. }
+            | Self::Newer { .. }
+            | Self::Names { .. }
+            | Self::Size { .. }
+            | Self::Type { .. } => Kind::Corrupt,
+            Self::None { .. } => Kind::NotFound,
+            Self::Recipe { source, .. } => source.kind(),
+            Self::Torch(error) => error.kind(),
+            Self::Unusable { source, .. } => source.kind(),
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Newer { .. } => {
+                Some("resume with the release of perennial-train that wrote it, or a newer one".into())
+            }
+            Self::Unusable { previous, source, .. } => {
+                let back = previous.as_ref().map_or_else(
+                    || "there is no complete checkpoint before it: start the job again".to_owned(),
+                    |path| format!("resume from `{}`, the complete checkpoint before it", path.display()),
+                );
+                Some(source.hint().map_or_else(|| back.clone(), |hint| format!("{hint}; or {back}")))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a checkpoint says beside the learner's own state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The job.
+    pub job: String,
+    /// Tokens of text read.
+    pub tokens: u64,
+    /// Rows served.
+    pub row: u64,
+    /// Where the new text of the next ticket begins.
+    pub next: Cursor,
+    /// Digest of the job's config.
+    pub config: String,
+    /// Where the weights came from.
+    pub start: Start,
+}
+
+/// Writes a checkpoint of the learner to `<dir>/step-<n>` and removes all but the newest `keep`
+/// (at least 1). An older `step-<n>` is replaced.
+///
+/// # Errors
+/// [`CheckpointError`] where the disk or libtorch refuses; then `<dir>` holds the checkpoints it held.
+pub fn save(
+    dir: &Path,
+    learner: &Learner,
+    progress: &Progress,
+    keep: usize,
+) -> Result<PathBuf, CheckpointError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CheckpointError::Write { path, source }
+    };
+    fs::create_dir_all(dir).map_err(at(dir))?;
+    sweep(dir)?;
+    let done = dir.join(format!("step-{}", learner.at()));
+    let partial = dir.join(format!("step-{}.partial", learner.at()));
+    fs::create_dir(&partial).map_err(at(&partial))?;
+    let mut files = BTreeMap::new();
+    for (name, tensors) in [(MODEL, weights(&learner.model)), (TRAINER, rest(learner)?)] {
+        files.insert(name.to_owned(), tensors::write(&partial.join(name), &tensors)?);
+    }
+    let state = State {
+        format: FORMAT,
+        job: progress.job.clone(),
+        step: learner.at(),
+        tokens: progress.tokens,
+        row: progress.row,
+        next: progress.next.clone(),
+        config: progress.config.clone(),
+        recipe: learner.recipe().clone(),
+        start: progress.start.clone(),
+        averaged: learner.averages.updates(),
+        libtorch: torch::version()?,
+        threads: u16::try_from(tch::get_num_threads()).unwrap_or(1),
+        isa: torch::cpu_capability()?,
+        files,
+    };
+    write_state(&partial.join(STATE), &state)?;
+    sync_folder(&partial)?;
+    failpoint::hit("train.checkpoint.before_rename");
+    if done.exists() {
+        let old = dir.join(format!("step-{}.replaced", learner.at()));
+        fs::rename(&done, &old).map_err(at(&done))?;
+    }
+    fs::rename(&partial, &done).map_err(at(&done))?;
+    failpoint::hit("train.checkpoint.after_rename");
+    sync_folder(dir)?;
+    let all = complete(dir)?;
+    for (_, old) in all.iter().rev().skip(keep.max(1)) {
+        // Renamed first: a folder named `step-<n>` is never half removed.
+        let removed = old.with_extension("removed");
+        fs::rename(old, &removed).map_err(at(old))?;
+    }
+    sweep(dir)?;
+    Ok(done)
+}
+
+fn write_state(path: &Path, state: &State) -> Result<(), CheckpointError> {
+    let io = |source| CheckpointError::Write { path: path.to_owned(), source };
+    let broken =
+        |error: serde_json::Error| CheckpointError::Broken { path: path.to_owned(), why: error.to_string() };
+    let mut json = serde_json::to_vec_pretty(state).map_err(broken)?;
+    json.push(b'\n');
+    let mut file = fs::File::create_new(path).map_err(io)?;
+    file.write_all(&json).and_then(|()| file.sync_all()).map_err(io)
+}
+
+fn sync_folder(path: &Path) -> Result<(), CheckpointError> {
+    let synced = fs::File::open(path).and_then(|folder| folder.sync_all());
+    synced.map_err(|source| CheckpointError::Write { path: path.to_owned(), source })
+}
+
+/// Removes what an interrupted save left behind.
+fn sweep(dir: &Path) -> Result<(), CheckpointError> {
+    let kept = complete(dir)?;
+    let io = |source| CheckpointError::Write { path: dir.to_owned(), source };
+    for entry in fs::read_dir(dir).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let ours =
+            path.extension().is_some_and(|end| end == "partial" || end == "replaced" || end == "removed");
+        if ours && step_of(&path).is_some() && !kept.iter().any(|(_, kept)| *kept == path) {
+            fs::remove_dir_all(&path).map_err(|source| CheckpointError::Write { path, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// The step of `step-<n>`, whatever its extension.
+fn step_of(path: &Path) -> Option<Step> {
+    let stem = path.file_stem()?.to_str()?;
+    let step = stem.strip_prefix("step-")?.parse().ok()?;
+    // `step-007` is nobody's.
+    (format!("step-{step}") == stem).then_some(Step(step))
+}
+
+/// The complete checkpoints in a folder, oldest first; none where it does not exist.
+///
+/// # Errors
+/// [`CheckpointError::Read`] where the folder cannot be read.
+pub fn complete(dir: &Path) -> Result<Vec<(Step, PathBuf)>, CheckpointError> {
+    let io = |source| CheckpointError::Read { path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(io(error)),
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(io)?.path();
+        let complete = match path.extension() {
+            None => true,
+            // The save that was to replace it was interrupted between its two renames.
+            Some(end) => end == "replaced" && !path.with_extension("").exists(),
+        };
+        if let (true, Some(step)) = (complete, step_of(&path)) {
+            all.push((step, path));
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// The newest complete checkpoint in a folder.
+///
+/// # Errors
+/// [`CheckpointError::None`] where there is none, [`CheckpointError::Read`] where the folder cannot be read.
+pub fn latest(dir: &Path) -> Result<PathBuf, CheckpointError> {
+    let newest = complete(dir)?.pop().map(|(_, path)| path);
+    newest.ok_or_else(|| CheckpointError::None { path: dir.to_owned() })
+}
+
+/// What a job goes on with.
+#[derive(Debug)]
+pub struct Resumed {
+    /// The learner, as it was.
+    pub learner: Learner,
+    /// What the checkpoint says.
+    pub state: State,
+}
+
+/// Reads a checkpoint and puts everything back: weights, moments, averages and the state of the random
+/// numbers.
+///
+/// # Errors
+/// [`CheckpointError::Unusable`] with the reason, and the complete checkpoint before it as the mend:
+/// nothing is ever left out or filled in.
+pub fn load(path: &Path, device: Device) -> Result<Resumed, CheckpointError> {
+    read(path, device).map_err(|error| {
+        let step = step_of(path);
+        let siblings = path.parent().and_then(|dir| complete(dir).ok()).unwrap_or_default();
+        let before = siblings.into_iter().rev().find(|(other, _)| step.is_some_and(|step| *other < step));
+        CheckpointError::Unusable {
+            path: path.to_owned(),
+            previous: before.map(|(_, path)| path),
+            source: Box::new(error),
+        }
+    })
+}
+
+/// What a checkpoint says, without its tensors.
+///
+/// # Errors
+/// [`CheckpointError`] where it cannot be read or is of a newer format.
+pub fn state(path: &Path) -> Result<State, CheckpointError> {
+    let file = path.join(STATE);
+    let json = fs::read(&file).map_err(|source| CheckpointError::Read { path: file.clone(), source })?;
+    let broken =
+        |error: serde_json::Error| CheckpointError::Broken { path: file.clone(), why: error.to_string() };
+    // A newer format may have keys that this program does not know: look at the number first.
+    let value: serde_json::Value = serde_json::from_slice(&json).map_err(broken)?;
+    match value.get("format").and_then(serde_json::Value::as_u64) {
+        Some(found) if found > u64::from(FORMAT) => Err(CheckpointError::Newer { path: file, found }),
+        _ => serde_json::from_value(value).map_err(broken),
+    }
+}
+
+fn read(path: &Path, device: Device) -> Result<Resumed, CheckpointError> {
+    let state = state(path)?;
+    for name in [MODEL, TRAINER] {
+        let file = path.join(name);
+        let found = note(&file)?;
+        match state.files.get(name) {
+            Some(wanted) if *wanted == found => {}
+            Some(wanted) if wanted.bytes != found.bytes => {
+                let why = format!("it is {} bytes long, not {}", found.bytes, wanted.bytes);
+                return Err(CheckpointError::Broken { path: file, why });
+            }
+            Some(_) => {
+                return Err(CheckpointError::Broken { path: file, why: "its bytes have changed".into() });
+            }
+            None => {
+                return Err(CheckpointError::Broken { path: file, why: format!("{STATE} does not name it") });
+            }
+        }
+    }
+    let recipe = |source| CheckpointError::Recipe { path: path.to_owned(), source: Box::new(source) };
+    // Only the shapes matter: `read_into` refuses to leave a tensor as it was.
+    let blank = torch::guarded(|| Decoder::blank(&state.recipe.model, device))?;
+    let model = blank.map_err(|error| recipe(error.into()))?;
+    let mut learner = Learner::with_model(&state.recipe, model).map_err(recipe)?;
+    TensorFile::open(&path.join(MODEL))?.read_into(&mut weights(&learner.model))?;
+    let mut targets = rest(&learner)?;
+    let mut file = TensorFile::open(&path.join(TRAINER))?;
+    // Only a device of this kind has this generator: a job may go on on another kind.
+    if file.has(CUDA_GENERATOR) != device.is_cuda() {
+        tracing::warn!(path = %path.display(), "the checkpoint is of another kind of device: its random numbers start anew");
+        targets.retain(|(name, _)| name != CUDA_GENERATOR);
+        file.forget(CUDA_GENERATOR);
+    }
+    file.read_into(&mut targets)?;
+    for (name, value) in &targets {
+        match name.as_str() {
+            "rng.cpu" => torch::set_rng_state(Device::Cpu, value)?,
+            CUDA_GENERATOR => torch::set_rng_state(device, value)?,
+            _ => {}
+        }
+    }
+    learner.averages.set_updates(state.averaged);
+    learner.step = state.step;
+    Ok(Resumed { learner, state })
+}
+
+fn weights(model: &Decoder) -> Vec<(String, Tensor)> {
+    // Detached: the same memory, but libtorch lets it be written.
+    model.parameters().iter().map(|parameter| (parameter.name.clone(), parameter.tensor.detach())).collect()
+}
+
+/// Everything of the learner but its weights.
+fn rest(learner: &Learner) -> Result<Vec<(String, Tensor)>, CheckpointError> {
+    let names: Vec<&str> =
+        learner.model.parameters().iter().map(|parameter| parameter.name.as_str()).collect();
+    let mut all = learner.optimizer.state();
+    all.extend(learner.averages.state(&names));
+    all.push(("rng.cpu".into(), torch::rng_state(Device::Cpu)?));
+    let device = learner.model.device();
+    if device.is_cuda() {
+        all.push((CUDA_GENERATOR.into(), torch::rng_state(device)?));
+    }
+    Ok(all)
+}
+
+/// The weights that a job started from, which [`Start`] names.
+///
+/// # Errors
+/// [`CheckpointError`] where the file is gone or changed, or does not fit.
+pub fn start_model(state: &State, device: Device) -> Result<Decoder, CheckpointError> {
+    let (path, made) = match &state.start {
+        Start::Seed(seed) => {
+            (PathBuf::from("fresh weights"), Decoder::fresh(&state.recipe.model, *seed, device))
+        }
+        Start::File { path, note: wanted } => {
+            if note(path)? != *wanted {
+                return Err(CheckpointError::Broken {
+                    path: path.clone(),
+                    why: "its bytes have changed".into(),
+                });
+            }
+            (path.clone(), read_model(path, &state.recipe, device)?)
+        }
+    };
+    made.map_err(|source| CheckpointError::Recipe { path, source: Box::new(source.into()) })
+}
+
+fn read_model(
+    path: &Path,
+    recipe: &Recipe,
+    device: Device,
+) -> Result<Result<Decoder, WeightsError>, CheckpointError> {
+    let mut file = TensorFile::open(path)?;
+    let read = file.names().into_iter().map(|name| file.read(&name).map(|tensor| (name, tensor)));
+    let weights = read.collect::<Result<BTreeMap<String, Tensor>, _>>()?;
+    Ok(Decoder::from_weights(&recipe.model, weights, device))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! What a training job is configured by. Loaded and refused by [`schemas::program::config`].
+
+use std::path::PathBuf;
+
+use replay::config::Config as Replay;
+use replay::plan::Plan;
+use schemas::id::check_name;
+use schemas::program::config::{Bytes, Problems};
+use schemas::seed::Seed;
+use serde::{Deserialize, Serialize};
+
+use crate::average::AverageConfig;
+use crate::device::DeviceChoice;
+use crate::model::ModelConfig;
+use crate::optim::OptimConfig;
+use crate::schedule::Schedule;
+use crate::step::Recipe;
+
+/// The configuration of `perennial-train`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The job.
+    pub job: JobConfig,
+    /// What it reads: the store, the mix, the buffers, the shape of a batch.
+    pub replay: Replay,
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// The optimiser.
+    pub optim: OptimConfig,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// The averages of the weights that are kept beside them.
+    pub average: AverageConfig,
+    /// How the job runs: nothing here reaches the weights, but for `replay_weight`.
+    pub run: RunConfig,
+    /// What is measured along the way.
+    pub evaluate: EvaluateConfig,
+}
+
+/// `[job]`: its name and place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobConfig {
+    /// Its name in tickets, draws and evaluations.
+    pub name: String,
+    /// The folder of its checkpoints and metrics.
+    pub folder: PathBuf,
+    /// The seed of its fresh weights.
+    pub seed: u64,
+}
+
+impl Default for JobConfig {
+    fn default() -> Self {
+        Self { name: "job".to_owned(), folder: PathBuf::from("job"), seed: 0 }
+    }
+}
+
+/// `[run]`: how a job runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunConfig {
+    /// `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA where it can be had.
+    pub device: DeviceChoice,
+    /// Threads of libtorch. One is best where several jobs share a machine.
+    pub threads: u16,
+    /// Steps after which the job ends; absent: when its stream ends (`replay.fresh.drain`), or never.
+    pub steps: Option<u64>,
+    /// Batches made ahead of the step.
+    pub prefetch: u32,
+    /// Weight of replayed rows in the loss, where a new row weighs 1.
+    pub replay_weight: f32,
+    /// A line of metrics every so many steps.
+    pub metrics_every: u64,
+    /// A checkpoint every so many steps.
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept.
+    pub keep: u32,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::Auto,
+            threads: 1,
+            steps: None,
+            prefetch: 4,
+            replay_weight: 1.0,
+            metrics_every: 20,
+            checkpoint_every: 200,
+            keep: 3,
+        }
+    }
+}
+
+/// `[evaluate]`: held-out slices. Their names and dates are known here and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EvaluateConfig {
+    /// A TOML file with `[[slice]]` tables: `name`, `file` (JSON Lines, plain or `.zst`, relative to it),
+    /// `source`, `language`, `script`, `from`, `to`. Absent: nothing is evaluated.
+    pub slices: Option<PathBuf>,
+    /// Every so many steps, and before the first and after the last.
+    pub every: u64,
+    /// Bytes of a slice that are scored, whole documents in the file's order; the last one may exceed it.
+    pub slice: Bytes,
+    /// Bytes of a document that are scored.
+    pub document: Bytes,
+    /// Whether the averages are scored too, at the end.
+    pub averages: bool,
+}
+
+impl Default for EvaluateConfig {
+    fn default() -> Self {
+        Self { slices: None, every: 100, slice: Bytes::kib(12), document: Bytes::kib(1), averages: true }
+    }
+}
+
+impl Config {
+    /// What the learner follows.
+    #[must_use]
+    pub fn recipe(&self) -> Recipe {
+        Recipe {
+            model: self.model.clone(),
+            optim: self.optim.clone(),
+            schedule: self.schedule,
+            average: self.average.clone(),
+        }
+    }
+
+    /// The seed of fresh weights.
+    #[must_use]
+    pub fn weights_seed(&self) -> Seed {
+        Seed::new(self.job.seed).child("weights")
+    }
+
+    /// Adds what only this program can know to the loader's problems; the plan where there is one.
+    pub fn check(&mut self, problems: &mut Problems) -> Option<Plan> {
+        if let Err(error) = check_name("job", &self.job.name) {
+            problems.refuse("job.name", &format!("cannot be `{}`: {}", self.job.name, error.why));
+        }
+        if let Err(error) = self.recipe().check() {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            problems.refuse(
+                "model",
+                &format!("or another table of the recipe: {}", source.unwrap_or(error.to_string())),
+            );
+        }
+        let positive = self.run.replay_weight.is_finite() && self.run.replay_weight > 0.0;
+        if !positive {
+            problems.refuse("run.replay_weight", "must be a positive number");
+        }
+        if self.run.threads == 0 {
+            problems.refuse("run.threads", "must be at least 1");
+        }
+        let plan = self.replay.plan("replay", problems)?;
+        if plan.length > usize::try_from(self.model.context).unwrap_or(usize::MAX) {
+            problems
+                .refuse("model.context", &format!("must be at least `replay.batch.tokens`, {}", plan.length));
+        }
+        if plan.tokenizer.vocabulary() > usize::try_from(self.model.vocabulary).unwrap_or(0) {
+            let needed = plan.tokenizer.vocabulary();
+            problems
+                .refuse("model.vocabulary", &format!("must be at least {needed}, what the tokenizer has"));
+        }
+        Some(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::program::config::Loader;
+
+    fn load(toml: &str) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("job.toml");
+        std::fs::write(&path, toml).unwrap();
+        let loaded = Loader::new("train").file(Some(&path)).load_with::<Config>(|config, problems| {
+            config.check(problems);
+        });
+        loaded.map(|loaded| loaded.value).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_a_job() {
+        let config = load("").unwrap();
+        assert_eq!(config.replay.mix.len(), 1);
+        assert_eq!(config.weights_seed(), load("[job]\nname = \"other\"").unwrap().weights_seed());
+    }
+
+    #[test]
+    fn wrong_values_of_several_tables_are_told_at_once() {
+        let error =
+            load("[job]\nname = \"A B\"\n[run]\nthreads = 0\nreplay_weight = -1.0\n[model]\ncontext = 8\n")
+                .unwrap_err();
+        for key in ["job.name", "run.threads", "run.replay_weight", "model.context"] {
+            assert!(error.contains(key), "{key}: {error}");
+        }
+        assert!(load("[optim]\nclipp = 1.0\n").unwrap_err().contains("did you mean `clip`"));
+    }
+
+    #[test]
+    fn tables_written_in_part_have_the_defaults_of_tables_not_written() {
+        assert_eq!(schemas::program::config::uneven_defaults::<Config>(), Vec::<String>::new());
+    }
+}

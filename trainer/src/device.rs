@@ -1,0 +1,184 @@
+//! Where the model computes, and in which numbers.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemas::program::error::{Fault, Kind};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::torch::{self, TorchError};
+
+/// The device a user asked for: `cpu`, `cuda`, `cuda:<n>` or `auto`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first CUDA device where there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This CUDA device, or none.
+    Cuda(usize),
+}
+
+/// A device that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The text names no device.
+    #[error("`{0}` is not a device")]
+    Name(String),
+    /// CUDA cannot be loaded.
+    #[error("device `{device}` cannot be used")]
+    Load {
+        /// What was asked for.
+        device: DeviceChoice,
+        /// The loader's text.
+        #[source]
+        source: TorchError,
+    },
+    /// CUDA is there, the device is not.
+    #[error("device `{device}` cannot be used: this machine has {count} CUDA devices")]
+    Absent {
+        /// What was asked for.
+        device: DeviceChoice,
+        /// How many there are.
+        count: i64,
+    },
+}
+
+impl Fault for DeviceError {
+    fn kind(&self) -> Kind {
+        Kind::Config
+    }
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Name(_) => "use `auto`, `cpu`, `cuda` or `cuda:<n>`".into(),
+            Self::Load { .. } => {
+                "set the device to `cpu`, or point LD_LIBRARY_PATH at the `lib` folder of a libtorch \
+                                  with CUDA and its libraries"
+                    .into()
+            }
+            Self::Absent { .. } => "set the device to `cpu`, or to a smaller number".into(),
+        })
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = DeviceError;
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let number = |digits: &str| digits.parse().map_err(|_| DeviceError::Name(text.to_owned()));
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .map_or_else(|| Err(DeviceError::Name(text.to_owned())), number)
+                .map(Self::Cuda),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl Serialize for DeviceChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|error: DeviceError| {
+            let hint = error.hint().unwrap_or_default();
+            serde::de::Error::custom(format!("{error}: {hint}"))
+        })
+    }
+}
+
+/// The numbers that a forward pass computes in. Parameters, moments and averages are f32 whatever it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE single precision.
+    #[default]
+    F32,
+}
+
+/// The device that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// Where tensors are made.
+    pub device: tch::Device,
+    /// Why `auto` did not take CUDA, in the loader's words.
+    pub why_not_cuda: Option<String>,
+}
+
+/// Finds the device. Must be the first thing that asks libtorch for CUDA.
+///
+/// # Errors
+/// [`DeviceError`] where a CUDA device was asked for by name and cannot be had; `auto` never fails.
+pub fn choose(choice: DeviceChoice) -> Result<Chosen, DeviceError> {
+    let cpu = |why| Chosen { device: tch::Device::Cpu, why_not_cuda: why };
+    match choice {
+        DeviceChoice::Cpu => Ok(cpu(None)),
+        DeviceChoice::Auto => Ok(match count() {
+            Ok(0) => cpu(Some("this machine has no CUDA device".into())),
+            Ok(_) => Chosen { device: tch::Device::Cuda(0), why_not_cuda: None },
+            Err(TorchError::Refused(text)) => cpu(Some(text)),
+            Err(error) => cpu(Some(error.to_string())),
+        }),
+        DeviceChoice::Cuda(index) => {
+            let count = count().map_err(|source| DeviceError::Load { device: choice, source })?;
+            if i64::try_from(index).is_ok_and(|index| index < count) {
+                Ok(Chosen { device: tch::Device::Cuda(index), why_not_cuda: None })
+            } else {
+                Err(DeviceError::Absent { device: choice, count })
+            }
+        }
+    }
+}
+
+fn count() -> Result<i64, TorchError> {
+    torch::load_cuda()?;
+    torch::guarded(tch::Cuda::device_count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names_survive_text() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Cuda(7)] {
+            assert_eq!(choice.to_string().parse::<DeviceChoice>().unwrap(), choice);
+        }
+        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn cpu_can_always_be_had() {
+        assert_eq!(
+            choose(DeviceChoice::Cpu).unwrap(),
+            Chosen { device: tch::Device::Cpu, why_not_cuda: None }
+        );
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_refused_with_the_reason() {
+        let error = choose(DeviceChoice::Cuda(4_000)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Config);
+        assert!(error.to_string().contains("`cuda:4000`"), "{error}");
+    }
+}

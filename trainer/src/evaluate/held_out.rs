@@ -1,0 +1,218 @@
+//! Held-out slices: texts that never enter the stream, by source and period. What a slice is called
+//! and when it was written is known here and in the report, and nowhere else.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use schemas::program::error::{Fault, Kind};
+use serde::{Deserialize, Serialize};
+
+use super::slices::Document;
+
+/// One slice, as the list of slices has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SliceEntry {
+    /// Its name.
+    pub name: String,
+    /// JSON Lines with `id` and `text`, plain or `.zst`, relative to the list.
+    pub file: PathBuf,
+    /// The source whose stream text it stands for.
+    pub source: String,
+    /// BCP 47 tag.
+    pub language: String,
+    /// `latin`, `cyrillic`, `han`, ...
+    pub script: String,
+    /// First day of its period, inclusive.
+    pub from: String,
+    /// Last day of its period, inclusive.
+    pub to: String,
+}
+
+#[derive(Deserialize)]
+struct List {
+    slice: Vec<SliceEntry>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    id: String,
+    text: String,
+}
+
+/// A slice with the documents that are scored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slice {
+    /// What the list says of it.
+    pub entry: SliceEntry,
+    /// The documents' own names.
+    pub ids: Vec<String>,
+    /// The documents.
+    pub documents: Vec<Document>,
+}
+
+/// Slices that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum HeldOutError {
+    /// A file cannot be read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The list is none.
+    #[error("`{path}` is not a list of slices")]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// What its parser said.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A line is no document.
+    #[error("line {line} of `{path}` is no document")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What its parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A slice without text would measure nothing.
+    #[error("slice `{name}` has no text in `{path}`")]
+    Empty {
+        /// The slice.
+        name: String,
+        /// Its file.
+        path: PathBuf,
+    },
+}
+
+impl Fault for HeldOutError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Read { .. } => Kind::NotFound,
+            Self::List { .. } | Self::Line { .. } | Self::Empty { .. } => Kind::Input,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::List { .. } => {
+                Some("each `[[slice]]` needs name, file, source, language, script, from and to".to_owned())
+            }
+            Self::Line { .. } => {
+                Some("each line is a JSON object with the strings `id` and `text`".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The entries of a list of slices, in its order.
+///
+/// # Errors
+/// [`HeldOutError`] where the list cannot be read.
+pub fn list(path: &Path) -> Result<Vec<SliceEntry>, HeldOutError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| HeldOutError::Read { path: path.to_owned(), source })?;
+    let list: List = toml::from_str(&text)
+        .map_err(|source| HeldOutError::List { path: path.to_owned(), source: Box::new(source) })?;
+    Ok(list.slice)
+}
+
+/// The slices that `path` lists. Of each, documents in the file's order until `slice_bytes` are
+/// reached, each cut to `document_bytes` at the end of a character.
+///
+/// # Errors
+/// [`HeldOutError`] where the list or a slice cannot be read.
+pub fn load(path: &Path, slice_bytes: u64, document_bytes: usize) -> Result<Vec<Slice>, HeldOutError> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    list(path)?
+        .into_iter()
+        .map(|entry| {
+            let file = folder.join(&entry.file);
+            read(&file, entry, slice_bytes, document_bytes)
+        })
+        .collect()
+}
+
+fn read(
+    file: &Path,
+    entry: SliceEntry,
+    slice_bytes: u64,
+    document_bytes: usize,
+) -> Result<Slice, HeldOutError> {
+    let text = read_text(file).map_err(|source| HeldOutError::Read { path: file.to_owned(), source })?;
+    let (mut ids, mut documents, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        if bytes >= slice_bytes {
+            break;
+        }
+        let line: Line = serde_json::from_str(line).map_err(|source| HeldOutError::Line {
+            path: file.to_owned(),
+            line: number + 1,
+            source,
+        })?;
+        let cut = line.text.floor_char_boundary(document_bytes);
+        let document = Document::of_bytes(line.text.get(..cut).unwrap_or_default().as_bytes());
+        if document.bytes > 0 {
+            bytes += document.bytes;
+            ids.push(line.id);
+            documents.push(document);
+        }
+    }
+    if documents.is_empty() {
+        return Err(HeldOutError::Empty { name: entry.name, path: file.to_owned() });
+    }
+    Ok(Slice { entry, ids, documents })
+}
+
+fn read_text(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let plain = std::fs::File::open(file)?;
+    if file.extension().is_some_and(|extension| extension == "zst") {
+        zstd::Decoder::new(plain)?.read_to_string(&mut text)?;
+    } else {
+        std::io::BufReader::new(plain).read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundled_slices_load_within_their_bounds() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/slices.toml");
+        let slices = load(&path, 6_000, 1_000).unwrap();
+        assert_eq!(slices.len(), 9);
+        for slice in &slices {
+            let bytes: u64 = slice.documents.iter().map(|document| document.bytes).sum();
+            assert!((6_000..7_000).contains(&bytes), "{}: {bytes}", slice.entry.name);
+            assert_eq!(slice.ids.len(), slice.documents.len());
+            assert!(slice.documents.iter().all(|document| document.bytes <= 1_000));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("slices.toml");
+        assert!(matches!(load(&path, 1, 1), Err(HeldOutError::Read { .. })));
+        std::fs::write(&path, "[[slice]]\nname = \"a\"\n").unwrap();
+        assert!(matches!(load(&path, 1, 1), Err(HeldOutError::List { .. })));
+        let entry = "[[slice]]\nname='a'\nfile='a.jsonl'\nsource='s'\nlanguage='en'\nscript='latin'\nfrom='1'\nto='2'\n";
+        std::fs::write(&path, entry).unwrap();
+        std::fs::write(folder.path().join("a.jsonl"), "{\"id\":\"x\",\"text\":\"é\"}\n{\"id\":1}\n").unwrap();
+        assert!(matches!(load(&path, 100, 100), Err(HeldOutError::Line { line: 2, .. })));
+        // A character that does not fit is not cut in two.
+        assert!(matches!(load(&path, 1, 1), Err(HeldOutError::Line { line: 2, .. })));
+        std::fs::write(folder.path().join("a.jsonl"), "{\"id\":\"x\",\"text\":\"\"}\n").unwrap();
+        assert!(matches!(load(&path, 1, 1), Err(HeldOutError::Empty { .. })));
+    }
+}

@@ -1,0 +1,457 @@
+//! The matrix a\[i\]\[j\] of a run: bits per byte on slice j at evaluation i, kept by document so that
+//! two runs can be compared on the same documents drawn again and again.
+//!
+//! # Invariants
+//! - a\[i\]\[j\] is sum(nats) / ln 2 / sum(bytes) over documents: long documents weigh more, and the
+//!   figure does not depend on how text is cut into tokens.
+//! - Two evaluations are compared on the documents that *every* evaluation of the run scored
+//!   ([`Track::along`]); the last one alone is read on all that it scored ([`Track::last`]).
+//! - Documents are ordered by name, so no figure depends on the order in which they were scored.
+
+use std::collections::BTreeMap;
+use std::f64::consts::LN_2;
+
+use schemas::id::Step;
+use schemas::program::error::{Fault, Kind};
+
+use crate::report::input::{Run, Script, Slice, SliceScore};
+
+/// Scores that no matrix can be made of, or that cannot be compared.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum MatrixError {
+    /// A name that must be unique is not.
+    #[error("{what} `{name}` comes twice{place}")]
+    Twice {
+        /// What it names.
+        what: &'static str,
+        /// The name.
+        name: Box<str>,
+        /// Where, or empty.
+        place: Box<str>,
+    },
+    /// A slice that was not declared.
+    #[error("run `{run}` scored slice `{slice}` at step {step}, which is not among the slices")]
+    Unknown {
+        /// The run.
+        run: Box<str>,
+        /// The evaluation.
+        step: Step,
+        /// The slice.
+        slice: Box<str>,
+    },
+    /// Evaluations that do not follow each other.
+    #[error("the evaluation of run `{run}` at step {step} is out of order: {why}")]
+    Order {
+        /// The run.
+        run: Box<str>,
+        /// The evaluation.
+        step: Step,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A number outside its range.
+    #[error("{what} of {place} is {value}: {why}")]
+    Range {
+        /// What it is.
+        what: &'static str,
+        /// Whose it is.
+        place: Box<str>,
+        /// The number.
+        value: Box<str>,
+        /// The range.
+        why: &'static str,
+    },
+    /// A document that is not the same text everywhere.
+    #[error(
+        "document `{document}` of slice `{slice}` has {left} bytes in {left_place}, {right} in {right_place}"
+    )]
+    Bytes {
+        /// The slice.
+        slice: Box<str>,
+        /// The document.
+        document: Box<str>,
+        /// Bytes in the first place.
+        left: u64,
+        /// The first place.
+        left_place: Box<str>,
+        /// Bytes in the second place.
+        right: u64,
+        /// The second place.
+        right_place: Box<str>,
+    },
+    /// Two runs that were scored on different documents.
+    #[error(
+        "runs `{left}` and `{right}` cannot be compared on slice `{slice}`: {which} scored document \
+         `{document}` for `{holder}` alone"
+    )]
+    Documents {
+        /// The slice.
+        slice: Box<str>,
+        /// The first run.
+        left: Box<str>,
+        /// The second run.
+        right: Box<str>,
+        /// Which evaluations.
+        which: &'static str,
+        /// The first document that one of them lacks.
+        document: Box<str>,
+        /// The run that has it.
+        holder: Box<str>,
+    },
+}
+
+impl Fault for MatrixError {
+    fn kind(&self) -> Kind {
+        Kind::Input
+    }
+
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Documents { .. } => "evaluate both runs on the same documents, or report them apart",
+            Self::Bytes { .. } => "cut a document alike at every evaluation of every run",
+            _ => return None,
+        };
+        Some(text.into())
+    }
+}
+
+/// When an evaluation was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// Optimiser steps done.
+    pub step: Step,
+    /// Tokens learnt.
+    pub tokens: u64,
+    /// Share of the stream delivered, 0 to 1.
+    pub fraction: f64,
+}
+
+/// The same documents of one slice at several evaluations.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Block {
+    documents: Vec<String>,
+    bytes: Vec<u64>,
+    nats: Vec<Option<Vec<f64>>>,
+}
+
+impl Block {
+    /// The documents' names, ascending.
+    #[must_use]
+    pub fn documents(&self) -> &[String] {
+        &self.documents
+    }
+
+    /// Bytes of each document.
+    #[must_use]
+    pub fn bytes(&self) -> &[u64] {
+        &self.bytes
+    }
+
+    /// Bits per byte at `evaluation`, document d counted `times[d]` times (once without `times`);
+    /// `None` where the slice was not scored, a loss is not finite, or the documents have no bytes.
+    #[must_use]
+    pub fn bits_per_byte(&self, evaluation: usize, times: Option<&[u32]>) -> Option<f64> {
+        let nats = self.nats.get(evaluation)?.as_ref()?;
+        let (mut sum, mut bytes) = (0.0, 0.0);
+        for (index, (nats, size)) in nats.iter().zip(&self.bytes).enumerate() {
+            let times = times.map_or(1.0, |times| times.get(index).map_or(0.0, |times| f64::from(*times)));
+            sum += times * nats;
+            bytes += times * *size as f64;
+        }
+        let bits = sum / LN_2 / bytes;
+        bits.is_finite().then_some(bits)
+    }
+}
+
+/// One slice in one run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Track {
+    /// The slice's name.
+    pub slice: String,
+    /// Whether it is in Latin script.
+    pub latin: bool,
+    /// The documents that every evaluation scored, at each evaluation.
+    pub along: Block,
+    /// All documents of the last evaluation: one entry.
+    pub last: Block,
+    /// t_j: the first evaluation that scored it when 95 % of its stream text was delivered, whether or
+    /// not its losses were numbers.
+    pub arrived: Option<usize>,
+    /// The last evaluation that scored it before 5 % of its stream text was delivered.
+    pub before: Option<usize>,
+}
+
+/// a\[i\]\[j\] of one run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Matrix {
+    run: String,
+    evaluations: Vec<Evaluation>,
+    tracks: Vec<Track>,
+}
+
+impl Matrix {
+    /// The matrix of `run` over `slices`, in their order.
+    ///
+    /// # Errors
+    /// [`MatrixError`] where evaluations are out of order, a fraction or quantile is outside 0 to 1, a
+    /// slice is unknown or comes twice, or a document comes twice or changes its size.
+    pub fn of(run: &Run, slices: &[Slice]) -> Result<Self, MatrixError> {
+        let evaluations = order(run)?;
+        known(run, slices)?;
+        let track = |slice| track(run, slice, &evaluations);
+        let tracks = slices.iter().map(track).collect::<Result<_, _>>()?;
+        Ok(Self { run: run.name.clone(), evaluations, tracks })
+    }
+
+    /// The run's name.
+    #[must_use]
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// The evaluations, by ascending step.
+    #[must_use]
+    pub fn evaluations(&self) -> &[Evaluation] {
+        &self.evaluations
+    }
+
+    /// The slices, in the order given.
+    #[must_use]
+    pub fn tracks(&self) -> &[Track] {
+        &self.tracks
+    }
+
+    /// T: the index of the last evaluation; 0 where there is none.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.evaluations.len().saturating_sub(1)
+    }
+
+    /// The index of the initial model's evaluation.
+    #[must_use]
+    pub fn start(&self) -> Option<usize> {
+        self.evaluations.iter().position(|evaluation| evaluation.step == Step(0))
+    }
+
+    /// Refuses runs that were not scored on the same documents. A slice that one of them did not score
+    /// is no hindrance: it has no figure.
+    ///
+    /// # Errors
+    /// [`MatrixError::Documents`] with the first document that one of them lacks, [`MatrixError::Bytes`]
+    /// with the first that differs in size.
+    pub fn comparable(&self, other: &Self) -> Result<(), MatrixError> {
+        for (left, right) in self.tracks.iter().zip(&other.tracks) {
+            self.same(other, &left.slice, "the last evaluation", &left.last, &right.last)?;
+            self.same(other, &left.slice, "the evaluations on the way", &left.along, &right.along)?;
+        }
+        Ok(())
+    }
+
+    fn same(
+        &self,
+        other: &Self,
+        slice: &str,
+        which: &'static str,
+        left: &Block,
+        right: &Block,
+    ) -> Result<(), MatrixError> {
+        if left.documents.is_empty() || right.documents.is_empty() {
+            return Ok(());
+        }
+        let sizes = |block: &Block| -> BTreeMap<String, u64> {
+            block.documents.iter().cloned().zip(block.bytes.iter().copied()).collect()
+        };
+        let (mine, theirs) = (sizes(left), sizes(right));
+        for (holder, first, second) in [(&self.run, &mine, &theirs), (&other.run, &theirs, &mine)] {
+            if let Some(document) = first.keys().find(|document| !second.contains_key(*document)) {
+                return Err(MatrixError::Documents {
+                    slice: slice.into(),
+                    left: self.run.as_str().into(),
+                    right: other.run.as_str().into(),
+                    which,
+                    document: document.as_str().into(),
+                    holder: holder.as_str().into(),
+                });
+            }
+        }
+        let differs = mine.iter().zip(theirs.values()).find(|((_, left), right)| left != right);
+        differs.map_or(Ok(()), |((document, left), right)| {
+            Err(MatrixError::Bytes {
+                slice: slice.into(),
+                document: document.as_str().into(),
+                left: *left,
+                left_place: format!("run `{}`", self.run).into(),
+                right: *right,
+                right_place: format!("run `{}`", other.run).into(),
+            })
+        })
+    }
+}
+
+/// Refuses slices that cannot be told apart or have no place in the stream.
+///
+/// # Errors
+/// [`MatrixError::Twice`] or [`MatrixError::Range`].
+pub fn check_slices(slices: &[Slice]) -> Result<(), MatrixError> {
+    unique("slice", slices.iter().map(|slice| slice.name.as_str()), "")?;
+    for slice in slices {
+        let place = || format!("slice `{}`", slice.name);
+        for (what, value) in [("`q05`", slice.q05), ("`q50`", slice.q50), ("`q95`", slice.q95)] {
+            share(what, value, place)?;
+        }
+        if !(slice.q05 <= slice.q50 && slice.q50 <= slice.q95) {
+            let value = format!("{} {} {}", slice.q05, slice.q50, slice.q95).into();
+            let why = "they must ascend";
+            return Err(MatrixError::Range {
+                what: "`q05`, `q50`, `q95`",
+                place: place().into(),
+                value,
+                why,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a name that comes twice; `place` follows the message.
+///
+/// # Errors
+/// [`MatrixError::Twice`] with the first such name.
+pub fn unique<'a>(
+    what: &'static str,
+    names: impl Iterator<Item = &'a str>,
+    place: &str,
+) -> Result<(), MatrixError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(MatrixError::Twice { what, name: name.into(), place: place.into() });
+        }
+    }
+    Ok(())
+}
+
+fn share(what: &'static str, value: f64, place: impl Fn() -> String) -> Result<(), MatrixError> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    let why = "it must be a number from 0 to 1";
+    Err(MatrixError::Range { what, place: place().into(), value: value.to_string().into(), why })
+}
+
+fn order(run: &Run) -> Result<Vec<Evaluation>, MatrixError> {
+    let mut evaluations: Vec<Evaluation> = Vec::with_capacity(run.points.len());
+    for point in &run.points {
+        share("`fraction`", point.fraction, || format!("run `{}` at step {}", run.name, point.step))?;
+        if let Some(last) = evaluations.last() {
+            let refuse = |why| MatrixError::Order { run: run.name.as_str().into(), step: point.step, why };
+            if point.step <= last.step {
+                return Err(refuse("its step is not above the one before it"));
+            }
+            if point.tokens < last.tokens || point.fraction < last.fraction {
+                return Err(refuse("its tokens or its share of the stream are below the one before it"));
+            }
+        }
+        evaluations.push(Evaluation { step: point.step, tokens: point.tokens, fraction: point.fraction });
+    }
+    Ok(evaluations)
+}
+
+fn known(run: &Run, slices: &[Slice]) -> Result<(), MatrixError> {
+    for point in &run.points {
+        let place = format!(" in run `{}` at step {}", run.name, point.step);
+        unique("slice", point.scores.iter().map(|score| score.slice.as_str()), &place)?;
+        for score in &point.scores {
+            if !slices.iter().any(|slice| slice.name == score.slice) {
+                let (run, slice) = (run.name.as_str().into(), score.slice.as_str().into());
+                return Err(MatrixError::Unknown { run, step: point.step, slice });
+            }
+            let place = format!(" in slice `{}` of run `{}` at step {}", score.slice, run.name, point.step);
+            unique("document", score.documents.iter().map(|score| score.document.as_str()), &place)?;
+        }
+    }
+    Ok(())
+}
+
+fn track(run: &Run, slice: &Slice, evaluations: &[Evaluation]) -> Result<Track, MatrixError> {
+    let scores: Vec<Option<&SliceScore>> = run
+        .points
+        .iter()
+        .map(|point| {
+            point.scores.iter().find(|score| score.slice == slice.name && !score.documents.is_empty())
+        })
+        .collect();
+    let sizes = sizes(run, slice, &scores)?;
+    let common = |name: &str| {
+        let has = |score: &&SliceScore| score.documents.iter().any(|document| document.document == name);
+        scores.iter().flatten().all(has)
+    };
+    let along = block(&scores, &sizes, common);
+    let last = scores.last().copied().flatten();
+    let in_last = |name: &str| {
+        last.is_some_and(|score| score.documents.iter().any(|document| document.document == name))
+    };
+    let last = block(&[last], &sizes, in_last);
+
+    let scored = |index: &usize| scores.get(*index).is_some_and(Option::is_some);
+    let fraction = |index: usize| evaluations.get(index).map_or(f64::NAN, |evaluation| evaluation.fraction);
+    let places = 0..evaluations.len();
+    let arrived = places.clone().filter(scored).find(|index| fraction(*index) >= slice.q95);
+    let before = places.filter(scored).rfind(|index| fraction(*index) < slice.q05);
+    Ok(Track {
+        slice: slice.name.clone(),
+        latin: slice.script == Script::Latin,
+        along,
+        last,
+        arrived,
+        before,
+    })
+}
+
+fn sizes<'a>(
+    run: &Run,
+    slice: &Slice,
+    scores: &[Option<&'a SliceScore>],
+) -> Result<BTreeMap<&'a str, u64>, MatrixError> {
+    let mut sizes: BTreeMap<&str, (u64, Step)> = BTreeMap::new();
+    for (point, score) in run.points.iter().zip(scores) {
+        for document in score.iter().flat_map(|score| &score.documents) {
+            let first = *sizes.entry(&document.document).or_insert((document.bytes, point.step));
+            if first.0 != document.bytes {
+                return Err(MatrixError::Bytes {
+                    slice: slice.name.as_str().into(),
+                    document: document.document.as_str().into(),
+                    left: first.0,
+                    left_place: format!("run `{}` at step {}", run.name, first.1).into(),
+                    right: document.bytes,
+                    right_place: format!("run `{}` at step {}", run.name, point.step).into(),
+                });
+            }
+        }
+    }
+    Ok(sizes.into_iter().map(|(name, (bytes, _))| (name, bytes)).collect())
+}
+
+/// The scores of the documents that `wanted` says, ordered by name.
+fn block(
+    scores: &[Option<&SliceScore>],
+    sizes: &BTreeMap<&str, u64>,
+    wanted: impl Fn(&str) -> bool,
+) -> Block {
+    let chosen: BTreeMap<&str, u64> =
+        sizes.iter().filter(|(name, _)| wanted(name)).map(|(name, bytes)| (*name, *bytes)).collect();
+    let row = |score: &Option<&SliceScore>| -> Option<Vec<f64>> {
+        let by_name: BTreeMap<&str, f64> =
+            score.as_ref()?.documents.iter().map(|score| (score.document.as_str(), score.nats)).collect();
+        let nats: Option<Vec<f64>> = chosen.keys().map(|name| by_name.get(name).copied()).collect();
+        nats.filter(|nats| !nats.is_empty() && nats.iter().all(|nats| nats.is_finite()))
+    };
+    Block {
+        documents: chosen.keys().map(|name| (*name).to_owned()).collect(),
+        bytes: chosen.values().copied().collect(),
+        nats: scores.iter().map(row).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

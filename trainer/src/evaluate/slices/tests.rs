@@ -1,0 +1,79 @@
+use schemas::seed::Seed;
+use tch::{Device, Kind};
+
+use super::*;
+use crate::model::{Documents, Input};
+use crate::testing::tiny;
+
+fn model() -> Decoder {
+    Decoder::fresh(&tiny(), Seed::new(2), Device::Cpu).unwrap()
+}
+
+fn texts() -> Vec<Document> {
+    [
+        &b"a"[..],
+        b"",
+        b"the quick brown fox",
+        b"jumps over the lazy dog, and over this window's end",
+        b"the quick brown fix",
+    ]
+    .map(Document::of_bytes)
+    .to_vec()
+}
+
+/// Nats of a document, one window at a time.
+fn alone(model: &Decoder, tokens: &[i64], window: usize) -> f64 {
+    let mut nats = 0.0;
+    let mut start = 0;
+    while start + 1 < tokens.len() {
+        let n = window.min(tokens.len() - 1 - start);
+        let documents = Documents::of_lengths([n as i64]);
+        let input = Input {
+            tokens: Tensor::from_slice(&tokens[start..start + n]),
+            positions: Tensor::from_slice(&documents.positions()),
+            documents,
+        };
+        let chances = model.logits(&input).log_softmax(-1, Kind::Double);
+        nats -= (0..n).map(|k| chances.double_value(&[k as i64, tokens[start + k + 1]])).sum::<f64>();
+        start += n;
+    }
+    nats
+}
+
+#[test]
+fn scores_are_those_of_each_document_alone_whatever_is_computed_together() {
+    let model = model();
+    for window in [1, 8, 32] {
+        let wanted: Vec<f64> = texts().iter().map(|text| alone(&model, &text.tokens, window)).collect();
+        for batch in [1, 40, 10_000] {
+            let scores = score(&model, &texts(), window, batch).unwrap();
+            for ((score, wanted), text) in scores.iter().zip(&wanted).zip(texts()) {
+                assert!((score.nats - wanted).abs() < 1e-3, "{score:?} is not {wanted}");
+                assert_eq!((score.tokens, score.bytes), (text.bytes, text.bytes));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fresh_model_needs_about_eight_bits_for_a_byte() {
+    let scores = score(&model(), &texts(), 32, 256).unwrap();
+    let bits = Score::sum(&scores).bits_per_byte().unwrap();
+    assert!((bits - 258_f64.log2()).abs() < 0.1, "{bits}");
+    assert_eq!(scores[1], Score::default());
+    assert_eq!(scores[1].bits_per_byte(), None);
+}
+
+#[test]
+fn scoring_makes_no_graph_and_no_gradient() {
+    let model = model();
+    score(&model, &texts(), 32, 256).unwrap();
+    assert!(model.tensors().all(|tensor| !tensor.grad().defined()));
+}
+
+#[test]
+fn a_token_that_the_model_has_not_is_refused() {
+    let document = Document { tokens: vec![256, 300], bytes: 1 };
+    let error = score(&model(), &[document], 32, 256).unwrap_err();
+    assert_eq!(error.to_string(), "document 0 holds token 300; the vocabulary ends at 257");
+}

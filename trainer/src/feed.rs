@@ -1,0 +1,326 @@
+//! From batches to tensors: shapes, token ranges and masks are checked here, once, and nowhere after.
+//!
+//! A batch becomes a [`Sheet`]: its tokens document by document, documents of equal length side by
+//! side, padding and erased text left out. A sheet is plain numbers, so it can be made ahead in any
+//! thread; [`Sheet::input`] makes its tensors in the thread that calls libtorch.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+use schemas::program::error::{Failure, Fault, Kind};
+use schemas::wire::{Batch, Cursor, Ticket, WireError};
+use tch::{Device, Tensor};
+
+use crate::model::{Documents, Input, ModelConfig};
+use crate::torch::TorchError;
+
+/// A batch that this model cannot learn from.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// A row is longer than the model reads.
+    #[error("rows of {length} tokens are longer than the model's context of {context}")]
+    Length {
+        /// Tokens of a row.
+        length: usize,
+        /// `model.context`.
+        context: u32,
+    },
+    /// A token that the vocabulary has not.
+    #[error("row {row} holds token {token} at {place}; the vocabulary ends at {last}")]
+    Token {
+        /// The row in the batch.
+        row: usize,
+        /// The place in the row.
+        place: usize,
+        /// The token.
+        token: i32,
+        /// The largest token.
+        last: i64,
+    },
+    /// A prediction that counts but belongs to no text.
+    #[error("row {row} counts the prediction at {place}, which belongs to no record")]
+    Mask {
+        /// The row in the batch.
+        row: usize,
+        /// The place in the row.
+        place: usize,
+    },
+    /// The batch is none.
+    #[error("the batch cannot be read")]
+    Wire(#[from] WireError),
+    /// The thread that makes batches ahead is gone.
+    #[error("the thread that makes batches ahead ended without a word")]
+    Gone,
+    /// The thread that makes batches ahead cannot be started.
+    #[error("cannot start the thread that makes batches ahead")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Fault for FeedError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Length { .. } | Self::Token { .. } => Kind::Config,
+            Self::Mask { .. } | Self::Wire(_) => Kind::Input,
+            Self::Gone => Kind::Bug,
+            Self::Thread(_) => Kind::Unavailable,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Length { length, .. } => {
+                Some(format!("set `model.context` to {length}, or shorten the rows of replay"))
+            }
+            Self::Token { token, .. } => Some(format!(
+                "set `model.vocabulary` above {token}, or replay with the tokeniser of this model"
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// One document of a sheet: a piece of a record in one row of the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// The row in the batch.
+    pub row: usize,
+    /// The place among the row's spans.
+    pub span: usize,
+    /// Whether the row was replayed.
+    pub replayed: bool,
+    /// First token in the sheet.
+    pub start: usize,
+    /// Tokens.
+    pub tokens: usize,
+    /// Predictions that count.
+    pub counted: usize,
+}
+
+/// A batch as numbers, document by document. All lists but `pieces` have one entry per token.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sheet {
+    /// Inputs.
+    pub tokens: Vec<i64>,
+    /// What follows each input.
+    pub targets: Vec<i64>,
+    /// Whether the prediction of each target counts.
+    pub counts: Vec<bool>,
+    /// What it weighs in the loss; 0 where it does not count.
+    pub weights: Vec<f32>,
+    /// The documents' lengths, in the order of the tokens.
+    pub documents: Documents,
+    /// The documents, in the order of the tokens.
+    pub pieces: Vec<Piece>,
+    /// Predictions that count.
+    pub counted: u64,
+    /// Tokens of the batch, with padding.
+    pub size: u64,
+    /// Rows of the batch.
+    pub rows: u64,
+}
+
+impl Sheet {
+    /// Checks a batch and lays it out. Predictions in replayed rows weigh `replay_weight`, others 1.
+    ///
+    /// # Errors
+    /// [`FeedError`] where the batch does not fit the model.
+    pub fn of_batch(batch: &Batch, model: &ModelConfig, replay_weight: f32) -> Result<Self, FeedError> {
+        let length = batch.length();
+        if length as u64 > u64::from(model.context) {
+            return Err(FeedError::Length { length, context: model.context });
+        }
+        let mask = batch.mask();
+        check_tokens(batch, i64::from(model.vocabulary) - 1)?;
+        let mut pieces = Vec::new();
+        for row in 0..batch.rows() {
+            let first = row * length;
+            let mut end = 0;
+            for (span, piece) in batch.spans(row)?.iter().enumerate() {
+                let (start, tokens) = (piece.start as usize, piece.tokens as usize);
+                check_gap(&mask, row, length, end..start)?;
+                end = start + tokens;
+                let counted = mask
+                    .get(first + start..first + end)
+                    .map_or(0, |bits| bits.iter().filter(|bit| **bit).count());
+                // Erased text is padding: nothing is learnt from it and nothing reads it.
+                if !piece.erased {
+                    pieces.push(Piece {
+                        row,
+                        span,
+                        replayed: batch.is_replayed(row),
+                        start: first + start,
+                        tokens,
+                        counted,
+                    });
+                } else if counted > 0 {
+                    return Err(FeedError::Mask { row, place: start });
+                }
+            }
+            check_gap(&mask, row, length, end..length)?;
+        }
+        // Stable: pieces of equal length stay in the batch's order.
+        pieces.sort_by_key(|piece| piece.tokens);
+        let mut sheet =
+            Self { size: (batch.rows() * length) as u64, rows: batch.rows() as u64, ..Self::default() };
+        for piece in pieces {
+            let from = piece.start..piece.start + piece.tokens;
+            let long = |tokens: &[i32]| -> Vec<i64> {
+                tokens.get(from.clone()).unwrap_or_default().iter().map(|token| i64::from(*token)).collect()
+            };
+            let counts = mask.get(from.clone()).unwrap_or_default();
+            let weight = if piece.replayed { replay_weight } else { 1.0 };
+            sheet.push(piece, long(batch.tokens()), long(batch.targets()), counts, weight);
+        }
+        sheet.lay_out();
+        Ok(sheet)
+    }
+
+    /// A sheet of documents to be predicted: `(inputs, targets)` of equal length, which must fit the
+    /// model; shorter ones first, so that equal lengths lie side by side. `Piece::row` is the
+    /// document's number.
+    #[must_use]
+    pub fn of_documents(documents: &[(Vec<i64>, Vec<i64>)]) -> Self {
+        let mut order: Vec<usize> = (0..documents.len()).collect();
+        order.sort_by_key(|index| documents.get(*index).map(|(tokens, _)| tokens.len()));
+        let mut sheet = Self { rows: documents.len() as u64, ..Self::default() };
+        for row in order {
+            let Some((tokens, targets)) = documents.get(row).filter(|(tokens, _)| !tokens.is_empty()) else {
+                continue;
+            };
+            let n = tokens.len();
+            let piece = Piece { row, span: 0, replayed: false, start: 0, tokens: n, counted: n };
+            sheet.push(piece, tokens.clone(), targets.clone(), &vec![true; n], 1.0);
+        }
+        sheet.lay_out();
+        sheet.size = sheet.tokens.len() as u64;
+        sheet
+    }
+
+    fn push(&mut self, piece: Piece, tokens: Vec<i64>, targets: Vec<i64>, counts: &[bool], weight: f32) {
+        self.pieces.push(Piece { start: self.tokens.len(), ..piece });
+        self.counted += piece.counted as u64;
+        self.tokens.extend(tokens);
+        self.targets.extend(targets);
+        self.counts.extend(counts);
+        self.weights.extend(counts.iter().map(|counts| if *counts { weight } else { 0.0 }));
+    }
+
+    fn lay_out(&mut self) {
+        self.documents = Documents::of_lengths(self.pieces.iter().map(|piece| piece.tokens as i64));
+    }
+
+    /// What all predictions weigh together; 0 where there is nothing to learn.
+    #[must_use]
+    pub fn weight(&self) -> f64 {
+        self.weights.iter().map(|weight| f64::from(*weight)).sum()
+    }
+
+    /// Its tokens on the device.
+    #[must_use]
+    pub fn input(&self, device: Device) -> Input {
+        Input {
+            tokens: Tensor::from_slice(&self.tokens).to_device(device),
+            positions: Tensor::from_slice(&self.documents.positions()).to_device(device),
+            documents: self.documents.clone(),
+        }
+    }
+}
+
+fn check_tokens(batch: &Batch, last: i64) -> Result<(), FeedError> {
+    for tokens in [batch.tokens(), batch.targets()] {
+        // `Batch` holds no negative token.
+        if let Some(at) = tokens.iter().position(|token| i64::from(*token) > last) {
+            let (row, place) = (at / batch.length().max(1), at % batch.length().max(1));
+            return Err(FeedError::Token {
+                row,
+                place,
+                token: tokens.get(at).copied().unwrap_or_default(),
+                last,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_gap(mask: &[bool], row: usize, length: usize, gap: std::ops::Range<usize>) -> Result<(), FeedError> {
+    let counts = |place: &usize| mask.get(row * length + place).copied().unwrap_or(false);
+    gap.clone().find(counts).map_or(Ok(()), |place| Err(FeedError::Mask { row, place }))
+}
+
+/// A batch on its way to a step.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Names the batch.
+    pub ticket: Ticket,
+    /// The batch, laid out.
+    pub sheet: Sheet,
+    /// Where the new text after this batch begins.
+    pub next: Cursor,
+}
+
+/// What makes deliveries, one after another, until it has no more.
+pub type Source = Box<dyn FnMut() -> Result<Option<Delivery>, Failure> + Send>;
+
+/// Where a job's batches come from.
+pub enum Feed {
+    /// Made when asked for.
+    Direct(Source),
+    /// Made ahead by a thread of its own.
+    Ahead(Ahead),
+}
+
+/// A thread that makes deliveries before they are asked for.
+pub struct Ahead {
+    queue: Receiver<Result<Option<Delivery>, Failure>>,
+    // Ends by itself: its next send fails when the queue is dropped.
+    _thread: JoinHandle<()>,
+    ended: bool,
+}
+
+impl Feed {
+    /// Deliveries made by `source` in a thread of its own, at most `depth` of them waiting.
+    ///
+    /// # Errors
+    /// [`FeedError::Thread`] where no thread can be started.
+    pub fn ahead(mut source: Source, depth: usize) -> Result<Self, FeedError> {
+        let (sender, queue) = sync_channel(depth.max(1));
+        let make = move || {
+            loop {
+                let made = source();
+                let last = !matches!(made, Ok(Some(_)));
+                if sender.send(made).is_err() || last {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("feed".into()).spawn(make)?;
+        Ok(Self::Ahead(Ahead { queue, _thread: thread, ended: false }))
+    }
+
+    /// The next delivery; `None` when the stream has ended.
+    ///
+    /// # Errors
+    /// What the source failed with.
+    pub fn pull(&mut self) -> Result<Option<Delivery>, Failure> {
+        match self {
+            Self::Direct(source) => source(),
+            Self::Ahead(ahead) if ahead.ended => Ok(None),
+            Self::Ahead(ahead) => {
+                let made = ahead.queue.recv().unwrap_or_else(|_| Err(FeedError::Gone.into()));
+                ahead.ended = !matches!(made, Ok(Some(_)));
+                made
+            }
+        }
+    }
+}
+
+/// A tensor's numbers on the host, whatever its shape.
+///
+/// # Errors
+/// [`TorchError::Refused`] where it holds other than floating-point numbers.
+pub fn to_host(tensor: &Tensor) -> Result<Vec<f32>, TorchError> {
+    let flat = tensor.detach().to_device(Device::Cpu).to_kind(tch::Kind::Float).contiguous().flatten(0, -1);
+    Vec::<f32>::try_from(flat).map_err(|error| TorchError::Refused(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

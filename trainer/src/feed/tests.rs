@@ -1,0 +1,138 @@
+use proptest::prelude::*;
+use schemas::wire::BatchRow;
+
+use super::*;
+use crate::testing::{TEXT, delivery, row, tiny};
+
+fn batch(length: usize, rows: &[BatchRow]) -> Batch {
+    Batch::from_rows(length, rows).unwrap()
+}
+
+#[test]
+fn sheet_lays_documents_of_equal_length_side_by_side_and_drops_padding() {
+    let rows = [row(0, 12, &[4, 2], 0, b"abcdef", false), row(1, 12, &[2, 4], 3, b"ABCDEFGHIJKL", true)];
+    let sheet = Sheet::of_batch(&batch(12, &rows), &tiny(), 0.5).unwrap();
+    let text: String = sheet.tokens.iter().map(|token| u8::try_from(*token).unwrap() as char).collect();
+    assert_eq!(text, "efDEabcdFGHI");
+    assert_eq!(sheet.targets[..4], [102, 256, 69, 256]);
+    assert_eq!(sheet.weights, [1.0, 1.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5]);
+    assert_eq!(sheet.documents, Documents::of_lengths([2, 2, 4, 4]));
+    assert_eq!((sheet.counted, sheet.size, sheet.rows), (12, 24, 2));
+    let places: Vec<(usize, usize, bool)> =
+        sheet.pieces.iter().map(|p| (p.row, p.span, p.replayed)).collect();
+    assert_eq!(places, [(0, 1, false), (1, 0, true), (0, 0, false), (1, 1, true)]);
+}
+
+#[test]
+fn erased_text_is_padding() {
+    let mut rows = [row(0, 12, &[4, 2], 0, TEXT, false)];
+    rows[0].spans[0].erased = true;
+    rows[0].mask[..4].fill(false);
+    let sheet = Sheet::of_batch(&batch(12, &rows), &tiny(), 1.0).unwrap();
+    assert_eq!((sheet.tokens.len(), sheet.pieces.len()), (2, 1));
+    rows[0].mask[1] = true;
+    let error = Sheet::of_batch(&batch(12, &rows), &tiny(), 1.0).unwrap_err();
+    assert!(matches!(error, FeedError::Mask { row: 0, .. }), "{error}");
+}
+
+#[test]
+fn batches_that_do_not_fit_the_model_are_refused() {
+    let long = batch(33, &[row(0, 33, &[33], 0, TEXT, false)]);
+    assert!(matches!(
+        Sheet::of_batch(&long, &tiny(), 1.0),
+        Err(FeedError::Length { length: 33, context: 32 })
+    ));
+
+    let mut rows = [row(0, 12, &[12], 0, TEXT, false), row(1, 12, &[12], 0, TEXT, false)];
+    rows[1].targets[3] = 258;
+    let error = Sheet::of_batch(&batch(12, &rows), &tiny(), 1.0).unwrap_err();
+    assert!(matches!(error, FeedError::Token { row: 1, place: 3, token: 258, last: 257 }), "{error}");
+
+    for place in [0, 8, 11] {
+        let mut rows = [row(0, 12, &[3, 4], 1, TEXT, false)];
+        rows[0].mask[place] = true;
+        let error = Sheet::of_batch(&batch(12, &rows), &tiny(), 1.0).unwrap_err();
+        assert!(matches!(error, FeedError::Mask { row: 0, place: at } if at == place), "{error}");
+    }
+}
+
+#[test]
+fn a_batch_without_text_weighs_nothing() {
+    let sheet = Sheet::of_batch(&batch(8, &[row(0, 8, &[], 0, TEXT, false)]), &tiny(), 1.0).unwrap();
+    assert!(sheet.weight() <= 0.0 && sheet.tokens.is_empty());
+}
+
+#[test]
+fn documents_keep_their_numbers_when_sorted_by_length() {
+    let document = |tokens: &[i64]| (tokens.to_vec(), tokens.to_vec());
+    let sheet =
+        Sheet::of_documents(&[document(&[1, 2, 3]), document(&[]), document(&[4]), document(&[5, 6, 7])]);
+    assert_eq!(sheet.tokens, [4, 1, 2, 3, 5, 6, 7]);
+    assert_eq!(sheet.pieces.iter().map(|piece| piece.row).collect::<Vec<_>>(), [2, 0, 3]);
+}
+
+proptest! {
+    #[test]
+    fn every_token_of_text_is_in_the_sheet_once(cuts in prop::collection::vec((prop::collection::vec(1_usize..6, 0..5), 0_usize..3), 1..5)) {
+        let rows: Vec<BatchRow> = cuts.iter().enumerate()
+            .map(|(number, (lengths, gap))| row(number as u64, 28, lengths, *gap, TEXT, number % 2 == 1))
+            .collect();
+        let sheet = Sheet::of_batch(&batch(28, &rows), &tiny(), 1.0).unwrap();
+        let wanted: usize = cuts.iter().flat_map(|(lengths, _)| lengths).sum();
+        prop_assert_eq!(sheet.tokens.len(), wanted);
+        prop_assert_eq!(sheet.documents.tokens(), wanted as i64);
+        let mut end = 0;
+        for piece in &sheet.pieces {
+            prop_assert_eq!(piece.start, end);
+            end += piece.tokens;
+            let span = &rows[piece.row].spans[piece.span];
+            let from = span.start as usize..(span.start + span.tokens) as usize;
+            let wanted: Vec<i64> = rows[piece.row].tokens[from].iter().map(|token| i64::from(*token)).collect();
+            prop_assert_eq!(&sheet.tokens[piece.start..end], &wanted[..]);
+        }
+        prop_assert_eq!(end, wanted);
+    }
+}
+
+fn counting(until: u64) -> Source {
+    let mut step = 0;
+    Box::new(move || {
+        step += 1;
+        Ok((step <= until).then(|| delivery(step - 1, &tiny())))
+    })
+}
+
+#[test]
+fn deliveries_made_ahead_are_those_made_when_asked_for() {
+    let steps = |mut feed: Feed| {
+        let mut steps = Vec::new();
+        while let Some(delivery) = feed.pull().ok().flatten() {
+            steps.push((delivery.ticket, delivery.sheet));
+        }
+        assert!(feed.pull().is_ok_and(|more| more.is_none()), "an ended stream stays ended");
+        steps
+    };
+    let direct = steps(Feed::Direct(counting(7)));
+    assert_eq!(direct.len(), 7);
+    assert_eq!(direct, steps(Feed::ahead(counting(7), 2).unwrap()));
+}
+
+#[test]
+fn a_feed_that_is_dropped_lets_its_thread_go() {
+    let (sender, ended) = sync_channel::<()>(1);
+    let mut endless = counting(u64::MAX);
+    let source: Source = Box::new(move || {
+        let _held = &sender;
+        endless()
+    });
+    drop(Feed::ahead(source, 1).unwrap());
+    // The source is dropped with its thread: then the channel closes.
+    assert!(ended.recv().is_err());
+}
+
+#[test]
+fn what_the_source_fails_with_reaches_the_loop() {
+    let mut feed = Feed::ahead(Box::new(|| Err(FeedError::Gone.into())), 2).unwrap();
+    assert!(feed.pull().is_err());
+    assert!(feed.pull().is_ok_and(|more| more.is_none()));
+}

@@ -1,0 +1,3 @@
+//! What a step minimises.
+
+pub mod next_token;

@@ -1,0 +1,287 @@
+//! A decoder-only model of the Llama family: embedding, layers of attention and gated unit, norm, head.
+
+use std::collections::BTreeMap;
+
+use schemas::program::error::{Fault, Kind as FaultKind};
+use schemas::seed::{Seed, unit};
+use tch::{Device, Kind, Tensor};
+
+use super::attention::{Angles, Documents, Rotary, attend, rms_norm};
+use super::config::{ModelConfig, ShapeError};
+
+/// A trained tensor and its name, as Hugging Face's Llama has it.
+#[derive(Debug)]
+pub struct Parameter {
+    /// Its name.
+    pub name: String,
+    /// Its values; f32, `[out, in]` where it is a matrix.
+    pub tensor: Tensor,
+}
+
+/// Tokens on the device, document by document.
+#[derive(Debug)]
+pub struct Input {
+    /// Token ids, i64 `[tokens]`.
+    pub tokens: Tensor,
+    /// Places in their documents, i64 `[tokens]`.
+    pub positions: Tensor,
+    /// How the tokens divide into documents.
+    pub documents: Documents,
+}
+
+/// Weights that do not fit the model.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The model's shape is not one.
+    #[error("the model's shape is impossible")]
+    Shape(#[from] ShapeError),
+    /// Names that are missing or too many.
+    #[error("the weights are not this model's: missing {}, not expected {}", listed(.missing), listed(.extra))]
+    Names {
+        /// Names of the model without a tensor.
+        missing: Vec<String>,
+        /// Names that the model has not.
+        extra: Vec<String>,
+    },
+    /// A tensor of another shape.
+    #[error("`{name}` has shape {found:?}, the model needs {wanted:?}")]
+    Size {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        found: Vec<i64>,
+        /// The model's.
+        wanted: Vec<i64>,
+    },
+}
+
+/// `none`, or the first names and how many more there are.
+pub(crate) fn listed(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(4).map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => "none".into(),
+        n if n > shown.len() => format!("{} and {} more", shown.join(", "), n - shown.len()),
+        _ => shown.join(", "),
+    }
+}
+
+impl Fault for WeightsError {
+    fn kind(&self) -> FaultKind {
+        FaultKind::Config
+    }
+    fn hint(&self) -> Option<String> {
+        Some("start from weights of the same shape, or change [model] to the shape of the weights".into())
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    o: Tensor,
+    unit_norm: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+}
+
+/// The model. Its parameters are leaves: gradients arrive in them.
+#[derive(Debug)]
+pub struct Decoder {
+    config: ModelConfig,
+    parameters: Vec<Parameter>,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Tensor,
+    rotary: Rotary,
+}
+
+impl Decoder {
+    /// A fresh model: matrices from N(0, 0.02), those that write to the residual stream from
+    /// N(0, 0.02 / sqrt(2 layers)) (Radford et al. 2019), norms at 1.
+    ///
+    /// Each value is a function of the seed, its parameter's name and its place: the same on every
+    /// machine, whatever else is random.
+    ///
+    /// # Errors
+    /// [`WeightsError::Shape`] for an impossible shape.
+    pub fn fresh(config: &ModelConfig, seed: Seed, device: Device) -> Result<Self, WeightsError> {
+        config.check()?;
+        let seed = seed.child("weights");
+        let all = config.parameters().into_iter().map(|(name, shape)| {
+            let values = initial(config, seed.child(&name), &name, &shape);
+            let tensor = Tensor::from_slice(&values).view(shape.as_slice()).to_device(device);
+            (name, tensor)
+        });
+        Self::from_weights(config, all.collect(), device)
+    }
+
+    /// A model of zeros, to be written into.
+    pub(crate) fn blank(config: &ModelConfig, device: Device) -> Result<Self, WeightsError> {
+        config.check()?;
+        let zeros = |(name, shape): (String, Vec<i64>)| (name, Tensor::zeros(shape, (Kind::Float, device)));
+        Self::from_weights(config, config.parameters().into_iter().map(zeros).collect(), device)
+    }
+
+    /// The model with these weights, which must be the model's parameters, no more and no less.
+    /// A tied model accepts `lm_head.weight` where it equals the embedding.
+    ///
+    /// # Errors
+    /// [`WeightsError`] with the names that are missing, too many or of another shape.
+    pub fn from_weights(
+        config: &ModelConfig,
+        mut weights: BTreeMap<String, Tensor>,
+        device: Device,
+    ) -> Result<Self, WeightsError> {
+        config.check()?;
+        if let (true, Some(head), Some(embedding)) =
+            (config.tied, weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight"))
+            && head.size() == embedding.size()
+            && head.equal(embedding)
+        {
+            weights.remove("lm_head.weight");
+        }
+        let wanted = config.parameters();
+        let missing: Vec<String> = wanted
+            .iter()
+            .filter(|(name, _)| !weights.contains_key(name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let known = |name: &str| wanted.iter().any(|(wanted, _)| wanted == name);
+        let extra: Vec<String> = weights.keys().filter(|name| !known(name)).cloned().collect();
+        let mut parameters = Vec::with_capacity(wanted.len());
+        for (name, wanted) in wanted {
+            let Some(tensor) = weights.remove(&name) else { break };
+            let found = tensor.size();
+            if found != wanted {
+                return Err(WeightsError::Size { name, found, wanted });
+            }
+            let tensor = tensor.detach().to_device(device).to_kind(Kind::Float).contiguous();
+            parameters.push(Parameter { name, tensor: tensor.set_requires_grad(true) });
+        }
+        if !missing.is_empty() || !extra.is_empty() {
+            return Err(WeightsError::Names { missing, extra });
+        }
+        Self::assemble(config.clone(), parameters, device).ok_or(WeightsError::Names { missing, extra })
+    }
+
+    /// Hands the parameters, in the order of `ModelConfig::parameters`, to the layers.
+    fn assemble(config: ModelConfig, parameters: Vec<Parameter>, device: Device) -> Option<Self> {
+        let mut next = parameters.iter().map(|parameter| parameter.tensor.shallow_clone());
+        let embedding = next.next()?;
+        let mut layers = Vec::new();
+        for _ in 0..config.layers {
+            layers.push(Layer {
+                attention_norm: next.next()?,
+                q: next.next()?,
+                k: next.next()?,
+                v: next.next()?,
+                o: next.next()?,
+                unit_norm: next.next()?,
+                gate: next.next()?,
+                up: next.next()?,
+                down: next.next()?,
+            });
+        }
+        let norm = next.next()?;
+        let head = if config.tied { embedding.shallow_clone() } else { next.next()? };
+        drop(next);
+        let rotary = Rotary::new(config.context, config.head_size(), config.rope_theta, device);
+        Some(Self { config, parameters, embedding, layers, norm, head, rotary })
+    }
+
+    /// The same model with other values, in the order of [`Decoder::parameters`], shared and not copied.
+    ///
+    /// # Errors
+    /// [`WeightsError`] where number or shapes do not agree.
+    pub fn with_values(&self, values: &[Tensor]) -> Result<Self, WeightsError> {
+        let names = self.parameters.iter().map(|parameter| parameter.name.clone());
+        let weights = names.zip(values.iter().map(Tensor::shallow_clone)).collect();
+        Self::from_weights(&self.config, weights, self.device())
+    }
+
+    /// Its shape.
+    #[must_use]
+    pub const fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Its parameters in the order of the forward pass.
+    #[must_use]
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Its parameters' tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.parameters.iter().map(|parameter| &parameter.tensor)
+    }
+
+    /// How many numbers it has.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.tensors().map(Tensor::numel).sum()
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.embedding.device()
+    }
+
+    /// Logits of the token that follows each token: f32 `[tokens, vocabulary]`. Panics as `tch` does.
+    pub fn logits(&self, input: &Input) -> Tensor {
+        self.states(input).linear::<&Tensor>(&self.head, None)
+    }
+
+    /// The normalised last states: f32 `[tokens, width]`. Panics as `tch` does.
+    pub fn states(&self, input: &Input) -> Tensor {
+        let angles = self.rotary.at(&input.positions);
+        let mut x = Tensor::embedding(&self.embedding, &input.tokens, -1, false, false);
+        for layer in &self.layers {
+            x = self.attention(layer, &x, &angles, &input.documents) + x;
+            x = self.gated_unit(layer, &x) + x;
+        }
+        rms_norm(&x, &self.norm, self.config.norm_epsilon)
+    }
+
+    fn attention(&self, layer: &Layer, x: &Tensor, angles: &Angles, documents: &Documents) -> Tensor {
+        let x = rms_norm(x, &layer.attention_norm, self.config.norm_epsilon);
+        let size = i64::from(self.config.head_size());
+        let heads = |weight: &Tensor| x.linear::<&Tensor>(weight, None).unflatten(1, [-1, size]);
+        let (q, k, v) = (angles.rotate(&heads(&layer.q)), angles.rotate(&heads(&layer.k)), heads(&layer.v));
+        attend(&q, &k, &v, documents).linear::<&Tensor>(&layer.o, None)
+    }
+
+    /// SwiGLU (Shazeer 2020).
+    fn gated_unit(&self, layer: &Layer, x: &Tensor) -> Tensor {
+        let x = rms_norm(x, &layer.unit_norm, self.config.norm_epsilon);
+        let gate = x.linear::<&Tensor>(&layer.gate, None).silu();
+        (gate * x.linear::<&Tensor>(&layer.up, None)).linear::<&Tensor>(&layer.down, None)
+    }
+}
+
+/// The first values of one parameter.
+fn initial(config: &ModelConfig, seed: Seed, name: &str, shape: &[i64]) -> Vec<f32> {
+    let count = usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
+    if shape.len() < 2 {
+        return vec![1.0; count];
+    }
+    let to_residual = name.contains("o_proj") || name.contains("down_proj");
+    let deviation = if to_residual { 0.02 / (2.0 * f64::from(config.layers)).sqrt() } else { 0.02 };
+    let mut values = Vec::with_capacity(count + 1);
+    // Box and Muller (1958): two uniform numbers give two normal ones.
+    for pair in (0..count as u64).step_by(2) {
+        let radius = (-2.0 * unit(seed.at(&[pair])).ln()).sqrt() * deviation;
+        let (sin, cos) = (std::f64::consts::TAU * unit(seed.at(&[pair + 1]))).sin_cos();
+        values.extend([(radius * cos) as f32, (radius * sin) as f32]);
+    }
+    values.truncate(count);
+    values
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! The decoder-only language model: its shape, its layers, its attention by documents.
+
+pub mod attention;
+pub mod config;
+pub mod decoder;
+
+pub use attention::Documents;
+pub use config::ModelConfig;
+pub use decoder::{Decoder, Input, Parameter};

@@ -1,0 +1,490 @@
+//! Gathers a report's input: what the store holds, and what each job left in its folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use replay::inspect::{self, Census};
+use replay::library::Library;
+use replay::plan::Plan;
+use schemas::id::Step;
+use schemas::program::config::{Bytes, ConfigError, Loader};
+use schemas::program::error::{Failure, Fault, Kind as FaultKind};
+use schemas::store::{Scan, Store};
+use schemas::table::records::{Outcome, Row, View};
+use schemas::table::{Table, TableError, evaluations};
+
+use super::input::{
+    Amount, Buffer, DocumentScore, Holdings, Ingested, Input, Kind, NewText, Novelty, NoveltyBin, Point, Run,
+    Script, Setting, Slice, SliceScore,
+};
+use crate::config::Config;
+use crate::evaluate::held_out::{self, SliceEntry};
+use crate::metrics::Line;
+
+/// Where a job keeps the configuration that it runs with.
+pub const CONFIG: &str = "config.toml";
+
+/// A run that the report is to compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// What it is compared as.
+    pub kind: Kind,
+    /// The job's folder.
+    pub folder: PathBuf,
+    /// Its label in the pictures.
+    pub label: String,
+}
+
+/// A run that cannot be reported.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// `--run` in another form.
+    #[error("`{0}` does not say which run to compare as what")]
+    Form(String),
+    /// A file of a job cannot be read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A line of metrics is none.
+    #[error("line {line} of `{path}` is no line of metrics")]
+    Metrics {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What its parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The store has no evaluation of the job.
+    #[error("job `{0}` has no evaluation in the store")]
+    NotEvaluated(String),
+    /// Jobs that were not scored on the same slices.
+    #[error("job `{0}` names no list of slices")]
+    NoSlices(String),
+    /// The configuration that the job left.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Rows that are none.
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+impl Fault for CollectError {
+    fn kind(&self) -> FaultKind {
+        match self {
+            Self::Form(_) => FaultKind::Config,
+            Self::Read { .. } | Self::NotEvaluated(_) => FaultKind::NotFound,
+            Self::NoSlices(_) | Self::Metrics { .. } => FaultKind::Input,
+            Self::Config(error) => error.kind(),
+            Self::Table(error) => error.kind(),
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Form(_) => {
+                Some("write `floor:FOLDER:LABEL`, `method:FOLDER:LABEL` or `ceiling:FOLDER:LABEL`".into())
+            }
+            Self::NotEvaluated(_) | Self::NoSlices(_) => {
+                Some("set `evaluate.slices` in the job's configuration and run it to its end".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl std::str::FromStr for Compared {
+    type Err = CollectError;
+    fn from_str(text: &str) -> Result<Self, CollectError> {
+        let form = || CollectError::Form(text.to_owned());
+        let (kind, rest) = text.split_once(':').ok_or_else(form)?;
+        let (folder, label) = rest.split_once(':').ok_or_else(form)?;
+        let kind = match kind {
+            "floor" => Kind::Floor,
+            "method" => Kind::Method,
+            "ceiling" => Kind::Ceiling,
+            _ => return Err(form()),
+        };
+        Ok(Self { kind, folder: folder.into(), label: label.to_owned() })
+    }
+}
+
+/// The input of a report that compares these runs, whose evaluations are in `store`.
+///
+/// # Errors
+/// [`CollectError`] for what a job's folder lacks, and the store's errors.
+pub async fn collect(store: &Store, runs: &[Compared], title: &str) -> Result<Input, Failure> {
+    let mut configs = Vec::new();
+    for run in runs {
+        configs.push(config(&run.folder)?);
+    }
+    let Some((first, _)) = configs.first() else { return Err(CollectError::Form(String::new()).into()) };
+    let Some(list) = &first.evaluate.slices else {
+        return Err(CollectError::NoSlices(first.job.name.clone()).into());
+    };
+    let entries = held_out::list(list)?;
+    let stream = read_stream(store, &entries).await?;
+    let mut input = Input {
+        title: title.to_owned(),
+        ingested: stream.ingested.into_values().collect(),
+        novelty: stream.novelty,
+        slices: stream.slices,
+        settings: settings(first),
+        ..Input::default()
+    };
+    for (run, (config, plan)) in runs.iter().zip(&configs) {
+        input.runs.push(read_run(store, run, config).await?);
+        if let Some(plan) = plan.as_ref().filter(|plan| input.buffers.is_empty() && plan.mix.share() > 0.0) {
+            (input.stream, input.buffers) = holdings(store, plan, config.replay.cache.bytes).await?;
+        }
+    }
+    input.parameters = Some(parameters(first)?);
+    Ok(input)
+}
+
+fn config(folder: &Path) -> Result<(Config, Option<Plan>), CollectError> {
+    let path = folder.join(CONFIG);
+    let mut plan = None;
+    let loaded = Loader::new("train").file(Some(&path)).load_with::<Config>(|config, problems| {
+        plan = config.check(problems);
+    })?;
+    Ok((loaded.value, plan))
+}
+
+fn parameters(config: &Config) -> Result<u64, Failure> {
+    let model = crate::torch::on_one_thread(1, || -> Result<u64, Failure> {
+        let model = crate::model::Decoder::fresh(&config.model, config.weights_seed(), tch::Device::Cpu)
+            .map_err(crate::step::RecipeError::from)?;
+        Ok(model.size() as u64)
+    })?;
+    Ok(model)
+}
+
+fn settings(config: &Config) -> Vec<Setting> {
+    let setting = |name: &str, value: String| Setting { name: name.to_owned(), value };
+    let model = &config.model;
+    vec![
+        setting(
+            "model",
+            format!("byte decoder, width {}, {} layers, {} heads", model.width, model.layers, model.heads),
+        ),
+        setting(
+            "batch",
+            format!("{} rows of {} tokens", config.replay.batch.rows, config.replay.batch.tokens),
+        ),
+        setting(
+            "optimiser",
+            format!("AdamW, weight decay {}, clip {}", config.optim.weight_decay, config.optim.clip),
+        ),
+        setting(
+            "learning rate",
+            format!(
+                "{} after {} steps of warm-up, then constant",
+                config.schedule.rate, config.schedule.warmup
+            ),
+        ),
+        setting(
+            "evaluated",
+            format!("every {} steps, {} of each slice", config.evaluate.every, config.evaluate.slice),
+        ),
+    ]
+}
+
+/// What the records say.
+#[derive(Default)]
+struct Stream {
+    ingested: BTreeMap<String, Ingested>,
+    novelty: Option<Novelty>,
+    slices: Vec<Slice>,
+}
+
+/// Bins of the novelty curve.
+const BINS: usize = 40;
+
+async fn read_stream(store: &Store, entries: &[SliceEntry]) -> Result<Stream, Failure> {
+    let columns = [
+        "outcome",
+        "day",
+        "shard",
+        "seq",
+        "batch",
+        "source",
+        "generation",
+        "start",
+        "end",
+        "event_time",
+        "ingest_time",
+        "origin",
+        "length",
+        "raw_length",
+        "rung",
+        "reason",
+        "unseen",
+    ];
+    let scan = Scan { columns: &columns, filter: None, order: &["shard", "seq"] };
+    let version = store.version(Table::Records).await?;
+    let batches = store.scan(Table::Records, version, &scan).await?;
+    let mut stream = Stream::default();
+    // Bytes of kept text before each of a slice's own records, and theirs.
+    let mut places: Vec<Vec<(u64, u64)>> = vec![Vec::new(); entries.len()];
+    let mut scores: Vec<(u64, f32)> = Vec::new();
+    let mut before = 0;
+    for batch in &batches {
+        for row in View::new(batch).map_err(CollectError::from)?.iter() {
+            stream.count(&row);
+            if row.outcome != Outcome::Kept.as_str() {
+                continue;
+            }
+            let bytes = natural(row.length);
+            for (entry, places) in entries.iter().zip(&mut places) {
+                if is_of(entry, &row) {
+                    places.push((before, bytes));
+                }
+            }
+            scores.extend(row.unseen.map(|score| (before, score)));
+            before += bytes;
+        }
+    }
+    let whole = before.max(1) as f64;
+    stream.slices = entries.iter().zip(&places).map(|(entry, places)| slice(entry, places, whole)).collect();
+    stream.novelty = novelty(&scores, whole);
+    Ok(stream)
+}
+
+fn natural(number: Option<i64>) -> u64 {
+    number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+}
+
+impl Stream {
+    fn count(&mut self, row: &Row<'_>) {
+        let source = row.origin.unwrap_or(row.source);
+        let entry = self.ingested.entry(source.to_owned()).or_default();
+        entry.source = source.to_owned();
+        entry.read += 1;
+        match row.outcome.parse() {
+            Ok(Outcome::Kept) => {
+                entry.kept += 1;
+                entry.bytes += natural(row.length);
+            }
+            Ok(Outcome::Duplicate) => {
+                *entry.duplicates.entry(row.rung.unwrap_or("unknown").to_owned()).or_default() += 1
+            }
+            _ => *entry.dead_letters.entry(row.reason.unwrap_or("unknown").to_owned()).or_default() += 1,
+        }
+    }
+}
+
+/// Whether a record is of a slice's source and period.
+fn is_of(entry: &SliceEntry, row: &Row<'_>) -> bool {
+    let Some(time) = row.event_time else { return false };
+    let day = day_text(time);
+    row.origin.unwrap_or(row.source) == entry.source
+        && entry.from.as_str() <= day.as_str()
+        && day.as_str() <= entry.to.as_str()
+}
+
+/// The day of a time, as `1803-03-14`: dates in this form sort as text.
+fn day_text(time_us: i64) -> String {
+    // Proleptic Gregorian civil date of a day number (Hinnant, `civil_from_days`).
+    let days = time_us.div_euclid(86_400_000_000) + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let of_month = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    format!("{:04}-{month:02}-{of_month:02}", era * 400 + year + carry)
+}
+
+fn slice(entry: &SliceEntry, places: &[(u64, u64)], whole: f64) -> Slice {
+    let total: u64 = places.iter().map(|(_, bytes)| bytes).sum();
+    let quantile = |share: f64| {
+        let mut sum = 0;
+        let reached = places.iter().find(|(_, bytes)| {
+            sum += bytes;
+            sum as f64 >= share * total as f64
+        });
+        reached.map_or(1.0, |(before, bytes)| (before + bytes) as f64 / whole)
+    };
+    Slice {
+        name: entry.name.clone(),
+        source: entry.source.clone(),
+        language: entry.language.clone(),
+        script: match entry.script.as_str() {
+            "latin" => Script::Latin,
+            "cyrillic" => Script::Cyrillic,
+            "han" => Script::Han,
+            _ => Script::Other,
+        },
+        from: entry.from.clone(),
+        to: entry.to.clone(),
+        q05: quantile(0.05),
+        q50: quantile(0.5),
+        q95: quantile(0.95),
+    }
+}
+
+fn novelty(scores: &[(u64, f32)], whole: f64) -> Option<Novelty> {
+    if scores.is_empty() {
+        return None;
+    }
+    let mut bins = vec![(0.0_f64, 0_u32); BINS];
+    for (before, score) in scores {
+        let bin = ((*before as f64 / whole * BINS as f64) as usize).min(BINS - 1);
+        if let Some((sum, count)) = bins.get_mut(bin) {
+            *sum += f64::from(*score);
+            *count += 1;
+        }
+    }
+    let filled = bins.iter().enumerate().filter(|(_, (_, count))| *count > 0);
+    let bins = filled.map(|(bin, (sum, count))| NoveltyBin {
+        fraction: (bin as f64 + 0.5) / BINS as f64,
+        score: sum / f64::from(*count),
+    });
+    Some(Novelty { score: "share of shingles never seen in the window".to_owned(), bins: bins.collect() })
+}
+
+async fn holdings(store: &Store, plan: &Plan, cache: Bytes) -> Result<(Holdings, Vec<Buffer>), Failure> {
+    let mut library = Library::open(store.clone(), plan.clone(), cache).await?;
+    let inspection = inspect::inspect(&mut library)?;
+    let buffers = inspection.buffers.iter().map(|(name, buffer)| Buffer {
+        name: name.clone(),
+        policy: buffer.policy.to_owned(),
+        capacity: buffer.capacity.clone(),
+        holds: held(&buffer.members),
+    });
+    Ok((held(&inspection.stream), buffers.collect()))
+}
+
+fn held(census: &Census) -> Holdings {
+    let mut holdings = Holdings::default();
+    for (source, count) in &census.by_source {
+        holdings
+            .by_source
+            .insert(source.clone(), Amount { records: count.records, bytes: count.tokens - count.records });
+    }
+    for (year, count) in &census.by_year {
+        let decade = i32::try_from(year.div_euclid(10) * 10).unwrap_or(0);
+        let amount = holdings.by_decade.entry(decade).or_default();
+        amount.records += count.records;
+        amount.bytes += count.tokens - count.records;
+    }
+    holdings
+}
+
+async fn read_run(store: &Store, run: &Compared, config: &Config) -> Result<Run, Failure> {
+    let name = &config.job.name;
+    let lines = read_metrics(&run.folder.join("metrics.jsonl"))?;
+    let version = store.version(Table::Evaluations).await?;
+    let scan = Scan {
+        filter: Some(format!("job = '{name}' and weights = 'live'")),
+        order: &["step", "slice", "document"],
+        ..Scan::default()
+    };
+    let batches = store.scan(Table::Evaluations, version, &scan).await?;
+    let mut points: BTreeMap<i64, (u64, BTreeMap<String, Vec<DocumentScore>>)> = BTreeMap::new();
+    for batch in &batches {
+        for row in evaluations::View::new(batch).map_err(CollectError::from)?.iter() {
+            let (_, slices) =
+                points.entry(row.step).or_insert_with(|| (natural(Some(row.tokens)), BTreeMap::new()));
+            slices.entry(row.slice.to_owned()).or_default().push(DocumentScore {
+                document: row.document.unwrap_or_default().to_owned(),
+                nats: row.nats,
+                predicted: natural(Some(row.predicted)),
+                bytes: natural(Some(row.bytes)),
+            });
+        }
+    }
+    let Some(last) = points.values().map(|(tokens, _)| *tokens).max() else {
+        return Err(CollectError::NotEvaluated(name.clone()).into());
+    };
+    let points = points.into_iter().map(|(step, (tokens, slices))| Point {
+        step: Step::from_i64(step),
+        tokens,
+        // All runs move through the stream at an even pace: what was thinned makes room for replay.
+        fraction: tokens as f64 / last.max(1) as f64,
+        scores: slices.into_iter().map(|(slice, documents)| SliceScore { slice, documents }).collect(),
+    });
+    let median = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
+    };
+    Ok(Run {
+        name: name.clone(),
+        label: run.label.clone(),
+        kind: run.kind,
+        replay: config.replay.mix.values().map(|share| share.get()).sum(),
+        seed: config.job.seed,
+        weights: "live".to_owned(),
+        points: points.collect(),
+        prequential: lines
+            .iter()
+            .filter_map(|line| Some(NewText { tokens: line.tokens, nats_per_token: line.loss_new? }))
+            .collect(),
+        tokens_per_second: median(lines.iter().map(|line| line.tokens_per_second).collect()),
+        data_wait: median(lines.iter().map(|line| line.wait).collect()),
+        wall_seconds: None,
+    })
+}
+
+fn read_metrics(path: &Path) -> Result<Vec<Line>, CollectError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| CollectError::Read { path: path.to_owned(), source })?;
+    let parse = |(number, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|source| CollectError::Metrics {
+            path: path.to_owned(),
+            line: number + 1,
+            source,
+        })
+    };
+    text.lines().enumerate().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn day_text_is_the_civil_date() {
+        let day = 86_400_000_000;
+        for (days, text) in
+            [(0, "1970-01-01"), (-1, "1969-12-31"), (11_016, "2000-02-29"), (-60_924, "1803-03-14")]
+        {
+            assert_eq!(day_text(days * day), text);
+            assert_eq!(day_text(days * day + day - 1), text);
+        }
+    }
+
+    #[test]
+    fn quantiles_say_where_a_slices_text_has_arrived() {
+        let entry = SliceEntry {
+            name: "a".into(),
+            file: "a".into(),
+            source: "a".into(),
+            language: "fr".into(),
+            script: "latin".into(),
+            from: String::new(),
+            to: String::new(),
+        };
+        let of = slice(&entry, &[(100, 50), (200, 50)], 1_000.0);
+        assert_eq!((of.q05, of.q50, of.q95), (0.15, 0.15, 0.25));
+        assert_eq!(slice(&entry, &[], 1_000.0).q95, 1.0);
+    }
+
+    #[test]
+    fn runs_are_named_by_kind_folder_and_label() {
+        let run: Compared = "method:jobs/a:replay 25 %".parse().unwrap();
+        assert_eq!(
+            (run.kind, run.folder.to_str(), run.label.as_str()),
+            (Kind::Method, Some("jobs/a"), "replay 25 %")
+        );
+        for text in ["", "floor", "floor:a", "best:a:b"] {
+            assert!(text.parse::<Compared>().is_err(), "{text}");
+        }
+    }
+}

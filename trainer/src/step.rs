@@ -1,0 +1,278 @@
+//! READ THIS FIRST: one step of training, in the order of the equation.
+//!
+//! With weights w, batch B, loss L, and AdamW's update U:
+//!
+//! ```text
+//! logits = f_w(B)              forward     model
+//! l      = L(logits, B)        terms       loss
+//! g      = dl/dw               backward
+//! g      = clip(g)             clip        optim
+//! w      = U(w, g)             update      optim, schedule
+//! e      = e + (w - e)/h       average     average
+//! ```
+//!
+//! A step is a function of the learner's state and the batch: the same state and the same ticket give
+//! the same bits on a CPU. What libtorch refuses leaves [`Learner::step`] as an error that carries the
+//! ticket; the learner must be dropped then, for a half-made update may be in it.
+
+use schemas::id::Step;
+use schemas::program::error::{Fault, Kind};
+use schemas::seed::Seed;
+use schemas::wire::Ticket;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+use crate::average::{AverageConfig, Averages, HorizonError};
+use crate::feed::{Sheet, to_host};
+use crate::loss::next_token::{Tally, next_token};
+use crate::model::config::ShapeError;
+use crate::model::decoder::WeightsError;
+use crate::model::{Decoder, ModelConfig};
+use crate::optim::{OptimConfig, OptimError, Optimizer};
+use crate::schedule::Schedule;
+use crate::torch::{TorchError, guarded};
+
+/// Everything in a config that reaches the weights, but for the batches.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// The optimiser.
+    pub optim: OptimConfig,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// The averages that are kept.
+    pub average: AverageConfig,
+}
+
+/// A recipe that no learner can follow.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipeError {
+    /// The model's shape.
+    #[error("[model] is wrong")]
+    Model(#[from] ShapeError),
+    /// The optimiser's numbers.
+    #[error("[optim] is wrong")]
+    Optim(#[from] OptimError),
+    /// The averages' horizons.
+    #[error("[average] is wrong")]
+    Average(#[from] HorizonError),
+    /// The learning rate.
+    #[error("`schedule.rate` cannot be {0}: it must be a positive number")]
+    Rate(f64),
+    /// The weights do not fit the model.
+    #[error("these weights cannot be started from")]
+    Weights(#[from] WeightsError),
+    /// libtorch refused.
+    #[error("the model cannot be made")]
+    Torch(#[from] TorchError),
+}
+
+impl Fault for RecipeError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Torch(error) => error.kind(),
+            _ => Kind::Config,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Weights(error) => error.hint(),
+            Self::Torch(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+impl Recipe {
+    /// Refuses a recipe that no learner can follow.
+    ///
+    /// # Errors
+    /// [`RecipeError`] with the first key that breaks a rule.
+    pub fn check(&self) -> Result<(), RecipeError> {
+        self.model.check()?;
+        self.optim.check()?;
+        self.average.check()?;
+        let rate = self.schedule.rate;
+        if rate.is_finite() && rate > 0.0 { Ok(()) } else { Err(RecipeError::Rate(rate)) }
+    }
+}
+
+/// A step that was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// libtorch refused an operator.
+    #[error("step {step} failed on the batch of ticket {ticket}")]
+    Torch {
+        /// The step.
+        step: Step,
+        /// The ticket's JSON: it names the batch for ever.
+        ticket: String,
+        /// libtorch's words.
+        #[source]
+        source: TorchError,
+    },
+    /// The gradients were not finite; the weights were left as they were.
+    #[error("step {step} has a gradient norm of {norm} and loss {loss} on the batch of ticket {ticket}")]
+    NotFinite {
+        /// The step.
+        step: Step,
+        /// The gradients' norm.
+        norm: f64,
+        /// Nats per prediction.
+        loss: f64,
+        /// The ticket's JSON.
+        ticket: String,
+    },
+    /// A batch for another step.
+    #[error("the ticket is of step {found}, the learner is at step {wanted}")]
+    Order {
+        /// The ticket's step.
+        found: Step,
+        /// The learner's.
+        wanted: Step,
+    },
+}
+
+impl Fault for StepError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Torch { source, .. } => source.kind(),
+            Self::NotFinite { .. } => Kind::Input,
+            Self::Order { .. } => Kind::Bug,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Torch { source, .. } => source.hint(),
+            Self::NotFinite { .. } => {
+                Some("resume from the last checkpoint with a smaller `schedule.rate`".into())
+            }
+            Self::Order { .. } => None,
+        }
+    }
+}
+
+/// What a step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// The step.
+    pub step: Step,
+    /// The weighted mean that was minimised, in nats per prediction; `None` where nothing counted and
+    /// the weights were left as they were.
+    pub loss: Option<f64>,
+    /// The losses before the update, by kind of row and by document.
+    pub tally: Tally,
+    /// Joint 2-norm of the gradients before clipping.
+    pub norm: f64,
+    /// Learning rate.
+    pub rate: f64,
+}
+
+/// A model and all that changes while it learns.
+#[derive(Debug)]
+pub struct Learner {
+    pub(crate) model: Decoder,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) averages: Averages,
+    pub(crate) step: Step,
+    recipe: Recipe,
+}
+
+impl Learner {
+    /// A learner at step 0 with fresh weights, a function of the recipe and the seed.
+    ///
+    /// # Errors
+    /// [`RecipeError`] where the recipe is wrong or libtorch refuses.
+    pub fn fresh(recipe: &Recipe, seed: Seed, device: Device) -> Result<Self, RecipeError> {
+        recipe.check()?;
+        let model = guarded(|| Decoder::fresh(&recipe.model, seed, device))??;
+        Self::with_model(recipe, model)
+    }
+
+    /// A learner at step 0 that starts from a model's weights, with an empty optimiser.
+    ///
+    /// # Errors
+    /// [`RecipeError`] where the recipe is wrong or libtorch refuses.
+    pub fn with_model(recipe: &Recipe, model: Decoder) -> Result<Self, RecipeError> {
+        recipe.check()?;
+        let optimizer = guarded(|| Optimizer::new(recipe.optim.clone(), model.parameters()))?;
+        let averages =
+            guarded(|| Averages::new(&recipe.average, model.tensors().collect::<Vec<_>>().into_iter()))?;
+        Ok(Self { model, optimizer, averages, step: Step(0), recipe: recipe.clone() })
+    }
+
+    /// Learns one batch.
+    ///
+    /// # Errors
+    /// [`StepError`], with the ticket, where it could not; the learner must be dropped then.
+    pub fn step(&mut self, ticket: &Ticket, sheet: &Sheet) -> Result<Outcome, StepError> {
+        let step = self.step;
+        if ticket.step != step {
+            return Err(StepError::Order { found: ticket.step, wanted: step });
+        }
+        // The one place where a panic of libtorch in training becomes an error.
+        let outcome = guarded(|| self.equation(sheet))
+            .and_then(|made| made)
+            .map_err(|source| StepError::Torch { step, ticket: ticket.to_json(), source })?;
+        let loss = outcome.loss.unwrap_or(0.0);
+        if !outcome.norm.is_finite() || !loss.is_finite() {
+            return Err(StepError::NotFinite { step, norm: outcome.norm, loss, ticket: ticket.to_json() });
+        }
+        self.step = step.next();
+        Ok(outcome)
+    }
+
+    fn equation(&mut self, sheet: &Sheet) -> Result<Outcome, TorchError> {
+        let rate = self.recipe.schedule.at(self.step);
+        if sheet.weight() <= 0.0 {
+            let tally = Tally::of(sheet, &[]);
+            return Ok(Outcome { step: self.step, loss: None, tally, norm: 0.0, rate });
+        }
+        // forward
+        let logits = self.model.logits(&sheet.input(self.model.device()));
+        // terms
+        let loss = next_token(&logits, sheet);
+        // backward
+        loss.mean.backward();
+        // clip
+        let clipped = self.optimizer.clip()?;
+        // update
+        self.optimizer.update(rate, &clipped)?;
+        self.optimizer.drop_gradients()?;
+        // average
+        self.averages.update(self.model.tensors().collect::<Vec<_>>().into_iter())?;
+        // The only read of the device in a step: everything above was issued before.
+        let tally = Tally::of(sheet, &to_host(&loss.nll)?);
+        let [mean, norm] = [&loss.mean, &clipped.norm].map(|scalar: &Tensor| scalar.double_value(&[]));
+        Ok(Outcome { step: self.step, loss: Some(mean), tally, norm, rate })
+    }
+
+    /// The model.
+    #[must_use]
+    pub const fn model(&self) -> &Decoder {
+        &self.model
+    }
+
+    /// The averages of the weights.
+    #[must_use]
+    pub const fn averages(&self) -> &Averages {
+        &self.averages
+    }
+
+    /// Steps made: the number of the next one.
+    #[must_use]
+    pub const fn at(&self) -> Step {
+        self.step
+    }
+
+    /// What it follows.
+    #[must_use]
+    pub const fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! What several modules' tests need: small models, batches and texts.
+
+use std::collections::BTreeMap;
+
+use schemas::id::{RecordId, Seq, Step, Version};
+use schemas::seed::{Seed, below};
+use schemas::wire::{Batch, BatchRow, Span, Ticket, WIRE_FORMAT};
+use tch::{Device, Tensor};
+
+use crate::feed::{Delivery, Sheet};
+use crate::model::ModelConfig;
+use crate::step::Recipe;
+
+/// A model of a few thousand parameters with shared key heads.
+pub fn tiny() -> ModelConfig {
+    ModelConfig {
+        width: 32,
+        layers: 2,
+        heads: 4,
+        kv_heads: Some(2),
+        hidden: Some(48),
+        context: 32,
+        ..ModelConfig::default()
+    }
+}
+
+/// The recipe of a tiny learner with one average.
+pub fn recipe() -> Recipe {
+    let mut recipe = Recipe { model: tiny(), ..Recipe::default() };
+    recipe.schedule.warmup = 4;
+    recipe.schedule.rate = 3e-3;
+    recipe.average.horizons = vec![4];
+    recipe
+}
+
+/// A row of documents of these lengths, one after another from place `gap`, the rest padding. Tokens are
+/// those of `text`, each predicting the next; the last of a document predicts the boundary.
+pub fn row(
+    number: u64,
+    length: usize,
+    lengths: &[usize],
+    gap: usize,
+    text: &[u8],
+    replayed: bool,
+) -> BatchRow {
+    let (mut tokens, mut targets, mut mask) = (vec![257; length], vec![257; length], vec![false; length]);
+    let mut spans = Vec::new();
+    let mut start = gap;
+    for (index, n) in lengths.iter().enumerate() {
+        for k in 0..*n {
+            let at = |k: usize| i32::from(text[(start + k) % text.len()]);
+            tokens[start + k] = at(k);
+            targets[start + k] = if k + 1 < *n { at(k + 1) } else { 256 };
+            mask[start + k] = true;
+        }
+        spans.push(Span {
+            start: start as u32,
+            tokens: *n as u32,
+            shard: "main".parse().unwrap(),
+            seq: Seq(number * 100 + index as u64),
+            id: RecordId::from_hash(u128::from(number)),
+            first_token: 0,
+            erased: false,
+        });
+        start += n;
+    }
+    BatchRow { row: number, buffer: replayed.then(|| "main".into()), tokens, targets, mask, spans }
+}
+
+/// The ticket of a step.
+pub fn ticket(step: u64) -> Ticket {
+    Ticket {
+        format: WIRE_FORMAT,
+        job: "test".into(),
+        step: Step(step),
+        records: Version(0),
+        buffers: BTreeMap::new(),
+        config: "0".repeat(32),
+        seed: Seed::new(0),
+        row: step * 2,
+        fresh: BTreeMap::new(),
+    }
+}
+
+/// The text that small learners learn.
+pub const TEXT: &[u8] = b"what is learnt today is not to be forgotten tomorrow; ";
+
+/// The delivery of a step: two rows of several documents, the second replayed.
+pub fn delivery(step: u64, model: &ModelConfig) -> Delivery {
+    let cut = |k: u64| usize::try_from(below(Seed::new(1).at(&[step, k]), 8)).unwrap() + 1;
+    let (a, b) = (cut(0), cut(1));
+    let shifted: Vec<u8> = TEXT.iter().copied().cycle().skip(step as usize).take(TEXT.len()).collect();
+    let rows =
+        [row(step * 2, 24, &[a, b, a], 0, &shifted, false), row(step * 2 + 1, 24, &[b, 10], 1, TEXT, true)];
+    let batch = Batch::from_rows(24, &rows).unwrap();
+    let sheet = Sheet::of_batch(&batch, model, 1.0).unwrap();
+    let next =
+        BTreeMap::from([("main".parse().unwrap(), schemas::wire::Place { seq: Seq(step + 1), token: 3 })]);
+    Delivery { ticket: ticket(step), sheet, next }
+}
+
+/// Numbers from -1 to 1 that depend on the seed alone.
+pub fn numbers(seed: u64, shape: &[i64]) -> Tensor {
+    let count: i64 = shape.iter().product();
+    let values: Vec<f32> = (0..count as u64)
+        .map(|k| (schemas::seed::unit(Seed::new(seed).at(&[k])) * 2.0 - 1.0) as f32)
+        .collect();
+    Tensor::from_slice(&values).view(shape).to_device(Device::Cpu)
+}
+
+/// The largest difference between two tensors.
+pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.size(), b.size());
+    (a - b).abs().max().double_value(&[])
+}

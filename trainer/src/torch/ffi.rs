@@ -1,0 +1,46 @@
+//! The functions of `shim.cpp`, as C sees them.
+
+use std::ffi::c_char;
+
+use torch_sys::C_tensor;
+
+/// Null, or the first line of an error; valid until the next call in this thread.
+pub type Said = *const c_char;
+
+unsafe extern "C" {
+    pub fn perennial_torch_adamw(
+        n: usize,
+        parameters: *const *mut C_tensor,
+        first: *const *mut C_tensor,
+        second: *const *mut C_tensor,
+        steps: *const *mut C_tensor,
+        skip: *const C_tensor,
+        rate: f64,
+        beta1: f64,
+        beta2: f64,
+        decay: f64,
+        epsilon: f64,
+    ) -> Said;
+    pub fn perennial_torch_clip(
+        n: usize,
+        parameters: *const *mut C_tensor,
+        limit: f64,
+        norm: *mut *mut C_tensor,
+        skip: *mut *mut C_tensor,
+    ) -> Said;
+    pub fn perennial_torch_lerp(
+        n: usize,
+        to: *const *mut C_tensor,
+        from: *const *mut C_tensor,
+        weight: f64,
+    ) -> Said;
+    pub fn perennial_torch_zero(n: usize, parameters: *const *mut C_tensor, keep: bool) -> Said;
+    pub fn perennial_torch_rng_get(cuda: i64, state: *mut *mut C_tensor) -> Said;
+    pub fn perennial_torch_rng_set(cuda: i64, state: *const C_tensor) -> Said;
+    pub fn perennial_torch_deterministic(on: bool) -> Said;
+    pub fn perennial_torch_show(shown: *mut Said) -> Said;
+    pub fn perennial_torch_capability(shown: *mut Said) -> Said;
+    pub fn perennial_torch_folder(shown: *mut Said) -> Said;
+    pub fn perennial_torch_load_cuda() -> Said;
+    pub fn perennial_torch_keep_memory();
+}

@@ -1,0 +1,209 @@
+//! The loop: a step for each batch, and what happens every so many steps.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use schemas::id::Step;
+use schemas::program::clock::Clock;
+use schemas::program::error::Failure;
+use schemas::program::failpoint;
+use schemas::program::stop::Stop;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{self, Progress};
+use crate::feed::{Delivery, Feed};
+use crate::metrics::{Interval, Line, Metrics};
+use crate::step::{Learner, Outcome};
+
+/// What can happen every so many steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Act {
+    /// A line in `metrics.jsonl`, and one for whoever watches.
+    Metrics,
+    /// The evaluation hook.
+    Evaluate,
+    /// A checkpoint, after a line of metrics.
+    Checkpoint,
+}
+
+/// How a job runs: nothing here reaches the weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The job's folder: `metrics.jsonl` and `step-<n>` lie in it.
+    pub dir: PathBuf,
+    /// Where the job ends; `None` where it ends with its stream.
+    pub until: Option<Step>,
+    /// What happens every how many steps, in this order where several fall on one step. 0 is never.
+    pub every: Vec<(u64, Act)>,
+    /// How many checkpoints are kept.
+    pub keep: usize,
+}
+
+/// Told of a batch and of what became of it.
+pub type Observe<'a> = dyn FnMut(&Delivery, &Outcome) -> Result<(), Failure> + 'a;
+
+/// Shown the learner.
+pub type Evaluate<'a> = dyn FnMut(&Learner) -> Result<(), Failure> + 'a;
+
+/// What others do with a job while it runs; they get no way to change it.
+pub struct Hooks<'a> {
+    /// Told of each step: what became of the batch.
+    pub observe: Box<Observe<'a>>,
+    /// Called by [`Act::Evaluate`].
+    pub evaluate: Box<Evaluate<'a>>,
+}
+
+impl Default for Hooks<'_> {
+    fn default() -> Self {
+        Self { observe: Box::new(|_, _| Ok(())), evaluate: Box::new(|_| Ok(())) }
+    }
+}
+
+/// Why a job ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It made the steps it was to make.
+    Done,
+    /// Its stream has ended.
+    Stream,
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Why.
+    pub end: End,
+    /// Steps made, those before a resume included.
+    pub steps: Step,
+    /// Tokens of text read, those before a resume included.
+    pub tokens: u64,
+    /// Its last checkpoint.
+    pub checkpoint: PathBuf,
+}
+
+/// A running job.
+struct Job<'a> {
+    learner: &'a mut Learner,
+    progress: &'a mut Progress,
+    plan: &'a Plan,
+    hooks: Hooks<'a>,
+    metrics: Metrics,
+    interval: Interval,
+    clock: &'a Clock,
+    /// When the interval began.
+    since: Duration,
+    saved: Option<PathBuf>,
+}
+
+/// Runs a job from where `learner` and `progress` are, until its plan, its stream or `stop` ends it, and
+/// leaves a checkpoint. Must run on the thread that calls libtorch.
+///
+/// # Errors
+/// What a step, the feed, a hook or the disk failed with: the newest checkpoint is then the one before.
+pub fn train(
+    learner: &mut Learner,
+    progress: &mut Progress,
+    feed: &mut Feed,
+    plan: &Plan,
+    hooks: Hooks<'_>,
+    clock: &Clock,
+    stop: &Stop,
+) -> Result<Report, Failure> {
+    make_folder(&plan.dir)?;
+    let metrics = Metrics::open(&plan.dir.join("metrics.jsonl"), learner.at())?;
+    let (interval, since) = (Interval::default(), clock.monotonic());
+    let mut job = Job { learner, progress, plan, hooks, metrics, interval, clock, since, saved: None };
+    let end = loop {
+        if plan.until.is_some_and(|until| job.learner.at() >= until) {
+            break End::Done;
+        }
+        if stop.is_triggered() {
+            break End::Stopped;
+        }
+        let asked = clock.monotonic();
+        let Some(delivery) = feed.pull()? else { break End::Stream };
+        let waited = clock.monotonic().saturating_sub(asked);
+        job.learn(&delivery, waited)?;
+        let made = job.learner.at().0;
+        for (every, act) in &plan.every {
+            if *every > 0 && made.is_multiple_of(*every) {
+                job.act(*act)?;
+            }
+        }
+    };
+    job.act(Act::Metrics)?;
+    let checkpoint = match job.saved.take() {
+        Some(path) => path,
+        None => job.save()?,
+    };
+    Ok(Report { end, steps: job.learner.at(), tokens: job.progress.tokens, checkpoint })
+}
+
+fn make_folder(dir: &Path) -> Result<(), Failure> {
+    let made = std::fs::create_dir_all(dir);
+    Ok(made.map_err(|source| checkpoint::CheckpointError::Write { path: dir.to_owned(), source })?)
+}
+
+impl Job<'_> {
+    fn learn(&mut self, delivery: &Delivery, waited: Duration) -> Result<(), Failure> {
+        let outcome = self.learner.step(&delivery.ticket, &delivery.sheet)?;
+        failpoint::hit("train.step.after_update");
+        let tokens = delivery.sheet.tokens.len() as u64;
+        self.saved = None;
+        self.progress.tokens += tokens;
+        self.progress.row = delivery.ticket.row + delivery.sheet.rows;
+        self.progress.next.clone_from(&delivery.next);
+        self.interval.add(&outcome, tokens, waited);
+        (self.hooks.observe)(delivery, &outcome)
+    }
+
+    fn act(&mut self, act: Act) -> Result<(), Failure> {
+        match act {
+            Act::Metrics => self.write_line(),
+            Act::Evaluate => (self.hooks.evaluate)(self.learner),
+            Act::Checkpoint => self.save().map(|path| self.saved = Some(path)),
+        }
+    }
+
+    fn write_line(&mut self) -> Result<(), Failure> {
+        if self.interval.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.monotonic();
+        let lasted = now.saturating_sub(self.since);
+        let line = self.interval.line(self.learner.at(), self.progress.tokens, lasted);
+        self.metrics.write(&line)?;
+        show(&line);
+        self.interval = Interval::default();
+        self.since = now;
+        Ok(())
+    }
+
+    /// A line never spans a checkpoint, so that a resumed job writes the lines of one that never stopped.
+    fn save(&mut self) -> Result<PathBuf, Failure> {
+        self.write_line()?;
+        self.metrics.sync()?;
+        Ok(checkpoint::save(&self.plan.dir, self.learner, self.progress, self.plan.keep)?)
+    }
+}
+
+fn show(line: &Line) {
+    tracing::info!(
+        step = line.step.0,
+        tokens = line.tokens,
+        loss = line.loss,
+        loss_new = line.loss_new,
+        loss_replayed = line.loss_replayed,
+        grad_norm = line.grad_norm,
+        rate = line.rate,
+        tokens_per_second = line.tokens_per_second,
+        wait = line.wait,
+        "trained"
+    );
+}
+
+#[cfg(test)]
+mod tests;
