@@ -205,7 +205,7 @@ impl Span {
 
 /// What became of one reading.
 #[expect(clippy::large_enum_variant, reason = "nearly all are documents; a box each would cost more")]
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Row {
     /// It is a document.
     Document {
@@ -213,6 +213,8 @@ pub enum Row {
         document: Document,
         /// Whether its text is new.
         verdict: Verdict,
+        /// What else dedup and score say of it.
+        marks: Option<Box<Marks>>,
     },
     /// It is a dead letter.
     Dead {
@@ -260,6 +262,27 @@ pub enum Verdict {
     },
 }
 
+/// What dedup and score say of a document that is no exact duplicate.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Marks {
+    /// Its `MinHash` signature, as the store's column has it.
+    pub signature: Vec<u8>,
+    /// The first record of its chain of revisions.
+    pub lineage: Option<RecordId>,
+    /// What it revises.
+    pub revises: Option<RecordId>,
+    /// What is new in a revision: (start, end) in bytes of its text.
+    pub new_spans: Vec<(u32, u32)>,
+    /// The kept record it is nearly equal to, with Jaccard similarity and containment.
+    pub alike: Option<(Original, f32, f32)>,
+    /// Whether a duplicate's row has its text.
+    pub with_text: bool,
+    /// Share of its shingles never seen in the window.
+    pub unseen: Option<f32>,
+    /// The percentile of that score.
+    pub novelty: Option<f32>,
+}
+
 /// A kept record that another repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Original {
@@ -302,7 +325,7 @@ impl Rows {
         self.ends.extend_from_slice(&other.ends);
         self.list.extend(other.list.into_iter().map(|row| match row {
             Row::Dead { reason, detail } => Row::Dead { reason, detail: detail.moved(texts) },
-            Row::Document { document, verdict } => {
+            Row::Document { document, verdict, marks } => {
                 let moved = |span: Option<Span>| span.map(|span| span.moved(texts));
                 let document = Document {
                     text: document.text.moved(texts),
@@ -313,7 +336,7 @@ impl Rows {
                     passages: document.passages.start + ends..document.passages.end + ends,
                     ..document
                 };
-                Row::Document { document, verdict }
+                Row::Document { document, verdict, marks }
             }
         }));
     }
@@ -377,7 +400,7 @@ mod tests {
                 meta: Some(detail),
                 passages: start..start + 1,
             };
-            rows.list.push(Row::Document { document, verdict: Verdict::Kept });
+            rows.list.push(Row::Document { document, verdict: Verdict::Kept, marks: None });
         }
         rows
     }

@@ -7,8 +7,10 @@ use schemas::program::config::{Bytes, Duration, Problems};
 use schemas::store::StoreConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::dedup::near::Near;
+
 /// The configuration of `perennial-ingest`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
     /// The daemon's name: its part of the stream. Two daemons of one name cannot write to one store.
@@ -111,11 +113,13 @@ impl Default for Read {
 }
 
 /// `[dedup]`: what counts as the same text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Dedup {
     /// What a text is that differs from a kept one in case, width or spacing only.
     pub folded: Folded,
+    /// What is nearly the same, and what becomes of it.
+    pub near: Near,
 }
 
 /// What a text is whose folded form is known.

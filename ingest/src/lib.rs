@@ -22,8 +22,10 @@ pub mod config;
 pub mod dedup;
 pub mod edge;
 pub mod error;
+pub mod explain;
 pub mod normalise;
 pub mod pipeline;
+pub mod score;
 pub mod source;
 pub mod write;
 

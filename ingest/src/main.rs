@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ingest::config::Config;
+use ingest::explain::explain;
 use ingest::pipeline::{self, Summary};
+use schemas::id::Seq;
 use schemas::program::cli::{self, ConfigCommand, Log};
 use schemas::program::clock::Clock;
 use schemas::program::error::{Failure, Fault, Kind};
@@ -40,6 +42,11 @@ enum Command {
     },
     /// Check every invariant of the store.
     Check,
+    /// Say what became of one reading, and why.
+    Explain {
+        /// The reading, as `SHARD/SEQ`.
+        reading: String,
+    },
     /// Look at the configuration without running anything.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -67,6 +74,7 @@ fn main() -> ExitCode {
             Command::Config(command) => command.run(&loaded),
             Command::Run { once } => run(&loaded.value, *once, &stop).await,
             Command::Check => check(&loaded.value).await,
+            Command::Explain { reading } => tell(&loaded.value, reading).await,
         }
     })
 }
@@ -123,6 +131,38 @@ fn describe(summary: &Summary, seconds: f64) -> String {
         );
     }
     text
+}
+
+/// A reading that was asked for and is not there.
+#[derive(Debug, thiserror::Error)]
+enum NotThere {
+    #[error("`{0}` names no reading")]
+    Name(String),
+    #[error("the store has no reading `{0}`")]
+    Reading(String),
+}
+
+impl Fault for NotThere {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Name(_) => Kind::Config,
+            Self::Reading(_) => Kind::NotFound,
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        Some("write the shard and the number, as `main/42`".into())
+    }
+}
+
+async fn tell(config: &Config, reading: &str) -> Result<(), Failure> {
+    let name = || NotThere::Name(reading.to_owned());
+    let (shard, seq) = reading.split_once('/').ok_or_else(name)?;
+    let (shard, seq) = (shard.parse().map_err(|_| name())?, seq.parse().map(Seq).map_err(|_| name())?);
+    let (url, options) = config.store.parts()?;
+    let store = Store::open(&url, &options, Clock::system()).await?;
+    let told = explain(&store, &shard, seq).await?.ok_or_else(|| NotThere::Reading(reading.to_owned()))?;
+    cli::print(&told)?;
+    Ok(())
 }
 
 async fn check(config: &Config) -> Result<(), Failure> {

@@ -20,7 +20,7 @@ use schemas::store::Store;
 use tokio::runtime::Handle;
 
 use crate::config::Config;
-use crate::dedup;
+use crate::dedup::stored_texts;
 use crate::edge::{Flow, edge};
 use crate::error::IngestError;
 use crate::normalise::Normaliser;
@@ -84,9 +84,10 @@ pub async fn run(
     })?;
 
     let mut known = opened.known;
+    let mut texts = stored_texts(store.clone(), Handle::current());
     stages.start("dedup", move || {
         while let Some(block) = for_dedup.next_blocking()
-            && to_write.send(dedup::run(&mut known, block)).is_ok()
+            && to_write.send(known.run(block, &mut texts)?).is_ok()
         {}
         Ok(())
     })?;

@@ -20,9 +20,10 @@ use schemas::table::Table;
 use schemas::table::column::pack_u32;
 use schemas::table::records::{self, Outcome, Reason, Rung, View, day_of};
 
-use crate::block::{Block, Counts, Document, Place, Reading, Row, Rows, Verdict};
+use crate::block::{Block, Counts, Document, Marks, Place, Reading, Row, Rows, Verdict};
 use crate::config;
-use crate::dedup::exact::Exact;
+use crate::dedup::minhash::SIGNATURE_KIND;
+use crate::dedup::{Known, RESTORED};
 use crate::edge::Receiver;
 use crate::error::IngestError;
 use crate::source::{FileName, Position, Positions, transaction_name};
@@ -41,7 +42,7 @@ pub struct Opened {
     /// The seq of the next reading.
     pub next: Seq,
     /// The texts that are kept, in all shards.
-    pub known: Exact,
+    pub known: Known,
 }
 
 /// Opens the store for `shard`.
@@ -62,9 +63,9 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
         View::new(&batch)?.iter().for_each(|row| stand.add(&row));
     }
     stand.check(shard, &mut committer).await?;
-    let mut known = Exact::new(shard.clone(), config.dedup.folded);
+    let mut known = Known::new(shard.clone(), config.dedup.folded, config.dedup.near);
     let kept = format!("outcome = '{}'", Outcome::Kept);
-    for batch in read(&["seq", "id", "length", "check", "folded"], kept, &["shard", "seq"]).await? {
+    for batch in read(&RESTORED, kept, &["shard", "seq"]).await? {
         known.restore(&batch)?;
     }
     let batch = committer.last(&fence(shard)).await?.unwrap_or(0);
@@ -280,7 +281,7 @@ impl Pending {
                 *self.counts.reasons.entry(*reason).or_default() += 1;
                 self.bytes += about.block.readings.raw(about.reading).len() as u64;
             }
-            Row::Document { document, verdict } => {
+            Row::Document { document, verdict, .. } => {
                 self.bytes += document.meta.map_or(0, |meta| meta.len() as u64);
                 match verdict {
                     Verdict::Duplicate { .. } => tally.duplicates += 1,
@@ -320,12 +321,24 @@ impl About<'_> {
                 detail: Some(self.block.rows.text(*detail)),
                 ..self.row(Outcome::DeadLetter)
             }),
-            Row::Document { document, verdict } => self.document(document, verdict, builder),
+            Row::Document { document, verdict, marks } => {
+                self.document(document, verdict, marks.as_deref(), builder);
+            }
         }
     }
 
-    fn document(&self, document: &Document, verdict: &Verdict, builder: &mut records::Builder) {
+    fn document(
+        &self,
+        document: &Document,
+        verdict: &Verdict,
+        marks: Option<&Marks>,
+        builder: &mut records::Builder,
+    ) {
         let rows: &Rows = &self.block.rows;
+        let alike = marks.and_then(|marks| marks.alike.as_ref());
+        let new_spans: Vec<u32> =
+            marks.map_or(&[][..], |marks| &marks.new_spans).iter().flat_map(|(a, b)| [*a, *b]).collect();
+        let new_spans = pack_u32(&new_spans);
         let folded = document.folded.to_be_bytes();
         let id = document.identity.id.as_bytes().as_slice();
         let common = |outcome| records::Row {
@@ -338,6 +351,13 @@ impl About<'_> {
             url: document.url.map(|span| rows.text(span)),
             origin: document.origin.map(|span| rows.text(span)),
             meta: document.meta.map(|span| rows.text(span)),
+            signature: marks.map(|marks| marks.signature.as_slice()),
+            signature_kind: marks.map(|_| SIGNATURE_KIND),
+            duplicate_of_shard: alike.map(|(of, ..)| of.shard.as_str()),
+            duplicate_of_seq: alike.map(|(of, ..)| of.seq.to_i64()),
+            duplicate_of_id: alike.map(|(of, ..)| of.id.as_bytes().as_slice()),
+            jaccard: alike.map(|(_, jaccard, _)| *jaccard),
+            containment: alike.map(|(.., containment)| *containment),
             ..self.row(outcome)
         };
         match verdict {
@@ -346,20 +366,31 @@ impl About<'_> {
                 builder.push(records::Row {
                     text: Some(rows.text(document.text)),
                     passages: Some(&passages),
-                    // Until a revision of it comes it is a lineage of its own.
-                    lineage: Some(id),
+                    lineage: Some(
+                        marks.and_then(|marks| marks.lineage.as_ref()).map_or(id, |first| first.as_bytes()),
+                    ),
+                    revises: marks
+                        .and_then(|marks| marks.revises.as_ref())
+                        .map(|of| of.as_bytes().as_slice()),
+                    new_spans: marks.filter(|marks| marks.revises.is_some()).map(|_| new_spans.as_slice()),
+                    unseen: marks.and_then(|marks| marks.unseen),
+                    novelty: marks.and_then(|marks| marks.novelty),
+                    novelty_kind: marks.and_then(|marks| marks.novelty).map(|_| "unseen"),
                     ..common(Outcome::Kept)
                 });
             }
             Verdict::Duplicate { of, rung } => {
                 let whole = (*rung == Rung::Exact).then_some(1.0);
+                let (jaccard, containment) = alike.map_or((whole, whole), |(_, j, c)| (Some(*j), Some(*c)));
+                let text = marks.filter(|marks| marks.with_text).map(|_| rows.text(document.text));
                 builder.push(records::Row {
+                    text,
                     duplicate_of_shard: Some(of.shard.as_str()),
                     duplicate_of_seq: Some(of.seq.to_i64()),
                     duplicate_of_id: Some(of.id.as_bytes()),
                     rung: Some(rung.as_str()),
-                    jaccard: whole,
-                    containment: whole,
+                    jaccard,
+                    containment,
                     ..common(Outcome::Duplicate)
                 });
             }

@@ -56,18 +56,19 @@ impl Exact {
         self.identities.is_empty()
     }
 
-    /// Whether the text read as `seq` is new; if so it is known from now on.
-    pub fn judge(&mut self, identity: Identity, folded: u128, seq: Seq) -> Verdict {
+    /// What a text repeats, if it is known.
+    #[must_use]
+    pub fn look(&self, identity: Identity, folded: u128) -> Option<Verdict> {
         if let Some(kept) = self.identities.get(&identity) {
             return self.duplicate(*kept, identity.id, Rung::Exact);
         }
-        if self.folded == Folded::Duplicate
-            && let Some((kept, id)) = self.foldings.get(&folded)
-        {
-            return self.duplicate(*kept, *id, Rung::Folded);
-        }
+        let (kept, id) = self.foldings.get(&folded).filter(|_| self.folded == Folded::Duplicate)?;
+        self.duplicate(*kept, *id, Rung::Folded)
+    }
+
+    /// Learns a text that this daemon reads as `seq` and keeps.
+    pub fn learn(&mut self, identity: Identity, folded: u128, seq: Seq) {
         self.keep(identity, folded, Kept { shard: 0, seq });
-        Verdict::Kept
     }
 
     /// Learns the kept rows of `batch`; other rows are passed over. Batches come in the order of
@@ -123,14 +124,9 @@ impl Exact {
         }
     }
 
-    fn duplicate(&self, kept: Kept, id: RecordId, rung: Rung) -> Verdict {
-        match self.shards.get(kept.shard as usize) {
-            Some(shard) => {
-                Verdict::Duplicate { of: Original { shard: shard.clone(), seq: kept.seq, id }, rung }
-            }
-            // The list only grows: every index is in it.
-            None => Verdict::Kept,
-        }
+    fn duplicate(&self, kept: Kept, id: RecordId, rung: Rung) -> Option<Verdict> {
+        let shard = self.shards.get(kept.shard as usize)?.clone();
+        Some(Verdict::Duplicate { of: Original { shard, seq: kept.seq, id }, rung })
     }
 }
 
@@ -148,7 +144,14 @@ mod tests {
     }
 
     fn judge(exact: &mut Exact, text: &str, seq: u64) -> Verdict {
-        exact.judge(Identity::of(text, SECRET), folded_hash(text), Seq(seq))
+        decide(exact, Identity::of(text, SECRET), folded_hash(text), seq)
+    }
+
+    fn decide(exact: &mut Exact, identity: Identity, folded: u128, seq: u64) -> Verdict {
+        exact.look(identity, folded).unwrap_or_else(|| {
+            exact.learn(identity, folded, Seq(seq));
+            Verdict::Kept
+        })
     }
 
     fn duplicate(seq: u64, of: &str, rung: Rung) -> Verdict {
@@ -179,12 +182,12 @@ mod tests {
     fn colliding_id_is_no_duplicate_unless_length_and_check_agree() {
         let mut exact = Exact::new(shard("main"), Folded::Off);
         let true_one = Identity::of("a text", SECRET);
-        assert_eq!(exact.judge(true_one, 0, Seq(0)), Verdict::Kept);
+        assert_eq!(decide(&mut exact, true_one, 0, 0), Verdict::Kept);
         for forged in [
             Identity { length: true_one.length + 1, ..true_one },
             Identity { check: true_one.check ^ 1, ..true_one },
         ] {
-            assert_eq!(exact.judge(forged, 0, Seq(1)), Verdict::Kept);
+            assert_eq!(decide(&mut exact, forged, 0, 1), Verdict::Kept);
         }
     }
 

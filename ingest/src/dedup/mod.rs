@@ -1,27 +1,277 @@
-//! Finds texts that the store has already.
+//! Finds texts that the store has already, exactly or nearly, and scores those that it has not.
 //!
-//! The one stage with a memory: decisions follow the order of reading, so it runs on one thread.
+//! ```text
+//! exact ─> shingle ─> minhash ─> lsh ─> verify ─> revision          then the scores of what is kept
+//! ```
+//! The one stage with a memory: decisions follow the order of reading, so it runs on one thread, with the
+//! sketches of a block made in parallel before. What it remembers is a function of the rows of the store.
 
-use crate::block::{Block, Document, Row, Verdict};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+use schemas::id::{Seq, Shard};
+use schemas::store::Store;
+use schemas::table::Table;
+use schemas::table::records::{Outcome, Rung, View};
+use tokio::runtime::Handle;
+
+use crate::block::{Block, Document, Marks, Original, Row, Rows, Verdict};
+use crate::error::IngestError;
+use crate::score::novelty::unseen::{self, Unseen};
+use crate::score::percentile::Percentile;
 
 pub mod exact;
+pub mod lsh;
+pub mod minhash;
+pub mod near;
+pub mod revision;
+pub mod shingle;
+pub mod verify;
 
 use exact::Exact;
+use near::{Action, Candidate, Near, NearDeduplicator, Sketch, Sketcher};
 
-/// Decides which documents of `block` are new, in the order of their seq, and counts them.
-#[must_use]
-pub fn run(known: &mut Exact, mut block: Block) -> Block {
-    for (index, row) in block.rows.list.iter_mut().enumerate() {
-        let Row::Document { document, verdict } = row else { continue };
-        *verdict = judge(known, document, block.readings.seq(index));
-        match verdict {
-            Verdict::Kept => block.tally.kept += 1,
-            Verdict::Duplicate { .. } => block.tally.duplicates += 1,
-        }
-    }
-    block
+/// All that ingest remembers of the texts that are kept.
+#[derive(Debug)]
+pub struct Known {
+    shard: Shard,
+    exact: Exact,
+    near: NearDeduplicator,
+    unseen: Unseen,
+    novelty: Percentile,
 }
 
-fn judge(known: &mut Exact, document: &Document, seq: schemas::id::Seq) -> Verdict {
-    known.judge(document.identity, document.folded, seq)
+/// The columns that [`Known::restore`] reads, beside those that every row has.
+pub const RESTORED: [&str; 15] = [
+    "seq",
+    "id",
+    "length",
+    "check",
+    "folded",
+    "event_time",
+    "external_id",
+    "url",
+    "lineage",
+    "signature",
+    "duplicate_of_seq",
+    "unseen",
+    "text",
+    "path",
+    "origin",
+];
+
+impl Known {
+    /// Of a store without records, for the daemon of `shard`.
+    #[must_use]
+    pub fn new(shard: Shard, folded: crate::config::Folded, near: Near) -> Self {
+        Self {
+            exact: Exact::new(shard.clone(), folded),
+            shard,
+            near: NearDeduplicator::new(near),
+            unseen: Unseen::new(unseen::WINDOW),
+            novelty: Percentile::default(),
+        }
+    }
+
+    /// How many texts are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.exact.len()
+    }
+
+    /// Whether no text is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty()
+    }
+
+    /// Learns the kept rows of `batch`; batches come in the order of (shard, seq). What was scored and
+    /// compared before goes on as if never interrupted.
+    ///
+    /// # Errors
+    /// [`schemas::table::TableError`] where the batch is none of `records` or a kept row lacks its identity.
+    pub fn restore(&mut self, batch: &arrow::array::RecordBatch) -> Result<(), IngestError> {
+        self.exact.restore(batch)?;
+        let mut sketcher = Sketcher::new();
+        for row in View::new(batch)?.iter().filter(|row| row.outcome == Outcome::Kept.as_str()) {
+            let (Some(seq), Some(id), Some(text)) =
+                (row.seq, row.id.and_then(schemas::id::RecordId::from_bytes), row.text)
+            else {
+                continue;
+            };
+            let Ok(shard) = row.shard.parse::<Shard>() else { continue };
+            let sketch = sketcher.sketch(text);
+            let signature = row.signature.and_then(minhash::Signature::from_bytes);
+            let lineage = row.lineage.and_then(schemas::id::RecordId::from_bytes).unwrap_or(id);
+            let candidate = Candidate {
+                shard: &shard,
+                seq: Seq::from_i64(seq),
+                id,
+                source: row.source,
+                external_id: row.external_id,
+                url: row.url,
+                event_time: row.event_time,
+                text,
+            };
+            if row.duplicate_of_seq.is_none() {
+                self.near.remember(&candidate, lineage, signature.as_ref().unwrap_or(&sketch.signature));
+            }
+            self.unseen.add(&sketch.shingles);
+            if let Some(score) = row.unseen {
+                self.novelty.push(score);
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides which documents of `block` are new, in the order of their seq, counts them, and scores
+    /// those that are kept. `texts` gives the text of kept records whose shingles are forgotten.
+    ///
+    /// # Errors
+    /// That of `texts`.
+    pub fn run(
+        &mut self,
+        mut block: Block,
+        mut texts: impl FnMut(&[Original]) -> Result<Found, IngestError>,
+    ) -> Result<Block, IngestError> {
+        let sketches: Vec<Option<Sketch>> = block
+            .rows
+            .list
+            .par_iter()
+            .map_init(Sketcher::new, |sketcher, row| match row {
+                Row::Document { document, .. } => Some(sketcher.sketch(block.rows.text(document.text))),
+                Row::Dead { .. } => None,
+            })
+            .collect();
+        let found = texts(&self.wanted(&block, &sketches))?;
+        for (index, sketch) in sketches.iter().enumerate() {
+            let Some(sketch) = sketch else { continue };
+            let decided = self.decide(&block, index, sketch, &found);
+            if let Some(Row::Document { verdict, marks, .. }) = block.rows.list.get_mut(index)
+                && let Some((decision, its)) = decided
+            {
+                match &decision {
+                    Verdict::Kept => block.tally.kept += 1,
+                    Verdict::Duplicate { .. } => block.tally.duplicates += 1,
+                }
+                *verdict = decision;
+                *marks = its;
+            }
+        }
+        Ok(block)
+    }
+
+    /// The kept records whose text will be needed, each once.
+    fn wanted(&mut self, block: &Block, sketches: &[Option<Sketch>]) -> Vec<Original> {
+        let mut wanted = Vec::new();
+        for (index, sketch) in sketches.iter().enumerate() {
+            if let (Some(sketch), Some(document)) = (sketch, document_of(&block.rows, index))
+                && self.exact.look(document.identity, document.folded).is_none()
+                && let Some(candidate) = candidate(&self.shard, block, index, document)
+            {
+                self.near.missing(&candidate, &sketch.signature, &mut wanted);
+            }
+        }
+        wanted.sort_by(|a, b| (&a.shard, a.seq).cmp(&(&b.shard, b.seq)));
+        wanted.dedup();
+        wanted
+    }
+
+    fn decide(
+        &mut self,
+        block: &Block,
+        index: usize,
+        sketch: &Sketch,
+        found: &Found,
+    ) -> Option<(Verdict, Option<Box<Marks>>)> {
+        let document = document_of(&block.rows, index)?;
+        if let Some(known) = self.exact.look(document.identity, document.folded) {
+            return Some((known, None));
+        }
+        let shard = self.shard.clone();
+        let candidate = candidate(&shard, block, index, document)?;
+        let lookup = |original: &Original| -> Result<_, std::convert::Infallible> {
+            Ok(found.get(&(original.shard.clone(), original.seq)).map(|text| Cow::Borrowed(text.as_str())))
+        };
+        let Ok(near) = self.near.decide(&candidate, sketch, lookup);
+        let mut marks = Box::new(Marks { signature: sketch.signature.to_bytes(), ..Marks::default() });
+        let verdict = match near {
+            near::Verdict::Kept { revises, new_spans, lineage } => {
+                marks.lineage = Some(lineage);
+                marks.revises = revises.map(|of| of.original.id);
+                marks.new_spans = new_spans;
+                Verdict::Kept
+            }
+            near::Verdict::Duplicate { of } => {
+                marks.alike = Some((of.original.clone(), of.jaccard as f32, of.containment as f32));
+                match self.near.action() {
+                    Action::Annotate => Verdict::Kept,
+                    action => {
+                        marks.with_text = action == Action::Divert;
+                        Verdict::Duplicate { of: of.original, rung: Rung::Near }
+                    }
+                }
+            }
+        };
+        if verdict == Verdict::Kept {
+            self.exact.learn(document.identity, document.folded, candidate.seq);
+            let score = self.unseen.score(&sketch.shingles);
+            self.unseen.add(&sketch.shingles);
+            marks.unseen = Some(score);
+            marks.novelty = Some(self.novelty.push(score));
+        }
+        Some((verdict, Some(marks)))
+    }
+}
+
+fn document_of(rows: &Rows, index: usize) -> Option<&Document> {
+    match rows.list.get(index)? {
+        Row::Document { document, .. } => Some(document),
+        Row::Dead { .. } => None,
+    }
+}
+
+fn candidate<'a>(
+    shard: &'a Shard,
+    block: &'a Block,
+    index: usize,
+    document: &Document,
+) -> Option<Candidate<'a>> {
+    let place = block.readings.place(block.readings.list.get(index)?)?;
+    Some(Candidate {
+        shard,
+        seq: block.readings.seq(index),
+        id: document.identity.id,
+        source: &place.source,
+        external_id: document.external_id.map(|span| block.rows.text(span)),
+        url: document.url.map(|span| block.rows.text(span)),
+        event_time: document.event_time,
+        text: block.rows.text(document.text),
+    })
+}
+
+/// Texts of kept records by place.
+pub type Found = BTreeMap<(Shard, Seq), String>;
+
+/// Reads texts of kept records out of `store`, from a thread that is not the runtime's; those that are not
+/// (yet, or any more) in the store are left out.
+pub fn stored_texts(store: Store, runtime: Handle) -> impl FnMut(&[Original]) -> Result<Found, IngestError> {
+    move |wanted| {
+        let mut found = Found::new();
+        if wanted.is_empty() {
+            return Ok(found);
+        }
+        let places: Vec<(Shard, Seq)> = wanted.iter().map(|of| (of.shard.clone(), of.seq)).collect();
+        let batch = runtime.block_on(async {
+            let version = store.version(Table::Records).await?;
+            store.fetch(version, &places, &["text"]).await
+        })?;
+        for row in View::new(&batch)?.iter() {
+            if let (Ok(shard), Some(seq), Some(text)) = (row.shard.parse(), row.seq, row.text) {
+                found.insert((shard, Seq::from_i64(seq)), text.to_owned());
+            }
+        }
+        Ok(found)
+    }
 }

@@ -55,7 +55,7 @@ impl Normaliser {
         for reading in piece {
             let Some(place) = readings.place(reading) else { continue };
             let row = match self.document(readings, reading, place, &mut decoder, &mut rows) {
-                Ok(document) => Row::Document { document, verdict: Verdict::Kept },
+                Ok(document) => Row::Document { document, verdict: Verdict::Kept, marks: None },
                 Err(refused) => {
                     let detail =
                         format!("{}, at byte {} of `{}`", refused.detail, reading.start, place.name());

@@ -105,6 +105,7 @@ async fn bundled_stream_has_the_damage_and_the_repeats_that_its_readme_lists() {
     let rows = rows(&store).await;
     let mut dead = BTreeMap::new();
     let (mut end, mut repeats, mut folded, mut texts) = (0, 0, 0, BTreeSet::new());
+    let (mut near, mut revisions) = (0, 0);
     for (index, (row, line)) in View::new(&rows).unwrap().iter().zip(&lines).enumerate() {
         assert_eq!((row.start, row.end), (end, end + line.len() as i64));
         end = row.end;
@@ -116,7 +117,7 @@ async fn bundled_stream_has_the_damage_and_the_repeats_that_its_readme_lists() {
         }
         let sound: serde_json::Value = serde_json::from_slice(line).unwrap();
         let text = sound["text"].as_str().unwrap();
-        let known = !texts.insert(normal_form(text).into_owned());
+        let known = texts.contains(&*normal_form(text));
         assert_eq!(row.rung == Some(Rung::Exact.as_str()), known);
         assert_eq!(row.external_id, sound["id"].as_str());
         assert_eq!(row.url, sound["url"].as_str());
@@ -127,15 +128,20 @@ async fn bundled_stream_has_the_damage_and_the_repeats_that_its_readme_lists() {
         assert_eq!(row.event_time, Some(time.timestamp_micros()));
         repeats += u32::from(known);
         folded += u32::from(row.rung == Some(Rung::Folded.as_str()));
+        near += u32::from(row.rung == Some(Rung::Near.as_str()));
+        assert!(row.rung != Some(Rung::Near.as_str()) || row.jaccard >= Some(0.8));
+        revisions += u32::from(row.revises.is_some());
         if row.outcome == Outcome::Kept.as_str() {
+            texts.insert(normal_form(text).into_owned());
+            assert!(row.unseen.is_some_and(|score| (0.0..=1.0).contains(&score)));
             assert_eq!(row.text, Some(text));
             assert_eq!(unpack_u32(row.passages.unwrap()).last(), Some(text.len() as u32));
         }
     }
     assert_eq!(dead, damaged());
-    assert_eq!((dead.len(), repeats, folded), (28, 31, 0));
+    assert_eq!((dead.len(), repeats, folded, near, revisions), (28, 30, 0, 18, 14));
     let total = summary.written.counts.total();
-    let duplicates = u64::from(repeats + folded);
+    let duplicates = u64::from(repeats + folded + near);
     assert_eq!(total, Tally { read: 1013, kept: 985 - duplicates, duplicates, dead_letters: 28 });
     assert_eq!(summary.written.counts.read_bytes, stream.len() as u64);
     assert_eq!(summary.written.next, Seq(1013));
@@ -266,6 +272,11 @@ async fn stop_commits_what_was_read_and_the_next_run_reads_the_rest() {
     assert_eq!(rows(&store).await.num_rows(), 501);
 }
 
+/// A store that has no text yet.
+fn nothing(_: &[crate::block::Original]) -> Result<crate::dedup::Found, IngestError> {
+    Ok(crate::dedup::Found::new())
+}
+
 #[tokio::test]
 async fn second_daemon_of_a_shard_is_refused_and_writes_nothing() {
     let (folder, store) = new_store().await;
@@ -283,7 +294,7 @@ async fn second_daemon_of_a_shard_is_refused_and_writes_nothing() {
     tokio::task::spawn_blocking(reader).await.unwrap();
     let block = Normaliser::new(store.secret()).run(from.next().await.unwrap());
     let mut known = late.known;
-    sender.send(dedup::run(&mut known, block)).unwrap();
+    sender.send(known.run(block, nothing).unwrap()).unwrap();
     drop(sender);
     let error = late.writer.run(receiver).await.unwrap_err();
     assert!(matches!(error, IngestError::Store(StoreError::Conflict { .. })), "{error}");
@@ -307,7 +318,7 @@ async fn rows_are_committed_when_their_time_has_come() {
     tokio::task::spawn_blocking(reader).await.unwrap();
     let block = Normaliser::new(store.secret()).run(from.next().await.unwrap());
     let mut exact = opened.known;
-    sender.send(dedup::run(&mut exact, block)).unwrap();
+    sender.send(exact.run(block, nothing).unwrap()).unwrap();
     let time = async {
         while meter.read().queued_bytes > 0 {
             tokio::task::yield_now().await;

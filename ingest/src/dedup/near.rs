@@ -1,0 +1,552 @@
+//! The near-duplicate stage: whether a text is new, a near-duplicate of a kept record or a revision of one.
+//!
+//! ```text
+//! shingle ─> minhash ─> lsh ─> verify ─> revision
+//! ```
+//! [`Sketcher`] makes shingles and signature of a text, on any thread. [`NearDeduplicator`] decides, one
+//! record at a time in the order of reading:
+//!
+//! 1. **Candidates** are the kept records of the window that share a band of the signature, at most
+//!    [`MOST_VERIFIED`] of those that share most, and the [`MOST_NAMESAKES`] newest records of the same
+//!    source with the same external id, and with the same url.
+//! 2. Each is **verified** on its shingles, from the cache or made again from its text. The best one is
+//!    that of the highest Jaccard similarity, among equals that of the lowest (shard, seq).
+//! 3. The best one at or above the threshold: if the new text is later in event time and has enough new
+//!    text, it is a **revision** of it and kept; else it is a **duplicate** of it.
+//! 4. None at the threshold: the text is **kept**; and if a record of the same name is earlier in event
+//!    time (the best such one), and there is enough new text, as a revision of that.
+//!
+//! The first of a group stays, and only kept records count as originals: a duplicate of a duplicate that
+//! is not alike the original is kept. What becomes of a duplicate, [`Action`], changes no later verdict:
+//! under `annotate` its row is in the store as a kept one with its evidence, and is no original either.
+//!
+//! # State
+//! A function of the last `records` originals in order and of nothing else: [`NearDeduplicator::remember`]
+//! them from the store in the order of their seq and decide on as if never interrupted. After rows were
+//! taken out of the store (an erase), rebuild.
+//!
+//! Memory a record of the window: 252 bytes of [`super::lsh`], 96 bytes here for what it is, 24 for the
+//! two names: 0.4 GB for the default of 1,000,000, beside the cache.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::ops::ControlFlow;
+
+use schemas::id::{RecordId, Seq, Shard};
+use schemas::program::config::{Bytes, Share};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::lsh::{Chains, Hit, Lsh};
+use super::minhash::{MinHasher, Signature};
+use super::revision::{NewText, Reviser};
+use super::shingle::Shingler;
+use super::verify::{Cache, Overlap};
+use crate::block::Original;
+
+/// Candidates by signature that are verified for one record: those that share most bands. A text shares
+/// 8 of the 21 bands with one of similarity 0.85, and one with one of 0.6.
+pub const MOST_VERIFIED: usize = 64;
+
+/// Candidates by external id, and by url, for one record: the newest.
+pub const MOST_NAMESAKES: usize = 8;
+
+/// `[dedup.near]`: which texts are near-duplicates and what becomes of them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Near {
+    /// What becomes of a near-duplicate.
+    pub action: Action,
+    /// A text is a near-duplicate from this Jaccard similarity on.
+    pub threshold: Share,
+    /// Kept records that a text is compared with: the newest.
+    pub records: u32,
+    /// A later text with so many new characters is a revision and kept.
+    pub revision_chars: u64,
+    /// A later text that is new by this share is a revision and kept.
+    pub revision_share: Share,
+    /// Memory for the shingles of recent records.
+    pub cache: Bytes,
+}
+
+impl Default for Near {
+    fn default() -> Self {
+        let share = |value| Share::new(value).unwrap_or(Share::ONE);
+        Self {
+            action: Action::Drop,
+            threshold: share(0.8),
+            records: 1_000_000,
+            revision_chars: 200,
+            revision_share: share(0.02),
+            cache: Bytes::mib(256),
+        }
+    }
+}
+
+/// What becomes of a near-duplicate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Its row says what it repeats, without its text.
+    #[default]
+    Drop,
+    /// Its row says what it repeats, with its text.
+    Divert,
+    /// It is kept, with what it repeats.
+    Annotate,
+}
+
+/// A text's shingles and signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sketch {
+    /// Its distinct shingles, ascending.
+    pub shingles: Vec<u64>,
+    /// Its signature, of kind [`super::minhash::SIGNATURE_KIND`].
+    pub signature: Signature,
+}
+
+/// Makes sketches; any number of them make the same ones.
+#[derive(Debug, Default)]
+pub struct Sketcher {
+    shingler: Shingler,
+    hasher: MinHasher,
+}
+
+impl Sketcher {
+    /// One without buffers yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The sketch of `text`.
+    pub fn sketch(&mut self, text: &str) -> Sketch {
+        let mut shingles = Vec::new();
+        self.shingler.shingle(text, &mut shingles);
+        Sketch { signature: self.hasher.sign(&shingles), shingles }
+    }
+}
+
+/// A record to decide on.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// Its shard.
+    pub shard: &'a Shard,
+    /// Its seq.
+    pub seq: Seq,
+    /// The id of its text.
+    pub id: RecordId,
+    /// The source it is from.
+    pub source: &'a str,
+    /// The source's own name of it.
+    pub external_id: Option<&'a str>,
+    /// Where it was published.
+    pub url: Option<&'a str>,
+    /// When the source says it happened: microseconds since 1970, UTC.
+    pub event_time: Option<i64>,
+    /// Its text.
+    pub text: &'a str,
+}
+
+/// A kept record that another resembles, and how much.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Match {
+    /// The kept record.
+    pub original: Original,
+    /// Jaccard similarity of the two sets of shingles, 0 to 1.
+    pub jaccard: f64,
+    /// The share of the new record's shingles that the kept one has, 0 to 1.
+    pub containment: f64,
+}
+
+/// What a text is to the kept ones.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// It is kept.
+    Kept {
+        /// What it is a revision of.
+        revises: Option<Match>,
+        /// What a revision has that the revised has not: (start, end) in bytes of its text.
+        new_spans: Vec<(u32, u32)>,
+        /// The id of the first record of its chain of revisions; its own if it revises nothing.
+        lineage: RecordId,
+    },
+    /// It is a near-duplicate.
+    Duplicate {
+        /// Of what.
+        of: Match,
+    },
+}
+
+/// What the stage did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records decided on.
+    pub decided: u64,
+    /// Candidates of them.
+    pub candidates: u64,
+    /// Candidates compared on their shingles.
+    pub verified: u64,
+    /// Of them those whose text was looked up, because their shingles were in the cache no more.
+    pub looked_up: u64,
+    /// Candidates whose text could not be had any more.
+    pub lost: u64,
+    /// Records that had more candidates than are looked at.
+    pub cut: u64,
+}
+
+/// Decides which texts are near-duplicates. See the module's text.
+#[derive(Debug)]
+pub struct NearDeduplicator {
+    config: Near,
+    lsh: Lsh,
+    namesakes: Chains<2>,
+    entries: Vec<Entry>,
+    shards: Vec<Shard>,
+    cache: Cache,
+    shingler: Shingler,
+    reviser: Reviser,
+    hits: Vec<Hit>,
+    suspects: Vec<Suspect>,
+    looked_up: Vec<u64>,
+    alike: Best,
+    earlier: Best,
+    counts: Counts,
+}
+
+/// What is known of an original.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// Hashes of source and external id, and of source and url; 0 for none.
+    names: [u128; 2],
+    id: RecordId,
+    lineage: RecordId,
+    seq: Seq,
+    event_time: Option<i64>,
+    shard: u32,
+}
+
+/// An original that is to be verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Suspect {
+    number: u64,
+    /// Whether source and external id or url are those of the new record.
+    namesake: bool,
+}
+
+/// The best of some candidates, with its shingles.
+#[derive(Debug, Default)]
+struct Best {
+    found: Option<(u64, Overlap)>,
+    shingles: Vec<u64>,
+}
+
+impl NearDeduplicator {
+    /// One that knows no record.
+    #[must_use]
+    pub fn new(config: Near) -> Self {
+        Self {
+            config,
+            lsh: Lsh::new(config.records),
+            namesakes: Chains::new(config.records),
+            entries: Vec::new(),
+            shards: Vec::new(),
+            cache: Cache::new(config.cache.as_usize()),
+            shingler: Shingler::new(),
+            reviser: Reviser::new(),
+            hits: Vec::new(),
+            suspects: Vec::new(),
+            looked_up: Vec::new(),
+            alike: Best::default(),
+            earlier: Best::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// How many originals it compares with.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it knows no original.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What becomes of the duplicates it finds.
+    #[must_use]
+    pub const fn action(&self) -> Action {
+        self.config.action
+    }
+
+    /// What it did so far.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Bytes of shingles in the cache.
+    #[must_use]
+    pub const fn cached_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Decides on the next record, and remembers it if it is kept. `sketch` is that of its text; `lookup`
+    /// gives the text of a kept record, `None` if there is none any more (it is then no candidate).
+    ///
+    /// # Errors
+    /// That of `lookup`; nothing is remembered then, and the record can be decided on again.
+    pub fn decide<'t, E>(
+        &mut self,
+        record: &Candidate<'_>,
+        sketch: &Sketch,
+        lookup: impl FnMut(&Original) -> Result<Option<Cow<'t, str>>, E>,
+    ) -> Result<Verdict, E> {
+        let names = names(record);
+        self.suspect(names, &sketch.signature);
+        self.verify(record, sketch, lookup)?;
+        self.counts.decided += 1;
+        let verdict = self.judge(record);
+        if let Verdict::Kept { lineage, .. } = &verdict {
+            let number = self.insert(record, names, *lineage, &sketch.signature);
+            self.cache.put(number, &sketch.shingles);
+        }
+        Ok(verdict)
+    }
+
+    /// Learns an original from its row in the store, whose `text` need not be read. Rows come in the order
+    /// in which they were decided on; of them those that are kept and not annotated as duplicates. Those
+    /// before the last `records` may be left out.
+    pub fn remember(&mut self, record: &Candidate<'_>, lineage: RecordId, signature: &Signature) {
+        self.insert(record, names(record), lineage, signature);
+    }
+
+    /// Puts the originals whose text [`NearDeduplicator::decide`] would look up for this record into
+    /// `texts`, so that those of a whole block can be fetched at once.
+    ///
+    /// What the cache has of the others stays there until as many bytes of shingles as it may hold have
+    /// been used after it: for a block with fewer, nothing else is looked up, whatever was kept before.
+    pub fn missing(&mut self, record: &Candidate<'_>, signature: &Signature, texts: &mut Vec<Original>) {
+        let before = self.counts;
+        self.suspect(names(record), signature);
+        self.counts = before;
+        let suspects = std::mem::take(&mut self.suspects);
+        for suspect in &suspects {
+            if !self.cache.touch(suspect.number) {
+                texts.extend(self.entry(suspect.number).and_then(|entry| self.original(entry)));
+            }
+        }
+        self.suspects = suspects;
+    }
+
+    fn insert(
+        &mut self,
+        record: &Candidate<'_>,
+        names: [u128; 2],
+        lineage: RecordId,
+        signature: &Signature,
+    ) -> u64 {
+        let shard = match self.shards.iter().position(|shard| shard == record.shard) {
+            Some(index) => index,
+            None => {
+                self.shards.push(record.shard.clone());
+                self.shards.len() - 1
+            }
+        };
+        let entry = Entry {
+            names,
+            id: record.id,
+            lineage,
+            seq: record.seq,
+            event_time: record.event_time,
+            shard: shard as u32,
+        };
+        let number = self.lsh.insert(signature);
+        self.namesakes.insert(names.map(name_key));
+        let place = self.namesakes.place(number);
+        match self.entries.get_mut(place) {
+            Some(oldest) => *oldest = entry,
+            None => self.entries.push(entry),
+        }
+        number
+    }
+
+    /// Collects the originals that are to be verified: namesakes first, each once.
+    fn suspect(&mut self, names: [u128; 2], signature: &Signature) {
+        let cut = self.lsh.find(signature, &mut self.hits);
+        self.counts.cut += u64::from(cut || self.hits.len() > MOST_VERIFIED);
+        self.suspects.clear();
+        let (entries, suspects) = (&self.entries, &mut self.suspects);
+        for (table, name) in names.into_iter().enumerate() {
+            let Some(key) = name_key(name) else { continue };
+            let mut left = MOST_NAMESAKES;
+            self.namesakes.walk(table, key, |number| {
+                let entry = entries.get(self.namesakes.place(number));
+                if entry.and_then(|entry| entry.names.get(table)) == Some(&name) {
+                    suspects.push(Suspect { number, namesake: true });
+                    left -= 1;
+                }
+                if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+        }
+        let alike = self.hits.iter().take(MOST_VERIFIED);
+        suspects.extend(alike.map(|hit| Suspect { number: hit.number, namesake: false }));
+        suspects.sort_by_key(|suspect| (suspect.number, !suspect.namesake));
+        suspects.dedup_by_key(|suspect| suspect.number);
+        self.counts.candidates += suspects.len() as u64;
+    }
+
+    /// Compares the suspects with the record: leaves in `alike` the best at the threshold, in `earlier`
+    /// the best namesake that is earlier.
+    fn verify<'t, E>(
+        &mut self,
+        record: &Candidate<'_>,
+        sketch: &Sketch,
+        mut lookup: impl FnMut(&Original) -> Result<Option<Cow<'t, str>>, E>,
+    ) -> Result<(), E> {
+        self.alike.found = None;
+        self.earlier.found = None;
+        let suspects = std::mem::take(&mut self.suspects);
+        let mut failed = None;
+        for suspect in &suspects {
+            let Some(entry) = self.entry(suspect.number).copied() else { continue };
+            let cached = self.cache.touch(suspect.number);
+            if !cached {
+                let Some(original) = self.original(&entry) else { continue };
+                match lookup(&original) {
+                    Ok(Some(text)) => self.shingler.shingle(&text, &mut self.looked_up),
+                    Ok(None) => {
+                        self.counts.lost += 1;
+                        continue;
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+                self.counts.looked_up += 1;
+                self.cache.put(suspect.number, &self.looked_up);
+            }
+            self.compare(record, sketch, *suspect, &entry, cached);
+        }
+        self.suspects = suspects;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Compares one suspect, whose shingles are in the cache or have just been looked up.
+    fn compare(
+        &mut self,
+        record: &Candidate<'_>,
+        sketch: &Sketch,
+        suspect: Suspect,
+        entry: &Entry,
+        cached: bool,
+    ) {
+        let shingles = match self.cache.get(suspect.number) {
+            Some(shingles) if cached => shingles,
+            _ => &self.looked_up,
+        };
+        let threshold = self.config.threshold.get();
+        let earlier = suspect.namesake && later(record.event_time, entry.event_time);
+        if !earlier && Overlap::ceiling(sketch.shingles.len(), shingles.len()) < threshold {
+            return;
+        }
+        self.counts.verified += 1;
+        let overlap = Overlap::of(&sketch.shingles, shingles);
+        let found = (suspect.number, overlap);
+        if overlap.jaccard() >= threshold && self.beats(found, self.alike.found) {
+            self.alike.take(found, shingles);
+        }
+        if earlier && self.beats(found, self.earlier.found) {
+            self.earlier.take(found, shingles);
+        }
+    }
+
+    /// Whether `one` is the better match: more alike, or as alike and of the lower (shard, seq).
+    fn beats(&self, one: (u64, Overlap), other: Option<(u64, Overlap)>) -> bool {
+        let Some(other) = other else { return true };
+        let place = |number| self.entry(number).map(|entry| (self.shard(entry), entry.seq));
+        match one.1.jaccard().total_cmp(&other.1.jaccard()) {
+            Ordering::Equal => place(one.0) < place(other.0),
+            order => order.is_gt(),
+        }
+    }
+
+    fn judge(&mut self, record: &Candidate<'_>) -> Verdict {
+        if let Some(found) = self.alike.found {
+            let earlier = self.entry(found.0).is_some_and(|entry| later(record.event_time, entry.event_time));
+            let new = earlier.then(|| self.reviser.new_text(record.text, &self.alike.shingles));
+            if let Some(of) = self.matched(found) {
+                return match new.filter(|new| self.is_enough(new)) {
+                    Some(new) => self.revision(found, of, new),
+                    None => Verdict::Duplicate { of },
+                };
+            }
+        } else if let Some(found) = self.earlier.found {
+            let new = self.reviser.new_text(record.text, &self.earlier.shingles);
+            if let (true, Some(of)) = (self.is_enough(&new), self.matched(found)) {
+                return self.revision(found, of, new);
+            }
+        }
+        Verdict::Kept { revises: None, new_spans: Vec::new(), lineage: record.id }
+    }
+
+    fn is_enough(&self, new: &NewText) -> bool {
+        new.is_at_least(self.config.revision_chars, self.config.revision_share.get())
+    }
+
+    fn revision(&self, found: (u64, Overlap), of: Match, new: NewText) -> Verdict {
+        let lineage = self.entry(found.0).map_or(of.original.id, |entry| entry.lineage);
+        Verdict::Kept { revises: Some(of), new_spans: new.spans, lineage }
+    }
+
+    fn matched(&self, (number, overlap): (u64, Overlap)) -> Option<Match> {
+        let original = self.original(self.entry(number)?)?;
+        Some(Match { original, jaccard: overlap.jaccard(), containment: overlap.containment() })
+    }
+
+    fn entry(&self, number: u64) -> Option<&Entry> {
+        self.entries.get(self.namesakes.place(number))
+    }
+
+    fn shard(&self, entry: &Entry) -> Option<&Shard> {
+        self.shards.get(entry.shard as usize)
+    }
+
+    fn original(&self, entry: &Entry) -> Option<Original> {
+        Some(Original { shard: self.shard(entry)?.clone(), seq: entry.seq, id: entry.id })
+    }
+}
+
+impl Best {
+    fn take(&mut self, found: (u64, Overlap), shingles: &[u64]) {
+        self.found = Some(found);
+        self.shingles.clear();
+        self.shingles.extend_from_slice(shingles);
+    }
+}
+
+/// Whether the first time is known to be after the second.
+fn later(new: Option<i64>, kept: Option<i64>) -> bool {
+    matches!((new, kept), (Some(new), Some(kept)) if new > kept)
+}
+
+/// Hashes of source and external id, and of source and url; 0 where there is none.
+fn names(record: &Candidate<'_>) -> [u128; 2] {
+    [record.external_id, record.url].map(|name| {
+        name.map_or(0, |name| {
+            let bytes =
+                [&(record.source.len() as u64).to_le_bytes(), record.source.as_bytes(), name.as_bytes()];
+            xxh3_128(&bytes.concat())
+        })
+    })
+}
+
+fn name_key(name: u128) -> Option<u32> {
+    (name != 0).then_some((name >> 96) as u32)
+}
+
+#[cfg(test)]
+mod tests;

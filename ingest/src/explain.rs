@@ -1,0 +1,124 @@
+//! What became of one reading, and why, in words.
+
+use std::fmt::Write as _;
+
+use schemas::id::{Seq, Shard};
+use schemas::store::{Scan, Store};
+use schemas::table::Table;
+use schemas::table::records::{Outcome, Row, Rung, View};
+
+use crate::error::IngestError;
+
+/// Explains the reading `seq` of `shard`; `None` where there is none.
+///
+/// # Errors
+/// Where the store cannot be read.
+pub async fn explain(store: &Store, shard: &Shard, seq: Seq) -> Result<Option<String>, IngestError> {
+    let version = store.version(Table::Records).await?;
+    // The name of a shard has no character that SQL knows.
+    let filter = Some(format!("shard = '{shard}' and seq = {}", seq.to_i64()));
+    let batches = store.scan(Table::Records, version, &Scan { filter, ..Scan::default() }).await?;
+    for batch in &batches {
+        if let Some(row) = View::new(batch)?.get(0) {
+            return Ok(Some(describe(&row)));
+        }
+    }
+    Ok(None)
+}
+
+fn describe(row: &Row<'_>) -> String {
+    let mut text = String::new();
+    let seq = row.seq.unwrap_or_default();
+    let path = row.path.unwrap_or("the standard input");
+    let _ = writeln!(text, "{}/{seq}: {}", row.shard, row.outcome);
+    let _ = writeln!(
+        text,
+        "  read from `{path}` of source `{}`, positions {} to {}",
+        row.source, row.start, row.end
+    );
+    for (what, value) in
+        [("document", row.external_id), ("from", row.origin), ("url", row.url), ("drift", row.drift)]
+    {
+        let _ = value.map(|value| writeln!(text, "  {what}: {value}"));
+    }
+    match row.outcome.parse() {
+        Ok(Outcome::Kept) => kept(&mut text, row),
+        Ok(Outcome::Duplicate) => duplicate(&mut text, row),
+        _ => {
+            let _ = writeln!(text, "  reason: {}", row.reason.unwrap_or("unknown"));
+            let _ = row.detail.map(|detail| writeln!(text, "  {detail}"));
+            let stored = row.raw.map_or(0, <[u8]>::len);
+            let _ =
+                writeln!(text, "  {stored} of its {} bytes are stored", row.raw_length.unwrap_or_default());
+        }
+    }
+    text
+}
+
+fn kept(text: &mut String, row: &Row<'_>) {
+    let _ = writeln!(text, "  id {}", hex(row.id));
+    if let Some(score) = row.unseen {
+        let _ = write!(text, "  {:.0} % of its shingles were never seen in the window", 100.0 * score);
+        let _ = match row.novelty {
+            Some(percentile) => {
+                writeln!(text, ": more novel than {:.0} % of the last records", 100.0 * percentile)
+            }
+            None => writeln!(text),
+        };
+    }
+    if row.revises.is_some() {
+        let spans = row.new_spans.map_or(0, |spans| spans.len() / 8);
+        let _ = writeln!(text, "  a revision of {}, with {spans} new spans", hex(row.revises));
+    }
+}
+
+fn duplicate(text: &mut String, row: &Row<'_>) {
+    let of = format!(
+        "{}/{} (id {})",
+        row.duplicate_of_shard.unwrap_or("?"),
+        row.duplicate_of_seq.unwrap_or_default(),
+        hex(row.duplicate_of_id)
+    );
+    let _ = match row.rung.and_then(|rung| rung.parse().ok()) {
+        Some(Rung::Exact) => writeln!(text, "  the text of {of}: same normal form"),
+        Some(Rung::Folded) => writeln!(text, "  the text of {of}, but for case, width and spacing"),
+        _ => writeln!(
+            text,
+            "  nearly the text of {of}: Jaccard {:.3}, containment {:.3}",
+            row.jaccard.unwrap_or_default(),
+            row.containment.unwrap_or_default()
+        ),
+    };
+}
+
+fn hex(id: Option<&[u8]>) -> String {
+    id.map_or_else(|| "?".to_owned(), |id| id.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schemas::table::records::Reason;
+
+    #[test]
+    fn each_outcome_is_told_with_its_evidence() {
+        let new = |outcome| Row { seq: Some(4), path: Some("a.jsonl"), ..Row::new(outcome, "main", "s") };
+        let kept = describe(&Row { unseen: Some(0.25), novelty: Some(0.5), ..new(Outcome::Kept) });
+        assert!(kept.contains("25 % of its shingles") && kept.contains("than 50 %"), "{kept}");
+        let of =
+            Row { duplicate_of_shard: Some("main"), duplicate_of_seq: Some(1), ..new(Outcome::Duplicate) };
+        let near = describe(&Row { rung: Some("near"), jaccard: Some(0.875), ..of });
+        assert!(near.contains("main/1") && near.contains("Jaccard 0.875"), "{near}");
+        let reason = Some(Reason::Nul.as_str());
+        let dead = describe(&Row {
+            reason,
+            detail: Some("byte 3"),
+            raw_length: Some(9),
+            ..new(Outcome::DeadLetter)
+        });
+        assert!(
+            dead.contains("reason: nul") && dead.contains("byte 3") && dead.contains("of its 9 bytes"),
+            "{dead}"
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! How new a record is to the stream so far.
+
+pub mod unseen;
