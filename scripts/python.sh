@@ -50,7 +50,7 @@ install() {
     trap 'rm -rf "$home"' EXIT
     trap 'exit 130' INT TERM HUP
     make_home
-    echo "python: fetching the packages of tests/requirements.txt into .venv (105 MB, once; 340 MB on disk)"
+    echo "python: fetching the packages of tests/requirements.txt into .venv (140 MB, once; 450 MB on disk)"
     if ! PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 "${pip[@]}" --disable-pip-version-check install \
         --quiet --no-deps --only-binary=:all: ${into[@]+"${into[@]}"} --requirement "$wanted" >"$log" 2>&1; then
         cat "$log" >&2

@@ -191,7 +191,7 @@ impl Config {
         }
         let mut names = BTreeSet::new();
         for (index, source) in self.source.iter().enumerate() {
-            let key = |field: &str| format!("source.{index}.{field}");
+            let key = |field: &str| format!("source[{index}].{field}");
             if !is_name(&source.name) {
                 refuse(&key("name"), NAME);
             } else if !names.insert(&source.name) {
@@ -287,10 +287,10 @@ mod tests {
         let keys: Vec<String> = config.faults().into_iter().map(|(key, _)| key).collect();
         let expected = [
             "shard",
-            "source.0.fields",
-            "source.1.name",
-            "source.2.name",
-            "source.2.path",
+            "source[0].fields",
+            "source[1].name",
+            "source[2].name",
+            "source[2].path",
             "source",
             "read.block_lines",
             "queue.bytes",

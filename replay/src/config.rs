@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::buffer::Spec;
 use crate::mix::Mix;
 use crate::plan::{Horizon, Order, Plan};
+use crate::serve::ServeConfig;
 use crate::tokenise::Tokenizer;
 
 /// The most rows of a batch, and the most tokens of a row.
@@ -36,6 +37,8 @@ pub struct Config {
     pub follow: FollowConfig,
     /// What is kept in memory.
     pub cache: CacheConfig,
+    /// Where and how batches are served.
+    pub serve: ServeConfig,
 }
 
 impl Default for Config {
@@ -49,6 +52,7 @@ impl Default for Config {
             buffer: [("main".to_owned(), Table::of("policy", "reservoir"))].into(),
             follow: FollowConfig::default(),
             cache: CacheConfig::default(),
+            serve: ServeConfig::default(),
         }
     }
 }

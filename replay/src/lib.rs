@@ -9,7 +9,8 @@
 //! [`records`] reads the store version by version into an [`index`]; [`follow`] offers it to each
 //! [`buffer`]'s policy and writes what enters and leaves; [`issue`] chooses a ticket for a job;
 //! [`batch`] evaluates it: [`mix`] says which rows are replayed, [`fresh`] reads new text, [`draw`]
-//! draws from a buffer, [`tokenise`] and [`pack`] make rows of it. [`receive`] writes what trainers say back.
+//! draws from a buffer, [`tokenise`] and [`pack`] make rows of it. [`serve`] answers many clients,
+//! a [`client`] asks it, [`note`] writes what was served, [`receive`] what trainers say back.
 //!
 //! # Invariants
 //! - A ticket gives the same bytes for ever: [`batch`] reads no clock, no environment, no unseeded
@@ -24,6 +25,7 @@
 
 pub mod batch;
 pub mod buffer;
+pub mod client;
 pub mod config;
 pub mod draw;
 pub mod error;
@@ -34,9 +36,11 @@ pub mod inspect;
 pub mod issue;
 pub mod library;
 pub mod mix;
+pub mod note;
 pub mod pack;
 pub mod plan;
 pub mod receive;
 pub mod records;
+pub mod serve;
 pub mod texts;
 pub mod tokenise;

@@ -1,4 +1,4 @@
-//! `perennial-replay`: looks at a store's buffers and at the batches that a job would get.
+//! `perennial-replay`: serves batches, and looks at a store's buffers and at what a job would get.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -10,10 +10,12 @@ use replay::inspect::{self, Census, Inspection};
 use replay::issue::{Issued, Request};
 use replay::library::Library;
 use replay::plan::Plan;
+use replay::serve;
 use schemas::program::cli::{self, ConfigCommand, Log};
 use schemas::program::clock::Clock;
 use schemas::program::error::Failure;
 use schemas::program::start;
+use schemas::program::stop::Stop;
 use schemas::store::Store;
 use schemas::wire::{Batch, Ticket};
 
@@ -53,6 +55,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Serve tickets and batches over HTTP and Arrow Flight until SIGTERM.
+    Serve,
     /// Look at the configuration without running anything.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -60,13 +64,14 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start::run(&cli.log.clone(), |environment, _stop| async move {
+    start::run(&cli.log.clone(), |environment, stop| async move {
         let mut plan = None;
         let loaded = cli.config.load::<Config>("replay", "store.url", &environment, |config, problems| {
             plan = config.plan("", problems);
         })?;
         let mut library = match (&cli.command, plan) {
             (Command::Config(command), _) => return command.run(&loaded),
+            (Command::Serve, Some(plan)) => return serve(&loaded.value, plan, stop).await,
             (_, Some(plan)) => open(&loaded.value, plan).await?,
             // `plan` is there wherever it has no problem to tell.
             (_, None) => return Ok(()),
@@ -78,15 +83,31 @@ fn main() -> ExitCode {
             }
             Command::Sample { job, steps, digests, .. } => sample(&mut library, job, *steps, *digests).await,
             Command::Inspect { json } => print_inspection(&mut library, *json),
-            Command::Config(_) => Ok(()),
+            Command::Serve | Command::Config(_) => Ok(()),
         }
     })
 }
 
-async fn open(config: &Config, plan: Plan) -> Result<Library, Failure> {
+async fn open_store(config: &Config) -> Result<Store, Failure> {
     let (url, options) = config.store.parts()?;
-    let store = Store::open(&url, &options, Clock::system()).await?;
-    Ok(Library::open(store, plan, config.cache.bytes).await?)
+    Ok(Store::open(&url, &options, Clock::system()).await?)
+}
+
+async fn open(config: &Config, plan: Plan) -> Result<Library, Failure> {
+    Ok(Library::open(open_store(config).await?, plan, config.cache.bytes).await?)
+}
+
+async fn serve(config: &Config, plan: Plan, stop: Stop) -> Result<(), Failure> {
+    let store = open_store(config).await?;
+    // A taken port is said at once, not after the store was read.
+    let listeners = serve::listen(&config.serve).await?;
+    let library = tokio::select! {
+        biased;
+        library = Library::open(store.clone(), plan, config.cache.bytes) => library?,
+        () = stop.wait() => return Ok(()),
+    };
+    cli::print(&format!("http {}\nflight {}\n", listeners.http_address, listeners.flight_address))?;
+    Ok(serve::serve(listeners, library, store, &config.serve, stop).await?)
 }
 
 async fn sample(library: &mut Library, job: &str, steps: u64, digests: bool) -> Result<(), Failure> {

@@ -22,7 +22,10 @@ async fn readings(world: &World) -> Vec<String> {
         let view = View::new(batch).unwrap();
         view.iter()
             .map(|row| {
-                format!("{:?} {} {}..{} {:?} {:?} {:?}", row.seq, row.outcome, row.start, row.end, row.id, row.text, row.reason)
+                format!(
+                    "{:?} {} {}..{} {:?} {:?} {:?}",
+                    row.seq, row.outcome, row.start, row.end, row.id, row.text, row.reason
+                )
             })
             .collect::<Vec<_>>()
     });
@@ -40,8 +43,10 @@ async fn ingest_killed_at_any_failpoint_loses_nothing_and_reads_nothing_twice() 
     world.succeed("perennial-ingest", INGEST);
     let whole = readings(&world).await;
     assert_eq!(whole.len(), 1013);
-    let points: Vec<_> =
-        failpoint::ALL.iter().filter(|name| name.starts_with("ingest.") || name.starts_with("store.")).collect();
+    let points: Vec<_> = failpoint::ALL
+        .iter()
+        .filter(|name| name.starts_with("ingest.") || name.starts_with("store."))
+        .collect();
     assert_eq!(points.len(), 4);
     for point in points {
         let world = ingested();
@@ -70,7 +75,8 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
     world.succeed("perennial-train", TRAIN);
     let whole = learnt(&world, "a");
     assert_eq!(whole.0.len(), 24);
-    let points = ["train.step.after_update:8", "train.checkpoint.before_rename:2", "train.checkpoint.after_rename:3"];
+    let points =
+        ["train.step.after_update:8", "train.checkpoint.before_rename:2", "train.checkpoint.after_rename:3"];
     for point in points {
         let folder = world.path("a");
         fs::remove_dir_all(&folder).unwrap();
@@ -82,12 +88,27 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
     is_sound(&world).await;
     let store = world.store().await;
     let version = store.version(Table::Evaluations).await.unwrap();
-    let scan = Scan { columns: &["job", "weights", "step", "tokens", "slice", "document", "nats", "predicted", "bytes", "time"], ..Scan::default() };
+    let scan = Scan {
+        columns: &[
+            "job",
+            "weights",
+            "step",
+            "tokens",
+            "slice",
+            "document",
+            "nats",
+            "predicted",
+            "bytes",
+            "time",
+        ],
+        ..Scan::default()
+    };
     let batches = store.scan(Table::Evaluations, version, &scan).await.unwrap();
     let mut seen = BTreeSet::new();
     for batch in &batches {
         for row in schemas::table::evaluations::View::new(batch).unwrap().iter() {
-            let key = (row.weights.to_owned(), row.step, row.slice.to_owned(), row.document.map(str::to_owned));
+            let key =
+                (row.weights.to_owned(), row.step, row.slice.to_owned(), row.document.map(str::to_owned));
             assert!(seen.insert(key.clone()), "{key:?} is there twice");
         }
     }

@@ -8,6 +8,10 @@
 )]
 
 mod crash;
+mod exactly_once;
+mod hostile;
 mod s3;
+mod serve;
+mod stranger;
 mod tidy;
 mod walk;

@@ -265,7 +265,7 @@ async fn store_in_a_bucket_keeps_every_commit_of_two_writers_once() {
     let made = tokio::join!(Server::store(server.address), Server::store(server.address));
     let (store, twin) = (made.0.unwrap(), made.1.unwrap());
     assert_eq!(store.secret(), twin.secret());
-    let commits = commits(25, 250);
+    let commits = commits(16, 250);
     walk(&store, commits).await;
     let fresh = Server::store(server.address).await.unwrap();
     holds(&fresh, commits).await;
@@ -296,7 +296,7 @@ async fn commits_through_a_network_that_refuses_cuts_and_loses_answers_are_each_
     let proxy = Faulty::before(server.address, Seed::new(11)).await;
     proxy.set(Faults { refused: 0.2, lost: 0.3, cut: 0.1, ..Faults::default() });
     let store = Server::store(proxy.address()).await.unwrap();
-    let commits = commits(20, 200);
+    let commits = commits(15, 200);
     walk(&store, commits).await;
     let counts = proxy.counts();
     eprintln!("{counts:?}");

@@ -42,7 +42,10 @@ pub fn ingested() -> World {
     let job = JOB.replace("[evaluate]", &format!("[evaluate]\nslices = \"{}\"", text(&slices)));
     world.write("job.toml", job);
     let stream = data("stream.jsonl.zst");
-    let source = format!("[[source]]\nname = \"stream\"\npath = \"{}\"\n[read]\nblock_lines = 100\n[commit]\nbytes = \"100KB\"\n", text(&stream));
+    let source = format!(
+        "[[source]]\nname = \"stream\"\npath = \"{}\"\n[read]\nblock_lines = 100\n[commit]\nbytes = \"100KB\"\n",
+        text(&stream)
+    );
     world.write("ingest.toml", source);
     world
 }
@@ -73,7 +76,8 @@ async fn bundled_text_becomes_a_sound_store_a_trained_model_and_a_report() {
     let runs = report["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 2);
     for run in runs {
-        let steps: Vec<_> = run["points"].as_array().unwrap().iter().map(|point| point["step"].as_u64().unwrap()).collect();
+        let steps: Vec<_> =
+            run["points"].as_array().unwrap().iter().map(|point| point["step"].as_u64().unwrap()).collect();
         assert_eq!(steps, [0, 12, 24]);
         assert_eq!(run["points"][0]["scores"].as_array().unwrap().len(), 9);
     }
@@ -91,15 +95,18 @@ async fn bundled_text_becomes_a_sound_store_a_trained_model_and_a_report() {
 
 #[test]
 fn same_ticket_gives_the_same_bytes_in_another_process_and_from_another_store() {
-    let sample = ["--store", "store", "--set", "batch.rows=2", "--set", "batch.tokens=128", "--set", "mix.main=0.5"];
-    let sample = [&sample[..], &["--set", "follow.block=16", "sample", "--steps", "40", "--digests"]].concat();
+    let sample =
+        ["--store", "store", "--set", "batch.rows=2", "--set", "batch.tokens=128", "--set", "mix.main=0.5"];
+    let sample =
+        [&sample[..], &["--set", "follow.block=16", "sample", "--steps", "40", "--digests"]].concat();
     let worlds = [ingested(), ingested()];
     let digests = worlds.map(|world| {
         world.succeed("perennial-ingest", INGEST);
         let first = world.succeed("perennial-replay", &sample);
         assert_eq!(world.succeed("perennial-replay", &sample), first, "a second process");
         let ticket = first.lines().filter_map(|line| line.strip_prefix("ticket ")).next_back().unwrap();
-        let one = [&sample[..8], &["--set", "follow.block=16", "sample", "--digests", "--ticket", ticket]].concat();
+        let one =
+            [&sample[..8], &["--set", "follow.block=16", "sample", "--digests", "--ticket", ticket]].concat();
         let alone = world.succeed("perennial-replay", &one);
         assert!(first.ends_with(&alone), "a ticket alone names its batch: {alone}");
         first.lines().filter_map(|line| line.strip_prefix("digest ")).map(str::to_owned).collect::<Vec<_>>()

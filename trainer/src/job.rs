@@ -137,7 +137,8 @@ fn leave(folder: &Path, effective: &str) -> Result<(), CheckpointError> {
     let failed = |source| CheckpointError::Write { path: path.clone(), source };
     std::fs::create_dir_all(folder)
         .and_then(|()| std::fs::write(&partial, effective))
-        .and_then(|()| std::fs::rename(&partial, &path)).map_err(failed)
+        .and_then(|()| std::fs::rename(&partial, &path))
+        .map_err(failed)
 }
 
 /// A fresh learner, or the one of the newest checkpoint.

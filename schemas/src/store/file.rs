@@ -149,11 +149,8 @@ async fn read_once(
 ) -> Result<Vec<RecordBatch>, StoreError> {
     let failed =
         |source: ParquetError| StoreError::File { table, file: file.path.clone(), source: Box::new(source) };
-    let mut reader = Reader {
-        store: delta.log_store().object_store(None),
-        path: file.object(),
-        size: file.size,
-    };
+    let mut reader =
+        Reader { store: delta.log_store().object_store(None), path: file.object(), size: file.size };
     let metadata = footer(&mut reader, file, cache).await.map_err(failed)?;
     let total = usize::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
     let wanted = project(table, columns);

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! open ─> commit (rows and positions, one transaction) ─> follow / scan / fetch ─> check
+//!                └─> maintain (the same rows in fewer files)
 //! ```
 //!
 //! # Invariants

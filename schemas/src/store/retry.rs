@@ -7,11 +7,13 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use deltalake::DeltaTableError;
+
 use super::StoreError;
 use crate::program::clock::Clock;
 
 /// How often anything is tried while the store cannot be reached.
-pub(super) const TRIES: u32 = 6;
+pub(super) const TRIES: u32 = 8;
 
 /// The wait before the second try; it doubles with each.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -39,7 +41,7 @@ where
 pub(super) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| {
+    std::iter::successors(Some(error), |&error| {
         // An error wrapped as one of `io` names as its source not the wrapped error but that one's source.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         match wrapped {
@@ -57,9 +59,11 @@ pub(super) fn may_pass(error: &(dyn Error + 'static)) -> bool {
         if let Some(error) = cause.downcast_ref::<object_store::Error>() {
             // What the object store has a word for (not found, exists, not allowed) is an answer.
             may_pass = matches!(error, object_store::Error::Generic { .. });
-        } else if let Some(deltalake::DeltaTableError::KernelError(error)) = cause.downcast_ref() {
-            // The kernel does not name the object store's error as its cause.
-            may_pass = error.to_string().starts_with("Error interacting with object store: Generic ");
+        } else if let Some(error) = cause.downcast_ref::<DeltaTableError>()
+            && matches!(error, DeltaTableError::KernelError(_) | DeltaTableError::Generic(_))
+        {
+            // The kernel names the object store's error in its text alone.
+            may_pass = error.to_string().contains("Error interacting with object store: Generic ");
         } else if let Some(error) = cause.downcast_ref::<io::Error>()
             && error.get_ref().is_none()
         {
@@ -92,8 +96,6 @@ const fn is_of_a_connection(kind: io::ErrorKind) -> bool {
 mod tests {
     use std::cell::Cell;
 
-    use deltalake::DeltaTableError;
-
     use super::*;
     use crate::table::Table;
 
@@ -116,6 +118,7 @@ mod tests {
             delta(generic("503").into()),
             delta(generic(refused).into()),
             delta(DeltaTableError::KernelError(generic("list").into())),
+            delta(DeltaTableError::Generic(DeltaTableError::KernelError(generic("list").into()).to_string())),
             delta(parquet.into()),
         ];
         let lasting = [
@@ -132,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn call_that_fails_is_repeated_after_waits_that_double_until_it_succeeds_or_tries_are_out() {
-        for (failures, tries, waited) in [(0, 1, 0), (3, 4, 700), (99, 6, 3_100)] {
+        for (failures, tries, waited) in [(0, 1, 0), (3, 4, 700), (7, 8, 12_700), (99, 8, 12_700)] {
             let clock = Clock::manual(0);
             let count = Cell::new(0);
             let call = retry(&clock, || async {
@@ -146,12 +149,13 @@ mod tests {
                 }
             };
             let done = tokio::select! { biased; done = call => done, () = driver => unreachable!() };
-            assert_eq!((done.is_ok(), count.get()), (failures < 6, tries));
+            assert_eq!((done.is_ok(), count.get()), (failures < 8, tries));
             let moved = clock.monotonic().as_millis();
             assert!((waited..waited + 10).contains(&moved), "{moved} ms for {failures} failures");
         }
         let count = Cell::new(0);
-        let lasting = retry(&Clock::manual(0), || async {
+        let clock = Clock::manual(0);
+        let lasting = retry(&clock, || async {
             count.set(count.get() + 1);
             Err::<(), _>(delta(DeltaTableError::NotInitialized))
         });

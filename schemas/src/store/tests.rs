@@ -347,7 +347,7 @@ mod lost_answers {
         script: Mutex<VecDeque<Fate>>,
         /// How many reads from now on fail.
         deaf: AtomicU64,
-        /// Of 100 writes, how many have each of the first three faults; of 100 reads, how many fail.
+        /// Of 100 writes, how many have each of three faults. Then also one read in 100 fails.
         chance: AtomicU64,
         asked: AtomicU64,
         /// Faults that happened.
@@ -396,7 +396,7 @@ mod lost_answers {
             let less = |deaf: u64| deaf.checked_sub(1);
             let chance = self.chance.load(Ordering::SeqCst);
             if self.deaf.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
-                || (chance > 0 && self.draw() < chance)
+                || (chance > 0 && self.draw() == 0)
             {
                 self.happened.fetch_add(1, Ordering::SeqCst);
                 return Err(stumble());
@@ -516,7 +516,7 @@ mod lost_answers {
     async fn versions_with(store: &Store, app_id: &str, number: i64) -> Vec<Version> {
         let newest = store.version(Table::Records).await.unwrap();
         let log = store.at(Table::Records, newest).await.unwrap().log_store();
-        let line = format!("\"appId\":\"{app_id}\",\"version\":{number},");
+        let line = format!("\"appId\":\"{app_id}\",\"version\":{number}}}");
         let mut versions = Vec::new();
         for version in 0..=newest.0 {
             let entry = log.read_commit_entry(version).await.unwrap().unwrap();
@@ -573,7 +573,7 @@ mod lost_answers {
         let (rows, transactions) = nth("main", 1);
         // More reads fail than anything tries.
         faults.script.lock().unwrap().push_back(Fate::LostAnswer { deaf: 10_000 });
-        let error = committer.commit(&[rows.clone()], transactions.clone()).await.unwrap_err();
+        let error = committer.commit(std::slice::from_ref(&rows), transactions.clone()).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Unavailable, "{error}");
         faults.deaf.store(0, Ordering::SeqCst);
         let again = committer.commit(&[rows], transactions).await.unwrap_err();
@@ -588,13 +588,15 @@ mod lost_answers {
     /// Wherever in the settling of a lost answer a read fails, and however often.
     #[tokio::test]
     async fn lost_answer_is_settled_through_any_number_of_failing_reads() {
-        for deaf in 0..40 {
+        let mut settled = 0;
+        for deaf in 0..12 {
             let (store, faults) = faulty_store(&format!("deaf-{deaf}")).await;
             let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
             faults.script.lock().unwrap().push_back(Fate::LostAnswer { deaf });
             let (rows, transactions) = nth("main", 1);
             let said = committer.commit(&[rows], transactions).await;
             faults.deaf.store(0, Ordering::SeqCst);
+            settled += u64::from(said.is_ok());
             if let Err(error) = said {
                 assert_eq!(error.kind(), Kind::Unavailable, "{deaf}: {error}");
                 committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
@@ -604,9 +606,10 @@ mod lost_answers {
             committer.commit(&[rows], transactions).await.unwrap();
             assert_once(&store, "main", 2).await;
         }
+        assert!((2..12).contains(&settled), "{settled} of 12 were settled: both ways were to be tried");
     }
 
-    /// Two writers through a store of which a third of all writes and a tenth of all reads go wrong.
+    /// Two writers to a store where three of ten writes and one of a hundred reads go wrong.
     #[tokio::test]
     async fn rows_are_in_the_store_once_whatever_goes_wrong() {
         const BATCHES: i64 = 25;
@@ -639,7 +642,7 @@ mod lost_answers {
         });
         futures::future::join_all(writers).await;
         faults.chance.store(0, Ordering::SeqCst);
-        assert!(faults.happened.load(Ordering::SeqCst) > 30);
+        assert!(faults.happened.load(Ordering::SeqCst) > 10);
         for shard in ["a", "b"] {
             assert_once(&store, shard, BATCHES).await;
             for n in 1..=BATCHES {

@@ -9,7 +9,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::program::clock::Clock;
 use crate::store::commit::Committer;
+use crate::table::buffers::Op;
 use crate::table::column::pack_u32;
+use crate::table::draws::PackedSpan;
 use crate::table::{buffers, draws, records};
 
 /// A row of `records`, of source `files` of shard `main`, as a test would have it.

@@ -562,7 +562,7 @@ async fn rows_of_files_that_overlap_come_in_the_order_of_a_plain_sort() {
         let mut builder = Builder::new();
         for row in 0..200_u64 {
             let seq = i64::try_from(crate::seed::below(seed.at(&[file, row]), 400)).unwrap();
-            let shard = if seed.at(&[file, row, 1]) % 3 == 0 { "main" } else { "other" };
+            let shard = if seed.at(&[file, row, 1]).is_multiple_of(3) { "main" } else { "other" };
             let expired = row % 50 == 49;
             let mark = i64::try_from(file * 1_000 + row).unwrap();
             builder.push(Row {

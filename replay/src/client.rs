@@ -1,0 +1,309 @@
+//! Asks a server for tickets and batches: what a trainer holds where the store is not at hand.
+
+use std::time::Duration;
+
+use arrow::compute::concat_batches;
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{Action, FlightData, FlightDescriptor, Ticket as FlightTicket};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use schemas::id::Step;
+use schemas::program::clock::Clock;
+use schemas::program::error::{CODES, Fault, Kind};
+use schemas::wire::{Batch, Ticket, WireError};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use crate::issue::{Issued, Request};
+use crate::receive::Evaluation;
+use crate::serve::flight::{CONNECTION_WINDOW, FRAME, Put, ReceivedJson, STREAM_WINDOW, scores_to_columns};
+use crate::serve::{DIGEST_KEY, IssuedJson, NEXT_KEY, RequestJson};
+
+/// How often a call is tried.
+const TRIES: u32 = 6;
+/// How long the second try waits; each further one waits twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The largest message that is taken from a server.
+const MESSAGE: usize = 256 << 20;
+
+/// What a server says, or what it does not.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// An address that is none, or where nothing answers.
+    #[error("cannot connect to the replay server at `{url}`")]
+    Connect {
+        /// The address.
+        url: String,
+        /// What the transport said.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The server refused, or went away.
+    #[error("the replay server refused to {act}: {message}")]
+    Refused {
+        /// What was asked of it.
+        act: &'static str,
+        /// Its code.
+        code: Code,
+        /// Its message, hint included.
+        message: String,
+    },
+    /// An answer that is none.
+    #[error("the replay server's answer to `{act}` is malformed: {why}")]
+    Answer {
+        /// What was asked of it.
+        act: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// A batch that is none.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// A batch whose bytes are not those that were sent.
+    #[error("the batch of step {step} has digest {found:032x}, the server sent {sent}")]
+    Digest {
+        /// The step.
+        step: Step,
+        /// The digest of what arrived.
+        found: u128,
+        /// The digest that was sent with it.
+        sent: String,
+    },
+}
+
+impl Fault for ClientError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Connect { .. } => Kind::Unavailable,
+            Self::Refused { code, .. } => {
+                // Two kinds share a code: what a server calls a config or an input is wrong input here.
+                let row = CODES.iter().rev().find(|row| row.grpc == *code as i32);
+                // A connection that breaks in the middle of an answer has the code `Unknown`.
+                let other = if *code == Code::Unknown { Kind::Unavailable } else { Kind::Bug };
+                row.map_or(other, |row| row.kind)
+            }
+            Self::Answer { .. } => Kind::Bug,
+            Self::Wire(error) => error.kind(),
+            Self::Digest { .. } => Kind::Corrupt,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Connect { .. } => Some("start `perennial-replay serve`, or correct the address".to_owned()),
+            Self::Digest { .. } => {
+                Some("ask again: something between here and the server changed it".to_owned())
+            }
+            Self::Wire(error) => error.hint(),
+            Self::Refused { .. } | Self::Answer { .. } => None,
+        }
+    }
+}
+
+fn refused(act: &'static str) -> impl Fn(Status) -> ClientError {
+    move |status| ClientError::Refused { act, code: status.code(), message: status.message().to_owned() }
+}
+
+fn broken(act: &'static str) -> impl Fn(FlightError) -> ClientError {
+    move |error| match error {
+        FlightError::Tonic(status) => refused(act)(*status),
+        other => ClientError::Answer { act, why: other.to_string() },
+    }
+}
+
+/// A connection to a server. Cheap to clone; clones share it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    flight: FlightServiceClient<Channel>,
+    clock: Clock,
+}
+
+/// A batch from a server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Received {
+    /// The batch, its digest checked.
+    pub batch: Batch,
+    /// Where the job stands after it.
+    pub next: Request,
+}
+
+impl Client {
+    /// Connects to the Flight address of a server, as `http://127.0.0.1:7401`. A server that is just
+    /// starting is waited for.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`].
+    pub async fn connect(url: &str, clock: Clock) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::Connect { url: url.to_owned(), source };
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(failed)?
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT);
+        let channel = retry(&clock, || async { endpoint.connect().await.map_err(failed) }).await?;
+        let flight = FlightServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE)
+            .max_encoding_message_size(MESSAGE);
+        Ok(Self { flight, clock })
+    }
+
+    /// The ticket of a job's next batch.
+    ///
+    /// # Errors
+    /// What the server says; it is asked again while it is unavailable.
+    pub async fn ticket(&self, request: &Request) -> Result<Issued, ClientError> {
+        const ACT: &str = "issue a ticket";
+        let body = serde_json::to_vec(&RequestJson::from(request)).unwrap_or_default();
+        let action = Action { r#type: "ticket".to_owned(), body: body.into() };
+        let answer = retry(&self.clock, || async {
+            let mut results =
+                self.flight.clone().do_action(action.clone()).await.map_err(refused(ACT))?.into_inner();
+            results.message().await.map_err(refused(ACT))
+        });
+        let body = answer.await?.map(|result| result.body).unwrap_or_default();
+        let issued: IssuedJson = serde_json::from_slice(&body)
+            .map_err(|error| ClientError::Answer { act: ACT, why: error.to_string() })?;
+        Ok(issued.into())
+    }
+
+    /// The batch that a ticket names, its digest checked, and where the job stands after it.
+    ///
+    /// # Errors
+    /// As [`Client::ticket`]; [`ClientError::Digest`] where its bytes are not those that were sent.
+    pub async fn batch(&self, ticket: &Ticket) -> Result<Received, ClientError> {
+        retry(&self.clock, || self.try_batch(ticket)).await
+    }
+
+    async fn try_batch(&self, ticket: &Ticket) -> Result<Received, ClientError> {
+        const ACT: &str = "serve a batch";
+        let asked = FlightTicket { ticket: ticket.to_json().into() };
+        let data = self.flight.clone().do_get(asked).await.map_err(refused(ACT))?.into_inner();
+        let mut stream = FlightRecordBatchStream::new_from_flight_data(data.map_err(FlightError::from));
+        let mut parts = Vec::new();
+        while let Some(part) = stream.try_next().await.map_err(broken(ACT))? {
+            parts.push(part);
+        }
+        let malformed = |why: &str| ClientError::Answer { act: ACT, why: why.to_owned() };
+        let schema = stream.schema().cloned().ok_or_else(|| malformed("it has no schema"))?;
+        let said = |key: &str| schema.metadata().get(key).cloned().unwrap_or_default();
+        let sent = said(DIGEST_KEY);
+        let next: RequestJson = serde_json::from_str(&said(NEXT_KEY))
+            .map_err(|error| malformed(&format!("`{NEXT_KEY}`: {error}")))?;
+        let batch = Batch::new(concat_batches(&schema, &parts).map_err(WireError::from)?)?;
+        let found = batch.digest();
+        if sent != format!("{found:032x}") {
+            return Err(ClientError::Digest { step: ticket.step, found, sent });
+        }
+        Ok(Received { batch, next: next.into() })
+    }
+
+    /// Sends the evaluations of `job` at `step`, after `tokens` tokens were learnt.
+    ///
+    /// # Errors
+    /// As [`Client::ticket`]. Sending them again is safe.
+    pub async fn evaluations(
+        &self,
+        job: &str,
+        series: &str,
+        step: Step,
+        tokens: u64,
+        scores: &[Evaluation],
+    ) -> Result<ReceivedJson, ClientError> {
+        const ACT: &str = "receive evaluations";
+        let put = Put { job: job.to_owned(), series: series.to_owned(), step, tokens };
+        let cmd = serde_json::to_vec(&put).unwrap_or_default();
+        let columns = scores_to_columns(scores).map_err(WireError::from)?;
+        let encoded: Vec<FlightData> = FlightDataEncoderBuilder::new()
+            .with_flight_descriptor(Some(FlightDescriptor::new_cmd(cmd)))
+            .with_schema(columns.schema())
+            .build(stream::iter([Ok(columns)]))
+            .try_collect()
+            .await
+            .map_err(broken(ACT))?;
+        let answer = retry(&self.clock, || async {
+            let sent = stream::iter(encoded.clone());
+            let results = self.flight.clone().do_put(sent).await.map_err(refused(ACT))?.into_inner();
+            results.boxed().next().await.transpose().map_err(refused(ACT))
+        });
+        let body = answer.await?.map(|result| result.app_metadata).unwrap_or_default();
+        serde_json::from_slice(&body)
+            .map_err(|error| ClientError::Answer { act: ACT, why: error.to_string() })
+    }
+}
+
+/// Tries until it succeeds, fails for good, or was tried often enough.
+async fn retry<T, F>(clock: &Clock, mut call: impl FnMut() -> F) -> Result<T, ClientError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let mut wait = FIRST_WAIT;
+    let mut left = TRIES;
+    loop {
+        left -= 1;
+        match call().await {
+            Err(error) if left > 0 && error.kind().codes().retry => {
+                tracing::debug!(%error, left, "the replay server does not answer, trying again");
+                clock.sleep(wait).await;
+                wait *= 2;
+            }
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// How often a call was made that fails with `code` until its `good`-th time, and what it came to.
+    async fn tried(code: Code, good: u32) -> (u32, Result<(), ClientError>) {
+        let (clock, calls) = (Clock::manual(0), AtomicU32::new(0));
+        let call = || async {
+            let refuse = calls.fetch_add(1, Ordering::Relaxed) + 1 < good;
+            if refuse { Err(refused("try")(Status::new(code, "no"))) } else { Ok(()) }
+        };
+        let passing = async {
+            loop {
+                clock.advance(FIRST_WAIT);
+                tokio::task::yield_now().await;
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            result = retry(&clock, call) => result,
+            () = passing => Ok(()),
+        };
+        (calls.into_inner(), result)
+    }
+
+    #[tokio::test]
+    async fn call_is_tried_again_only_where_the_server_is_unavailable() {
+        assert!(matches!(tried(Code::Unavailable, 4).await, (4, Ok(()))));
+        assert!(matches!(tried(Code::Unavailable, 99).await, (TRIES, Err(_))));
+        for (code, kind) in [
+            (Code::InvalidArgument, Kind::Input),
+            (Code::NotFound, Kind::NotFound),
+            (Code::Aborted, Kind::Conflict),
+            (Code::DataLoss, Kind::Corrupt),
+            (Code::Internal, Kind::Bug),
+        ] {
+            let (calls, result) = tried(code, 2).await;
+            assert_eq!((calls, result.unwrap_err().kind()), (1, kind));
+        }
+    }
+
+    #[tokio::test]
+    async fn address_that_is_none_is_refused_with_it() {
+        let error = Client::connect("not an address", Clock::system()).await.unwrap_err();
+        assert!(error.to_string().contains("`not an address`"), "{error}");
+    }
+}

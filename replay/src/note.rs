@@ -1,0 +1,278 @@
+//! Notes what was served: which spans of which records went into which step of which job.
+//!
+//! A ticket names versions that expire; a row of `draws` lasts. Rows are committed in groups under
+//! the fence `draws/<job>`, which holds the last step noted plus one: a step that is served again,
+//! by this server or another, is noted once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use schemas::id::{Step, check_name};
+use schemas::store::commit::Committer;
+use schemas::store::{Store, StoreError};
+use schemas::table::draws::{Builder, PackedSpan, Row};
+use schemas::table::{Table, TableError};
+use schemas::wire::{Batch, Ticket, WireError};
+
+use crate::error::{ReplayError, Result};
+
+/// How many groups may wait for a store that cannot be written before serving is refused.
+const WAITING: usize = 8;
+/// How often a group is tried against other servers that note the same job.
+const TRIES: usize = 4;
+
+/// When a group of steps is committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Groups {
+    /// As soon as it has this many steps.
+    pub steps: usize,
+    /// As soon as its first step has waited this long.
+    pub wait: Duration,
+}
+
+/// What becomes of a step that is noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It waits for its group.
+    Waiting,
+    /// Its group is in the store.
+    Written,
+    /// It, or a later step of the job, was noted before.
+    Before,
+}
+
+/// One served step, as its row will say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Draw {
+    ticket: String,
+    digest: String,
+    spans: Vec<u8>,
+    shards: String,
+    buffers: String,
+    new_tokens: i64,
+    replayed_tokens: i64,
+    time: i64,
+}
+
+/// The steps of one job that wait.
+#[derive(Debug, Default)]
+struct Job {
+    /// The first step that is not in the store.
+    next: u64,
+    waiting: BTreeMap<u64, Draw>,
+    /// When the first of them came, on the store's clock.
+    since: Duration,
+}
+
+/// Notes the draws of all jobs that one server serves.
+#[derive(Debug)]
+pub struct Notes {
+    store: Store,
+    groups: Groups,
+    jobs: BTreeMap<String, Job>,
+}
+
+fn fence(job: &str) -> String {
+    format!("draws/{job}")
+}
+
+impl Notes {
+    /// Nothing noted yet.
+    #[must_use]
+    pub const fn new(store: Store, groups: Groups) -> Self {
+        Self { store, groups, jobs: BTreeMap::new() }
+    }
+
+    /// Notes that `ticket` gave `batch`, whose digest is `digest`.
+    ///
+    /// # Errors
+    /// A job that has no name, a step that no column can hold, and the store's errors once too many
+    /// steps wait: until then they are tried again with the next group.
+    pub async fn note(&mut self, ticket: &Ticket, batch: &Batch, digest: u128) -> Result<Noted> {
+        check_name("job", &ticket.job)?;
+        let step = ticket.step.0;
+        if i64::try_from(step).is_err() || step == Step(u64::MAX).to_i64().unsigned_abs() {
+            return Err(crate::plan::refused(
+                ticket,
+                "its step is beyond the largest that can be noted".into(),
+            ));
+        }
+        let now = self.store.clock().monotonic();
+        if !self.jobs.contains_key(&ticket.job) {
+            let next = self.store.transaction(Table::Draws, &fence(&ticket.job)).await?.unwrap_or(0);
+            let job = Job { next: u64::try_from(next).unwrap_or(0), ..Job::default() };
+            self.jobs.insert(ticket.job.clone(), job);
+        }
+        let time = self.store.clock().now_us();
+        let Some(job) = self.jobs.get_mut(&ticket.job) else { return Ok(Noted::Before) };
+        if step < job.next || job.waiting.contains_key(&step) {
+            return Ok(Noted::Before);
+        }
+        if job.waiting.is_empty() {
+            job.since = now;
+        }
+        job.waiting.insert(step, draw(ticket, batch, digest, time)?);
+        let waiting = job.waiting.len();
+        if waiting < self.groups.steps.max(1) {
+            return Ok(Noted::Waiting);
+        }
+        match self.write(&ticket.job).await {
+            Ok(()) => Ok(Noted::Written),
+            Err(error) if waiting >= self.groups.steps.max(1).saturating_mul(WAITING) => {
+                // Refused means not served: its row must not stand.
+                self.jobs.get_mut(&ticket.job).and_then(|job| job.waiting.remove(&step));
+                Err(error)
+            }
+            Err(error) => {
+                tracing::warn!(job = ticket.job, %error, waiting, "draws are not noted yet");
+                Ok(Noted::Waiting)
+            }
+        }
+    }
+
+    /// How many steps wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.jobs.values().map(|job| job.waiting.len()).sum()
+    }
+
+    /// Writes the groups that have waited long enough.
+    ///
+    /// # Errors
+    /// The store's; what could not be written still waits.
+    pub async fn tick(&mut self) -> Result<()> {
+        let now = self.store.clock().monotonic();
+        let due = |job: &Job| !job.waiting.is_empty() && now.saturating_sub(job.since) >= self.groups.wait;
+        let due: Vec<String> =
+            self.jobs.iter().filter(|(_, job)| due(job)).map(|(name, _)| name.clone()).collect();
+        for name in due {
+            self.write(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes all that waits.
+    ///
+    /// # Errors
+    /// As [`Notes::tick`].
+    pub async fn flush(&mut self) -> Result<()> {
+        for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
+            self.write(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what waits of one job. Where another server noted some of it, the rest is tried again.
+    async fn write(&mut self, name: &str) -> Result<()> {
+        let Some(job) = self.jobs.get_mut(name) else { return Ok(()) };
+        let fence = fence(name);
+        let mut lost = None;
+        for _ in 0..TRIES {
+            if job.waiting.is_empty() {
+                return Ok(());
+            }
+            let mut committer = Committer::open(&self.store, Table::Draws, &fence).await?;
+            let next = committer.last(&fence).await?.unwrap_or(0);
+            job.next = job.next.max(u64::try_from(next).unwrap_or(0));
+            job.waiting = job.waiting.split_off(&job.next);
+            let Some(last) = job.waiting.keys().next_back().copied() else { return Ok(()) };
+            let number = Step(last).next();
+            match committer.commit(&[rows(name, &job.waiting)?], vec![(fence.clone(), number.to_i64())]).await
+            {
+                Ok(_) => {
+                    job.waiting.clear();
+                    job.next = number.0;
+                    return Ok(());
+                }
+                Err(conflict @ StoreError::Conflict { .. }) => lost = Some(conflict),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        lost.map_or(Ok(()), |conflict| Err(conflict.into()))
+    }
+}
+
+fn rows(job: &str, draws: &BTreeMap<u64, Draw>) -> Result<arrow::array::RecordBatch> {
+    let step = |entry: Option<(&u64, &Draw)>| entry.map_or(0, |(step, _)| Step(*step).to_i64());
+    let (first_step, last_step) = (step(draws.first_key_value()), step(draws.last_key_value()));
+    let mut rows = Builder::new();
+    for (number, draw) in draws {
+        rows.push(Row {
+            job,
+            first_step,
+            last_step,
+            step: Step(*number).to_i64(),
+            ticket: &draw.ticket,
+            spans: &draw.spans,
+            shards: &draw.shards,
+            buffers: &draw.buffers,
+            digest: &draw.digest,
+            new_tokens: draw.new_tokens,
+            replayed_tokens: draw.replayed_tokens,
+            time: draw.time,
+        });
+    }
+    let wrong = |source: TableError| StoreError::Rows { table: Table::Draws, source };
+    Ok(rows.finish().map_err(wrong)?)
+}
+
+/// Names in the order in which they were met, each with its number.
+#[derive(Default)]
+struct Names(Vec<String>);
+
+impl Names {
+    fn number(&mut self, name: &str, step: Step) -> Result<u16> {
+        let index = self.0.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.0.push(name.to_owned());
+            self.0.len() - 1
+        });
+        u16::try_from(index).ok().filter(|index| *index != PackedSpan::NEW_TEXT).ok_or_else(|| {
+            let why = "it has more shards or buffers than a draw can name".to_owned();
+            ReplayError::Wire(WireError::Batch { step: step.to_string(), why })
+        })
+    }
+
+    fn json(&self) -> String {
+        serde_json::json!(self.0).to_string()
+    }
+}
+
+fn draw(ticket: &Ticket, batch: &Batch, digest: u128, time: i64) -> Result<Draw> {
+    let (mut shards, mut buffers, mut spans) = (Names::default(), Names::default(), Vec::new());
+    let (mut new_tokens, mut replayed_tokens) = (0, 0);
+    for row in 0..batch.rows() {
+        let buffer = match batch.buffer(row) {
+            Some(name) => buffers.number(name, ticket.step)?,
+            None => PackedSpan::NEW_TEXT,
+        };
+        let total = if buffer == PackedSpan::NEW_TEXT { &mut new_tokens } else { &mut replayed_tokens };
+        for span in batch.spans(row)? {
+            *total += i64::from(span.tokens);
+            let packed = PackedSpan {
+                row: u32::try_from(row).unwrap_or(u32::MAX),
+                first_token: span.first_token,
+                tokens: span.tokens,
+                seq: span.seq.0,
+                shard: shards.number(span.shard.as_str(), ticket.step)?,
+                buffer,
+                start: span.start,
+                reserved: 0,
+                id: *span.id.as_bytes(),
+            };
+            packed.pack(&mut spans);
+        }
+    }
+    Ok(Draw {
+        ticket: ticket.to_json(),
+        digest: format!("{digest:032x}"),
+        spans,
+        shards: shards.json(),
+        buffers: buffers.json(),
+        new_tokens,
+        replayed_tokens,
+        time,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! The door for trainers: Arrow Flight.
+//!
+//! | call | what is sent | what comes back |
+//! |---|---|---|
+//! | `do_action` `ticket` | JSON `{job, step, row, fresh}` | JSON `{"ticket": ..}` or `{"not_yet": {"missing": n}}` |
+//! | `do_get` | a ticket's JSON | the batch; its digest is in the schema's metadata |
+//! | `do_put` | descriptor command JSON `{job, series, step, tokens}`; columns weights, slice, document, nats, predicted, bytes | JSON `{"written": version}` or `"before"` |
+
+use std::pin::Pin;
+
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::datatypes::{Float64Type, Int64Type};
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
+    HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket as FlightTicket,
+};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use schemas::id::Step;
+use schemas::program::error::Fault as _;
+use schemas::program::stop::Stop;
+use schemas::wire::Ticket;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::session::{Evaluations, Session};
+use super::{IssuedJson, RequestJson, ServeError, columns, from_json, message, to_json};
+use crate::error::ReplayError;
+use crate::receive::{Evaluation, Received};
+
+/// HTTP/2's window of one stream, in bytes: a whole batch goes out without waiting for the client.
+pub const STREAM_WINDOW: u32 = 8 << 20;
+/// HTTP/2's window of a connection, in bytes.
+pub const CONNECTION_WINDOW: u32 = 32 << 20;
+/// The largest HTTP/2 frame, in bytes: default frames are 16 KiB and cost half of the time.
+pub const FRAME: u32 = 1 << 20;
+/// The largest message of a batch: clients that set nothing refuse 4 MiB. A larger batch goes out as
+/// several record batches, whose rows are those of the one.
+const MESSAGE: usize = 3 << 20;
+/// The most scores of one step.
+const SCORES: usize = 1 << 20;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The command of a `do_put`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Put {
+    /// The job.
+    pub job: String,
+    /// What its steps rise within.
+    pub series: String,
+    /// The step.
+    pub step: Step,
+    /// Tokens learnt until then.
+    pub tokens: u64,
+}
+
+/// What became of evaluations, as it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReceivedJson {
+    /// They are in the store since this version.
+    Written(schemas::id::Version),
+    /// They were received before.
+    Before,
+}
+
+impl From<Received> for ReceivedJson {
+    fn from(received: Received) -> Self {
+        match received {
+            Received::Written(version) => Self::Written(version),
+            Received::Before => Self::Before,
+        }
+    }
+}
+
+/// Serves until `stop`, and what is under way then.
+///
+/// # Errors
+/// What the transport says.
+pub async fn serve(
+    listener: TcpListener,
+    session: Session,
+    most: usize,
+    stop: Stop,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let service = FlightServiceServer::new(Flight(session)).max_decoding_message_size(most);
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
+        .add_service(service);
+    Ok(server.serve_with_incoming_shutdown(incoming, async move { stop.wait().await }).await?)
+}
+
+/// The status of an error: its code is the one of its kind, its hint is a line of the message.
+#[must_use]
+pub fn status(error: &ServeError) -> Status {
+    let hint = error.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+    Status::new(Code::from_i32(error.kind().codes().grpc), format!("{}{hint}", message(error)))
+}
+
+fn malformed(what: &'static str, why: impl Into<String>) -> Status {
+    status(&ServeError::Input { what, why: why.into() })
+}
+
+/// What Flight says about what a client sent. A status that came from below stays what it is.
+fn refused(error: FlightError) -> Status {
+    match error {
+        FlightError::Tonic(status) => *status,
+        other => malformed("stream of record batches", other.to_string()),
+    }
+}
+
+#[derive(Debug)]
+struct Flight(Session);
+
+fn unknown<T>(call: &str) -> Result<Response<T>, Status> {
+    Err(Status::unimplemented(format!(
+        "`{call}` is not part of this service\n  hint: there is do_action `ticket`, do_get and do_put"
+    )))
+}
+
+#[tonic::async_trait]
+impl FlightService for Flight {
+    type HandshakeStream = Answers<HandshakeResponse>;
+    type ListFlightsStream = Answers<FlightInfo>;
+    type DoGetStream = Answers<FlightData>;
+    type DoPutStream = Answers<PutResult>;
+    type DoExchangeStream = Answers<FlightData>;
+    type DoActionStream = Answers<arrow_flight::Result>;
+    type ListActionsStream = Answers<ActionType>;
+
+    async fn do_get(&self, request: Request<FlightTicket>) -> Result<Response<Self::DoGetStream>, Status> {
+        let ticket = Ticket::from_json(&request.into_inner().ticket)
+            .map_err(|error| status(&ReplayError::from(error).into()))?;
+        let served = self.0.batch(ticket).await.map_err(|error| status(&error))?;
+        let columns = columns(&served).map_err(|error| status(&error))?;
+        let data = FlightDataEncoderBuilder::new()
+            .with_max_flight_data_size(MESSAGE)
+            .with_schema(columns.schema())
+            .build(stream::iter([Ok(columns)]))
+            .map_err(refused);
+        Ok(Response::new(Box::pin(data)))
+    }
+
+    async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        let action = request.into_inner();
+        if action.r#type != "ticket" {
+            let why = format!("there is no action `{}`, there is `ticket`", action.r#type);
+            return Err(malformed("action", why));
+        }
+        let asked: RequestJson =
+            from_json("request for a ticket", &action.body).map_err(|error| status(&error))?;
+        let issued = self.0.ticket(asked.into()).await.map_err(|error| status(&error))?;
+        let body = to_json(&IssuedJson::from(issued)).into();
+        Ok(Response::new(Box::pin(stream::iter([Ok(arrow_flight::Result { body })]))))
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
+        let ticket = ActionType {
+            r#type: "ticket".to_owned(),
+            description: "the ticket of a job's next batch; body: JSON {job, step, row, fresh}".to_owned(),
+        };
+        Ok(Response::new(Box::pin(stream::iter([Ok(ticket)]))))
+    }
+
+    async fn do_put(
+        &self,
+        request: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoPutStream>, Status> {
+        let mut sent = request.into_inner();
+        let Some(first) = sent.message().await? else {
+            return Err(malformed("stream of evaluations", "it is empty"));
+        };
+        let Some(descriptor) = first.flight_descriptor.clone() else {
+            return Err(malformed("stream of evaluations", "its first message has no descriptor"));
+        };
+        let put: Put = from_json("command of a stream of evaluations", &descriptor.cmd)
+            .map_err(|error| status(&error))?;
+        let all = stream::iter([Ok(first)]).chain(sent.map_err(FlightError::from));
+        let mut batches = FlightRecordBatchStream::new_from_flight_data(all);
+        let mut scores = Vec::new();
+        while let Some(batch) = batches.try_next().await.map_err(refused)? {
+            scores_of(&batch, &mut scores).map_err(|error| status(&error))?;
+        }
+        let Put { job, series, step, tokens } = put;
+        let evaluations = Evaluations { job, series, step, tokens, scores };
+        let received = self.0.evaluations(evaluations).await.map_err(|error| status(&error))?;
+        let app_metadata = to_json(&ReceivedJson::from(received)).into();
+        Ok(Response::new(Box::pin(stream::iter([Ok(PutResult { app_metadata })]))))
+    }
+
+    async fn handshake(
+        &self,
+        _: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Self::HandshakeStream>, Status> {
+        unknown("handshake")
+    }
+
+    async fn list_flights(&self, _: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        unknown("list_flights")
+    }
+
+    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        unknown("get_flight_info")
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
+        unknown("poll_flight_info")
+    }
+
+    async fn get_schema(&self, _: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+        unknown("get_schema")
+    }
+
+    async fn do_exchange(
+        &self,
+        _: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoExchangeStream>, Status> {
+        unknown("do_exchange")
+    }
+}
+
+/// The schema in which scores are sent: the columns of `evaluations` that a trainer knows.
+#[must_use]
+pub fn score_schema() -> arrow::datatypes::SchemaRef {
+    let all = schemas::table::evaluations::schema();
+    let known = ["weights", "slice", "document", "nats", "predicted", "bytes"];
+    let fields = all.fields().iter().filter(|field| known.contains(&field.name().as_str())).cloned();
+    std::sync::Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// The scores of `scores` as columns of [`score_schema`].
+///
+/// # Errors
+/// Arrow's, for none that can be.
+pub fn scores_to_columns(scores: &[Evaluation]) -> Result<RecordBatch, arrow::error::ArrowError> {
+    use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
+    use std::sync::Arc;
+    let text = |get: fn(&Evaluation) -> &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(scores.iter().map(get)))
+    };
+    let long = |get: fn(&Evaluation) -> u64| -> ArrayRef {
+        let number = |score| i64::try_from(get(score)).unwrap_or(i64::MAX);
+        Arc::new(Int64Array::from_iter_values(scores.iter().map(number)))
+    };
+    let nats = Float64Array::from_iter_values(scores.iter().map(|score| score.nats));
+    let columns: Vec<ArrayRef> = vec![
+        text(|score| &score.weights),
+        text(|score| &score.slice),
+        text(|score| &score.document),
+        Arc::new(nats),
+        long(|score| score.predicted),
+        long(|score| score.bytes),
+    ];
+    RecordBatch::try_new(score_schema(), columns)
+}
+
+fn scores_of(batch: &RecordBatch, scores: &mut Vec<Evaluation>) -> Result<(), ServeError> {
+    let bad = |why: String| ServeError::Input { what: "batch of evaluations", why };
+    let find = |name: &str| {
+        let column = batch.column_by_name(name).ok_or_else(|| bad(format!("column `{name}` is missing")))?;
+        if column.null_count() > 0 {
+            return Err(bad(format!("column `{name}` has nulls")));
+        }
+        Ok(column)
+    };
+    let wrong = |name: &str, is: &str| bad(format!("column `{name}` is not of {is}"));
+    let text = |name| find(name)?.as_string_opt::<i32>().ok_or_else(|| wrong(name, "UTF-8 text"));
+    let long =
+        |name| find(name)?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong(name, "64-bit integers"));
+    let nats =
+        find("nats")?.as_primitive_opt::<Float64Type>().ok_or_else(|| wrong("nats", "64-bit floats"))?;
+    let (weights, slice, document) = (text("weights")?, text("slice")?, text("document")?);
+    let (predicted, bytes) = (long("predicted")?, long("bytes")?);
+    if scores.len().saturating_add(batch.num_rows()) > SCORES {
+        return Err(bad(format!("a step has at most {SCORES} scores")));
+    }
+    let natural = |name: &str, value: i64| {
+        u64::try_from(value).map_err(|_| bad(format!("column `{name}` holds {value}, which is negative")))
+    };
+    for row in 0..batch.num_rows() {
+        scores.push(Evaluation {
+            weights: weights.value(row).to_owned(),
+            slice: slice.value(row).to_owned(),
+            document: document.value(row).to_owned(),
+            nats: nats.value(row),
+            predicted: natural("predicted", predicted.value(row))?,
+            bytes: natural("bytes", bytes.value(row))?,
+        });
+    }
+    Ok(())
+}

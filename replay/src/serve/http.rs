@@ -1,0 +1,317 @@
+//! The door for everyone: HTTP and JSON, batches as Arrow IPC for who accepts it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
+use schemas::id::{RecordId, Step};
+use schemas::program::error::Fault as _;
+use schemas::program::stop::Stop;
+use schemas::table::draws::{self, unpack_spans};
+use schemas::wire::{Batch, Ticket};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::flight::ReceivedJson;
+use super::session::{Evaluations, Served, Session};
+use super::{DIGEST_KEY, IssuedJson, RequestJson, ServeError, columns, from_json, message, to_json};
+use crate::error::ReplayError;
+use crate::receive::Evaluation;
+
+/// The media type of a batch as an Arrow IPC stream.
+pub const ARROW: &str = "application/vnd.apache.arrow.stream";
+
+/// What there is.
+pub const ROUTES: [&str; 8] = [
+    "POST /v1/tickets",
+    "POST /v1/batches",
+    "GET /v1/buffers",
+    "GET /v1/draws?job=&from=&limit=",
+    "POST /v1/evaluations",
+    "GET /healthz",
+    "GET /readyz",
+    "GET /metrics",
+];
+
+/// The most draws of one answer.
+const DRAWS: u64 = 1000;
+
+type Answer = Result<Response, Refusal>;
+
+/// An error on its way out.
+#[derive(Debug)]
+struct Refusal {
+    error: ServeError,
+    /// HTTP's own word where it has one that the kind has not: wrong method, body too large.
+    status: Option<StatusCode>,
+}
+
+impl<E: Into<ServeError>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), status: None }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let codes = self.error.kind().codes();
+        let status = StatusCode::from_u16(codes.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = json!({"kind": codes.name, "message": message(&self.error), "hint": self.error.hint()});
+        json_response(self.status.unwrap_or(status), &body)
+    }
+}
+
+fn json_response(status: StatusCode, body: &impl Serialize) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], to_json(body)).into_response()
+}
+
+fn ok(body: &impl Serialize) -> Answer {
+    Ok(json_response(StatusCode::OK, body))
+}
+
+/// Serves until `stop`, and what is under way then. A body may have `most` bytes.
+///
+/// # Errors
+/// What the transport says.
+pub async fn serve(
+    listener: TcpListener,
+    session: Session,
+    most: usize,
+    stop: Stop,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection keeps its delay");
+        }
+    });
+    let stopped = async move { stop.wait().await };
+    Ok(axum::serve(listener, router(session, most)).with_graceful_shutdown(stopped).await?)
+}
+
+fn router(session: Session, most: usize) -> Router {
+    Router::new()
+        .route("/v1/tickets", post(tickets))
+        .route("/v1/batches", post(batches))
+        .route("/v1/buffers", get(buffers))
+        .route("/v1/draws", get(noted))
+        .route("/v1/evaluations", post(evaluations))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .fallback(nothing)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(most))
+        .with_state(session)
+}
+
+async fn nothing(uri: Uri) -> Refusal {
+    ServeError::Route { path: uri.path().to_owned() }.into()
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Refusal {
+    let why = format!("`{}` does not take {method}; there is {}", uri.path(), ROUTES.join(", "));
+    let error = ServeError::Input { what: "request", why };
+    Refusal { error, status: Some(StatusCode::METHOD_NOT_ALLOWED) }
+}
+
+/// The body, or why there is none.
+fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
+    body.map_err(|rejection| Refusal {
+        error: ServeError::Input { what: "request", why: rejection.body_text() },
+        status: Some(rejection.status()),
+    })
+}
+
+async fn tickets(State(session): State<Session>, body: Result<Bytes, BytesRejection>) -> Answer {
+    let asked: RequestJson = from_json("request for a ticket", &read(body)?)?;
+    ok(&IssuedJson::from(session.ticket(asked.into()).await?))
+}
+
+async fn batches(
+    State(session): State<Session>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let ticket = Ticket::from_json(&read(body)?).map_err(ReplayError::from)?;
+    let served = session.batch(ticket).await?;
+    let accepts = |value: &header::HeaderValue| value.to_str().is_ok_and(|text| text.contains(ARROW));
+    if headers.get_all(header::ACCEPT).iter().any(accepts) {
+        arrow_batch(&served)
+    } else {
+        json_batch(&served)
+    }
+}
+
+fn arrow_batch(served: &Arc<Served>) -> Answer {
+    let columns = columns(served)?;
+    let mut writer =
+        arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &columns.schema()).map_err(ServeError::from)?;
+    writer.write(&columns).map_err(ServeError::from)?;
+    let body = writer.into_inner().map_err(ServeError::from)?;
+    let digest = format!("{:032x}", served.digest);
+    let headers = [(header::CONTENT_TYPE, ARROW.to_owned())];
+    Ok((headers, [(DIGEST_KEY.replace('.', "-"), digest)], body).into_response())
+}
+
+fn json_batch(served: &Arc<Served>) -> Answer {
+    let batch = &served.batch;
+    let rows = (0..batch.rows()).map(|row| json_row(batch, row)).collect::<Result<Vec<_>, _>>()?;
+    ok(&json!({
+        "digest": format!("{:032x}", served.digest),
+        "next": RequestJson::from(&served.next),
+        "rows": rows,
+    }))
+}
+
+fn json_row(batch: &Batch, row: usize) -> Result<Value, ServeError> {
+    let part = |values: &[i32]| -> Vec<i32> {
+        values.iter().skip(row * batch.length()).take(batch.length()).copied().collect()
+    };
+    let mask: Vec<bool> = batch.mask().into_iter().skip(row * batch.length()).take(batch.length()).collect();
+    let spans = batch.spans(row).map_err(ReplayError::from)?;
+    let spans: Vec<Value> = spans
+        .iter()
+        .map(|span| {
+            json!({
+                "start": span.start, "tokens": span.tokens, "shard": span.shard, "seq": span.seq,
+                "id": span.id, "first_token": span.first_token, "erased": span.erased,
+            })
+        })
+        .collect();
+    Ok(json!({
+        "row": batch.row_number(row),
+        "replayed": batch.is_replayed(row),
+        "buffer": batch.buffer(row),
+        "tokens": part(batch.tokens()),
+        "targets": part(batch.targets()),
+        "mask": mask,
+        "spans": spans,
+    }))
+}
+
+async fn buffers(State(session): State<Session>) -> Answer {
+    ok(&session.buffers().await?)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DrawsQuery {
+    job: String,
+    #[serde(default)]
+    from: u64,
+    limit: Option<u64>,
+}
+
+async fn noted(State(session): State<Session>, query: Result<Query<DrawsQuery>, QueryRejection>) -> Answer {
+    let Query(query) = query.map_err(|rejection| {
+        let why = rejection.body_text();
+        ServeError::Input { what: "query for draws", why }
+    })?;
+    let limit = query.limit.unwrap_or(DRAWS).min(DRAWS);
+    let mut rows = Vec::new();
+    for batch in session.draws(&query.job, query.from, limit).await? {
+        let view = draws::View::new(&batch).map_err(ReplayError::from)?;
+        rows.extend(view.iter().map(|row| json_draw(&row)));
+    }
+    ok(&json!({"job": query.job, "from": query.from, "limit": limit, "draws": rows}))
+}
+
+fn json_draw(row: &draws::Row<'_>) -> Value {
+    let names = |text: &str| serde_json::from_str::<Vec<String>>(text).unwrap_or_default();
+    let (shards, buffers) = (names(row.shards), names(row.buffers));
+    let spans: Vec<Value> = unpack_spans(row.spans)
+        .map(|span| {
+            json!({
+                "row": span.row, "start": span.start, "tokens": span.tokens,
+                "shard": shards.get(usize::from(span.shard)), "seq": span.seq,
+                "id": RecordId::from_bytes(&span.id), "first_token": span.first_token,
+                "buffer": buffers.get(usize::from(span.buffer)),
+            })
+        })
+        .collect();
+    json!({
+        "step": row.step,
+        "ticket": serde_json::from_str::<Value>(row.ticket).unwrap_or_default(),
+        "digest": row.digest,
+        "new_tokens": row.new_tokens,
+        "replayed_tokens": row.replayed_tokens,
+        "spans": spans,
+    })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EvaluationsJson {
+    job: String,
+    series: String,
+    step: Step,
+    tokens: u64,
+    scores: Vec<ScoreJson>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScoreJson {
+    weights: String,
+    slice: String,
+    document: String,
+    nats: f64,
+    predicted: u64,
+    bytes: u64,
+}
+
+async fn evaluations(State(session): State<Session>, body: Result<Bytes, BytesRejection>) -> Answer {
+    let sent: EvaluationsJson = from_json("set of evaluations", &read(body)?)?;
+    let score = |score: ScoreJson| {
+        let ScoreJson { weights, slice, document, nats, predicted, bytes } = score;
+        Evaluation { weights, slice, document, nats, predicted, bytes }
+    };
+    let EvaluationsJson { job, series, step, tokens, scores } = sent;
+    let scores = scores.into_iter().map(score).collect();
+    let received = session.evaluations(Evaluations { job, series, step, tokens, scores }).await?;
+    ok(&ReceivedJson::from(received))
+}
+
+async fn ready(State(session): State<Session>) -> Response {
+    let counts = session.counts();
+    let ready = counts.ready.load(Relaxed);
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json_response(status, &json!({"ready": ready, "records": counts.version.load(Relaxed)}))
+}
+
+async fn metrics(State(session): State<Session>) -> Response {
+    let counts = session.counts();
+    let mut text = String::new();
+    let mut say = |name: &str, kind: &str, help: &str, value: &dyn std::fmt::Display| {
+        let name = format!("perennial_replay_{name}");
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    };
+    let of = |count: &AtomicU64| count.load(Relaxed);
+    say("ready", "gauge", "1 if the store answered last", &u8::from(counts.ready.load(Relaxed)));
+    say("records_version", "gauge", "version of records that was read", &of(&counts.version));
+    say("queue_length", "gauge", "requests that wait", &session.queue());
+    say("unnoted_steps", "gauge", "served steps that wait to be noted", &of(&counts.unnoted));
+    say("tickets_total", "counter", "tickets issued", &of(&counts.tickets));
+    say("not_yet_total", "counter", "requests the stream had not enough for", &of(&counts.not_yet));
+    say("batches_total", "counter", "batches served", &of(&counts.batches));
+    say("batch_bytes_total", "counter", "bytes of the columns served", &of(&counts.bytes));
+    say("cache_hits_total", "counter", "batches that were still assembled", &of(&counts.hits));
+    say("failures_total", "counter", "requests that failed", &of(&counts.failures));
+    let seconds = of(&counts.batch_us) as f64 / 1e6;
+    let name = "perennial_replay_batch_seconds";
+    let _ = writeln!(
+        text,
+        "# HELP {name} from request to answer\n# TYPE {name} summary\n{name}_sum {seconds}\n{name}_count {}",
+        of(&counts.batches)
+    );
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}

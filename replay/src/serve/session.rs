@@ -1,0 +1,383 @@
+//! The one owner of the library, and the handle by which many clients ask it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use schemas::id::{Step, check_name};
+use schemas::program::clock::Clock;
+use schemas::store::{Scan, Store};
+use schemas::table::Table;
+use schemas::wire::{Batch, Ticket};
+use tokio::sync::{mpsc, oneshot};
+
+use super::ServeError;
+use crate::error::ReplayError;
+use crate::inspect::{Inspection, inspect};
+use crate::issue::{Issued, Request};
+use crate::library::Library;
+use crate::note::{Groups, Notes};
+use crate::receive::{self, Evaluation, Received};
+
+type Result<T> = std::result::Result<T, ServeError>;
+
+/// How the owner works.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Requests that may wait.
+    pub queue: usize,
+    /// Assembled batches that are kept.
+    pub batches: usize,
+    /// How often the store is followed.
+    pub follow: Duration,
+    /// When draws are noted.
+    pub groups: Groups,
+}
+
+/// A batch with what is sent beside it.
+#[derive(Debug)]
+pub struct Served {
+    /// The batch.
+    pub batch: Batch,
+    /// Its digest.
+    pub digest: u128,
+    /// Where the job stands after it.
+    pub next: Request,
+}
+
+/// Evaluations of one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluations {
+    /// The job.
+    pub job: String,
+    /// What its steps rise within.
+    pub series: String,
+    /// The step.
+    pub step: Step,
+    /// Tokens learnt until then.
+    pub tokens: u64,
+    /// The scores.
+    pub scores: Vec<Evaluation>,
+}
+
+/// What a server counts. All but `ready` only grows.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Whether the store answered when it was last followed.
+    pub ready: AtomicBool,
+    /// The newest version of `records` that was read.
+    pub version: AtomicU64,
+    /// Tickets issued.
+    pub tickets: AtomicU64,
+    /// Requests for which the stream had not enough.
+    pub not_yet: AtomicU64,
+    /// Batches served.
+    pub batches: AtomicU64,
+    /// Bytes of their columns.
+    pub bytes: AtomicU64,
+    /// Batches that were still assembled.
+    pub hits: AtomicU64,
+    /// Requests that failed.
+    pub failures: AtomicU64,
+    /// Microseconds from request to answer, of all batches.
+    pub batch_us: AtomicU64,
+    /// Steps that wait to be noted.
+    pub unnoted: AtomicU64,
+}
+
+type Answer<T> = oneshot::Sender<Result<T>>;
+
+enum Command {
+    Ticket(Request, Answer<Issued>),
+    Batch(Ticket, Duration, Answer<Arc<Served>>),
+    Evaluations(Evaluations, Answer<Received>),
+    Buffers(Answer<Inspection>),
+    Follow(Answer<()>),
+    Close(Answer<()>),
+}
+
+/// Asks the owner. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Session {
+    sender: mpsc::Sender<Command>,
+    counts: Arc<Counts>,
+    store: Store,
+}
+
+impl Session {
+    /// Starts the owner of `library`, which must have been opened on `store`. It ends with
+    /// [`Session::close`], or when no session is left.
+    #[must_use]
+    pub fn start(library: Library, store: Store, settings: Settings) -> Self {
+        let (sender, receiver) = mpsc::channel(settings.queue.max(1));
+        let counts = Arc::new(Counts::default());
+        counts.ready.store(true, Relaxed);
+        counts.version.store(library.version().0, Relaxed);
+        let notes = Notes::new(store.clone(), settings.groups);
+        let owner = Owner {
+            clock: store.clock().clone(),
+            store: store.clone(),
+            library,
+            notes,
+            settings,
+            counts: Arc::clone(&counts),
+            assembled: VecDeque::new(),
+        };
+        tokio::spawn(owner.run(receiver));
+        Self { sender, counts, store }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.sender.send(command(answer)).await.map_err(|_| ServeError::Stopping)?;
+        let result = answered.await.unwrap_or(Err(ServeError::Stopping));
+        if result.is_err() {
+            self.counts.failures.fetch_add(1, Relaxed);
+        }
+        result
+    }
+
+    /// The ticket of a job's next batch.
+    ///
+    /// # Errors
+    /// As [`Library::ticket`]; a job without a name, a step or row beyond what the store can hold.
+    pub async fn ticket(&self, request: Request) -> Result<Issued> {
+        check_name("job", &request.job).map_err(ReplayError::from)?;
+        in_range("step", request.step.0)?;
+        in_range("row", request.row)?;
+        self.ask(|answer| Command::Ticket(request, answer)).await
+    }
+
+    /// The batch that a ticket names; its draw is noted.
+    ///
+    /// # Errors
+    /// As [`Library::batch`] and [`Notes::note`].
+    pub async fn batch(&self, ticket: Ticket) -> Result<Arc<Served>> {
+        check_name("job", &ticket.job).map_err(ReplayError::from)?;
+        in_range("step", ticket.step.0)?;
+        in_range("row", ticket.row)?;
+        let asked = self.store.clock().monotonic();
+        self.ask(|answer| Command::Batch(ticket, asked, answer)).await
+    }
+
+    /// Receives evaluations.
+    ///
+    /// # Errors
+    /// As [`receive::evaluations`]; a step or a count beyond what the store can hold, a loss that is no number.
+    pub async fn evaluations(&self, evaluations: Evaluations) -> Result<Received> {
+        in_range("step", evaluations.step.0)?;
+        in_range("tokens", evaluations.tokens)?;
+        for score in &evaluations.scores {
+            in_range("predicted", score.predicted)?;
+            in_range("bytes", score.bytes)?;
+            if !score.nats.is_finite() || score.nats < 0.0 {
+                let why = format!("`nats` of document `{}` is {}, not a loss", score.document, score.nats);
+                return Err(ServeError::Input { what: "evaluation", why });
+            }
+        }
+        self.ask(|answer| Command::Evaluations(evaluations, answer)).await
+    }
+
+    /// What the buffers hold.
+    ///
+    /// # Errors
+    /// As [`inspect`].
+    pub async fn buffers(&self) -> Result<Inspection> {
+        self.ask(Command::Buffers).await
+    }
+
+    /// Follows the store now.
+    ///
+    /// # Errors
+    /// As [`Library::follow`].
+    pub async fn follow(&self) -> Result<()> {
+        self.ask(Command::Follow).await
+    }
+
+    /// Notes what waits and ends the owner; later requests are refused.
+    ///
+    /// # Errors
+    /// As [`Notes::flush`].
+    pub async fn close(&self) -> Result<()> {
+        self.ask(Command::Close).await
+    }
+
+    /// The draws noted of `count` steps of a job from `first` on, in order, as the table's rows.
+    ///
+    /// # Errors
+    /// A job without a name, and the store's.
+    pub async fn draws(&self, job: &str, first: u64, count: u64) -> Result<Vec<arrow::array::RecordBatch>> {
+        check_name("job", job).map_err(ReplayError::from)?;
+        in_range("from", first)?;
+        let end = first.saturating_add(count).min(Step(u64::MAX).to_i64().unsigned_abs());
+        // A name has no quote in it.
+        let filter = Some(format!("job = '{job}' and step >= {first} and step < {end}"));
+        let version = self.store.version(Table::Draws).await.map_err(ReplayError::from)?;
+        let scan = Scan { columns: &[], filter, order: &["step"] };
+        Ok(self.store.scan(Table::Draws, version, &scan).await.map_err(ReplayError::from)?)
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub fn queue(&self) -> usize {
+        self.sender.max_capacity() - self.sender.capacity()
+    }
+}
+
+/// Refuses a number that no column of the store can hold, nor the one after it.
+fn in_range(what: &'static str, number: u64) -> Result<()> {
+    // Half of it leaves room for whatever is added to a number on its way.
+    const MOST: u64 = 1 << 62;
+    if number <= MOST {
+        return Ok(());
+    }
+    Err(ServeError::Input { what, why: format!("{number} is above {MOST}") })
+}
+
+struct Owner {
+    library: Library,
+    store: Store,
+    clock: Clock,
+    notes: Notes,
+    settings: Settings,
+    counts: Arc<Counts>,
+    /// The batches assembled last, newest at the end, by their ticket.
+    assembled: VecDeque<(Ticket, Arc<Served>)>,
+}
+
+impl Owner {
+    async fn run(mut self, mut receiver: mpsc::Receiver<Command>) {
+        let mut due = self.clock.monotonic() + self.settings.follow;
+        loop {
+            let left = due.saturating_sub(self.clock.monotonic());
+            // Due comes first: clients that never pause must not keep the store's news from them.
+            let command = tokio::select! {
+                biased;
+                () = self.clock.sleep(left) => None,
+                command = receiver.recv() => match command {
+                    Some(command) => Some(command),
+                    None => break,
+                },
+            };
+            match command {
+                Some(Command::Close(answer)) => {
+                    receiver.close();
+                    let _ = answer.send(self.notes.flush().await.map_err(ServeError::from));
+                    return;
+                }
+                Some(command) => self.obey(command).await,
+                None => {
+                    self.tick().await;
+                    due = self.clock.monotonic() + self.settings.follow;
+                }
+            }
+            self.counts.unnoted.store(self.notes.waiting() as u64, Relaxed);
+        }
+        if let Err(error) = self.notes.flush().await {
+            tracing::error!(%error, "draws could not be noted");
+        }
+    }
+
+    /// A client that went away needs no answer: sending to it may fail.
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Ticket(request, answer) => {
+                let _ = answer.send(self.ticket(&request).await);
+            }
+            Command::Batch(ticket, asked, answer) => {
+                let result = self.batch(ticket).await;
+                if let Ok(served) = &result {
+                    let took = self.clock.monotonic().saturating_sub(asked);
+                    self.counts.batches.fetch_add(1, Relaxed);
+                    let bytes = served.batch.columns().get_array_memory_size();
+                    self.counts.bytes.fetch_add(bytes as u64, Relaxed);
+                    let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                    self.counts.batch_us.fetch_add(us, Relaxed);
+                }
+                let _ = answer.send(result);
+            }
+            Command::Evaluations(sent, answer) => {
+                let Evaluations { job, series, step, tokens, scores } = &sent;
+                let result = receive::evaluations(&self.store, job, series, *step, *tokens, scores).await;
+                let _ = answer.send(result.map_err(ServeError::from));
+            }
+            Command::Buffers(answer) => {
+                let _ = answer.send(inspect(&mut self.library).map_err(ServeError::from));
+            }
+            Command::Follow(answer) => {
+                let _ = answer.send(self.follow().await);
+            }
+            // The loop answers it: nothing is served after it.
+            Command::Close(_) => {}
+        }
+    }
+
+    async fn tick(&mut self) {
+        if let Err(error) = self.follow().await {
+            tracing::warn!(%error, "the store cannot be followed");
+        }
+        if let Err(error) = self.notes.tick().await {
+            tracing::warn!(%error, "draws are not noted yet");
+        }
+    }
+
+    async fn follow(&mut self) -> Result<()> {
+        let followed = self.library.follow().await;
+        self.counts.ready.store(followed.is_ok(), Relaxed);
+        self.counts.version.store(self.library.version().0, Relaxed);
+        if followed? {
+            // The new version may have removed text: what holds it must not be served.
+            self.assembled.clear();
+        }
+        Ok(())
+    }
+
+    async fn ticket(&mut self, request: &Request) -> Result<Issued> {
+        let issued = self.library.ticket(request).await?;
+        let count = match issued {
+            Issued::Ticket(_) => &self.counts.tickets,
+            Issued::NotYet { .. } => &self.counts.not_yet,
+        };
+        count.fetch_add(1, Relaxed);
+        Ok(issued)
+    }
+
+    async fn batch(&mut self, ticket: Ticket) -> Result<Arc<Served>> {
+        if let Some((_, served)) = self.assembled.iter().find(|(known, _)| *known == ticket) {
+            let served = Arc::clone(served);
+            self.counts.hits.fetch_add(1, Relaxed);
+            self.notes.note(&ticket, &served.batch, served.digest).await?;
+            return Ok(served);
+        }
+        let batch = match self.library.batch(&ticket).await {
+            // Another server may have read further than this one.
+            Err(
+                ReplayError::NoVersion { .. }
+                | ReplayError::NoChange { .. }
+                | ReplayError::Store(schemas::store::StoreError::Version { .. }),
+            ) => {
+                self.follow().await?;
+                self.library.batch(&ticket).await?
+            }
+            other => other?,
+        };
+        let next = self.library.after(&ticket).await?;
+        let digest = batch.digest();
+        let served = Arc::new(Served { batch, digest, next });
+        self.notes.note(&ticket, &served.batch, digest).await?;
+        if self.settings.batches > 0 {
+            if self.assembled.len() >= self.settings.batches {
+                self.assembled.pop_front();
+            }
+            self.assembled.push_back((ticket, Arc::clone(&served)));
+        }
+        Ok(served)
+    }
+}

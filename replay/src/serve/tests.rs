@@ -1,0 +1,530 @@
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{Action, Ticket as FlightTicket};
+use schemas::id::{Seq, Step, Version};
+use schemas::program::config::{Share, Table as Settings};
+use schemas::seed::Seed;
+use schemas::store::StoreUrl;
+use schemas::store::commit::Committer;
+use schemas::table::Table;
+use schemas::table::column::pack_u32;
+use schemas::table::records::{Builder, Outcome, Row};
+use schemas::wire::{Batch, Ticket};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tonic::Code;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::*;
+use crate::buffer::{Capacity, Spec, reservoir};
+use crate::client::Client;
+use crate::mix::Mix;
+use crate::plan::{Horizon, Order, Plan};
+use crate::receive::Evaluation;
+use crate::tokenise::Tokenizer;
+
+/// Any port that is free.
+const FREE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+struct World {
+    _folder: TempDir,
+    store: Store,
+    next: i64,
+    /// How often the longest text repeats its words, over six.
+    repeats: i64,
+}
+
+impl World {
+    async fn new(readings: i64) -> Self {
+        Self::of(readings, 1).await
+    }
+
+    async fn of(readings: i64, repeats: i64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
+        let store = Store::create(&url, &HashMap::new(), Clock::manual(0)).await.unwrap();
+        let mut world = Self { _folder: folder, store, next: 0, repeats };
+        world.write(readings).await;
+        world
+    }
+
+    async fn write(&mut self, readings: i64) {
+        let mut committer = Committer::open(&self.store, Table::Records, "ingest/a").await.unwrap();
+        let mut builder = Builder::new();
+        for seq in self.next..self.next + readings {
+            let text = format!("reading {seq}: {}", "lorem ipsum ".repeat((seq % 7 * self.repeats) as usize));
+            let id = xxh3_128(text.as_bytes()).to_be_bytes();
+            let passages = pack_u32(&[u32::try_from(text.len()).unwrap()]);
+            builder.push(Row {
+                seq: Some(seq),
+                start: seq,
+                end: seq + 1,
+                id: Some(&id),
+                text: Some(&text),
+                passages: Some(&passages),
+                ..Row::new(Outcome::Kept, "a", "files")
+            });
+        }
+        self.next += readings;
+        let transactions = vec![("ingest/a".to_owned(), self.next), ("seq/a".to_owned(), self.next)];
+        committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
+    }
+
+    async fn library(&self, plan: &Plan) -> Library {
+        Library::open(self.store.clone(), plan.clone(), Bytes::mib(1)).await.unwrap()
+    }
+
+    async fn session(&self, plan: &Plan) -> Session {
+        Session::start(self.library(plan).await, self.store.clone(), ServeConfig::default().settings())
+    }
+
+    async fn server(&self, plan: &Plan) -> Server {
+        self.server_at(plan, FREE).await
+    }
+
+    async fn server_at(&self, plan: &Plan, flight: SocketAddr) -> Server {
+        let config = ServeConfig { http: FREE, flight, body: Bytes::kib(64), ..ServeConfig::default() };
+        let (listeners, stop) = (listen(&config).await.unwrap(), Stop::new());
+        let (http, flight) = (listeners.http_address, listeners.flight_address);
+        let (library, store, stopper) = (self.library(plan).await, self.store.clone(), stop.clone());
+        let task = tokio::spawn(async move { serve(listeners, library, store, &config, stopper).await });
+        let flight = format!("http://{flight}");
+        let client = Client::connect(&flight, Clock::system()).await.unwrap();
+        Server { http, flight, client, stop, task }
+    }
+}
+
+struct Server {
+    http: SocketAddr,
+    flight: String,
+    client: Client,
+    stop: Stop,
+    task: tokio::task::JoinHandle<Result<(), ServeError>>,
+}
+
+impl Server {
+    /// Status, head and body of an answer.
+    async fn raw(&self, method: &str, path: &str, head: &str, body: &[u8]) -> (u16, String, Vec<u8>) {
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {}\r\n{head}\r\n",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // A server that refuses a body need not read it to its end.
+        let _ = stream.write_all(body).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head, answer[end + 4..].to_vec())
+    }
+
+    async fn json(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let (status, _, body) = self.raw(method, path, "", body.as_bytes()).await;
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    async fn ipc(&self, ticket: &Ticket) -> Batch {
+        let accept = format!("accept: {}\r\n", http::ARROW);
+        let (status, head, body) =
+            self.raw("POST", "/v1/batches", &accept, ticket.to_json().as_bytes()).await;
+        assert_eq!(status, 200, "{head}");
+        let mut reader = arrow::ipc::reader::StreamReader::try_new(body.as_slice(), None).unwrap();
+        let batch = Batch::new(reader.next().unwrap().unwrap()).unwrap();
+        assert!(head.contains(&format!("perennial-digest: {:032x}", batch.digest())), "{head}");
+        batch
+    }
+
+    async fn end(self) {
+        self.stop.trigger();
+        // A client that stays connected does not hold it.
+        self.task.await.unwrap().unwrap();
+        drop(self.client);
+    }
+}
+
+/// A client of somebody else: it knows Flight and none of our settings.
+async fn stranger(url: &str) -> FlightServiceClient<tonic::transport::Channel> {
+    let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned()).unwrap();
+    FlightServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+fn plan() -> Plan {
+    let recipe = Arc::new(reservoir::Settings { capacity: Capacity::Records(12) });
+    let spec = Spec::read("main", &mut Settings::of("policy", "reservoir")).unwrap();
+    Plan {
+        seed: Seed::new(9),
+        rows: 4,
+        length: 64,
+        tokenizer: Tokenizer::Bytes,
+        order: Order::Stream,
+        keep: Share::ONE,
+        mix: Mix::new([("main".to_owned(), Share::new(0.4).unwrap())]).unwrap(),
+        buffers: [("main".to_owned(), Spec { recipe, ..spec })].into(),
+        block: 8,
+        horizon: Horizon::Cursor,
+        drain: false,
+    }
+}
+
+/// All that a job gets until the stream ends.
+async fn walk(client: &Client, job: &str) -> Vec<(Ticket, u128)> {
+    let mut request = Request::first(job);
+    let mut got = Vec::new();
+    while let Issued::Ticket(ticket) = client.ticket(&request).await.unwrap() {
+        let received = client.batch(&ticket).await.unwrap();
+        got.push((ticket, received.batch.digest()));
+        request = received.next;
+    }
+    got
+}
+
+#[tokio::test]
+async fn ticket_gives_the_same_bytes_through_every_door_from_another_server_and_after_a_restart() {
+    let world = World::new(90).await;
+    let plan = plan();
+    let (one, two) = (world.server(&plan).await, world.server(&plan).await);
+    let got = walk(&one.client, "demo").await;
+    assert!(got.len() > 10, "{}", got.len());
+    assert!(got.iter().any(|(ticket, _)| ticket.buffers["main"].0 > 0));
+    let mut library = world.library(&plan).await;
+    for (ticket, digest) in &got {
+        let here = library.batch(ticket).await.unwrap();
+        assert_eq!(here.digest(), *digest);
+        for server in [&one, &two] {
+            let flight = server.client.batch(ticket).await.unwrap();
+            assert_eq!(flight.batch.columns().columns(), here.columns().columns());
+            assert_eq!(flight.next, library.after(ticket).await.unwrap());
+            assert_eq!(server.ipc(ticket).await.columns().columns(), here.columns().columns());
+        }
+        let (status, json) = one.json("POST", "/v1/batches", &ticket.to_json()).await;
+        assert_eq!((status, &json["digest"]), (200, &json!(format!("{digest:032x}"))));
+        let tokens: Vec<i32> = json["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|row| row["tokens"].as_array().unwrap())
+            .map(|token| token.as_i64().unwrap() as i32)
+            .collect();
+        assert_eq!(tokens, here.tokens());
+    }
+    one.end().await;
+    two.end().await;
+    let again = world.server(&plan).await;
+    for (ticket, digest) in got.iter().rev() {
+        assert_eq!(again.client.batch(ticket).await.unwrap().batch.digest(), *digest);
+    }
+    assert_eq!(walk(&again.client, "demo").await, got);
+    again.end().await;
+}
+
+#[tokio::test]
+async fn client_goes_on_with_the_server_that_takes_the_place_of_another() {
+    let world = World::new(40).await;
+    let plan = plan();
+    let first = world.server(&plan).await;
+    let client = first.client.clone();
+    let got = walk(&client, "demo").await;
+    let address = first.flight.strip_prefix("http://").unwrap().parse().unwrap();
+    first.end().await;
+    // It is asked while nobody answers.
+    let (again, second) = tokio::join!(walk(&client, "demo"), world.server_at(&plan, address));
+    assert_eq!(again, got);
+    second.end().await;
+}
+
+#[tokio::test]
+async fn clients_that_ask_at_once_get_the_same_and_every_step_is_noted_once() {
+    let world = World::new(60).await;
+    let plan = plan();
+    let server = world.server(&plan).await;
+    let clients = (0..6).map(|_| {
+        let client = server.client.clone();
+        tokio::spawn(async move { walk(&client, "demo").await })
+    });
+    let walks = futures::future::join_all(clients).await;
+    let first = walks[0].as_ref().unwrap().clone();
+    assert!(first.len() > 5);
+    for walk in walks {
+        assert_eq!(walk.unwrap(), first);
+    }
+    server.end().await;
+    let server = world.server(&plan).await;
+    assert_eq!(walk(&server.client, "demo").await, first);
+    let (status, noted) = server.json("GET", "/v1/draws?job=demo", "").await;
+    assert_eq!(status, 200);
+    let draws = noted["draws"].as_array().unwrap();
+    assert_eq!(draws.len(), first.len());
+    for (draw, (ticket, digest)) in draws.iter().zip(&first) {
+        assert_eq!(draw["step"], ticket.step.0);
+        assert_eq!(draw["ticket"], serde_json::from_str::<Value>(&ticket.to_json()).unwrap());
+        assert_eq!(draw["digest"], format!("{digest:032x}"));
+        let tokens = draw["new_tokens"].as_u64().unwrap() + draw["replayed_tokens"].as_u64().unwrap();
+        let spans: u64 =
+            draw["spans"].as_array().unwrap().iter().map(|span| span["tokens"].as_u64().unwrap()).sum();
+        assert_eq!(tokens, spans);
+    }
+    let (_, page) = server.json("GET", "/v1/draws?job=demo&from=2&limit=3", "").await;
+    let steps: Vec<_> = page["draws"].as_array().unwrap().iter().map(|draw| draw["step"].clone()).collect();
+    assert_eq!(steps, [2, 3, 4]);
+    server.end().await;
+}
+
+#[tokio::test]
+async fn requests_that_are_none_are_refused_by_http_in_words() {
+    let world = World::new(30).await;
+    let plan = plan();
+    let server = world.server(&plan).await;
+    let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    let json = |change: &dyn Fn(&mut Ticket)| {
+        let mut ticket = ticket.clone();
+        change(&mut ticket);
+        ticket.to_json()
+    };
+    let cases: Vec<(&str, &str, String, u16, &str, &str)> = vec![
+        ("POST", "/v1/batches", "{".into(), 400, "input", "this is not a ticket"),
+        ("POST", "/v1/batches", json(&|t| t.format = 99), 400, "input", "format 99"),
+        (
+            "POST",
+            "/v1/batches",
+            json(&|t| t.config = "0".into()),
+            409,
+            "conflict",
+            "was issued under config `0`",
+        ),
+        ("POST", "/v1/batches", json(&|t| t.records = Version(99)), 404, "not_found", "99"),
+        ("POST", "/v1/batches", json(&|t| t.step = Step(u64::MAX)), 400, "input", "is above"),
+        ("POST", "/v1/batches", json(&|t| t.row = u64::MAX), 400, "input", "is above"),
+        ("POST", "/v1/batches", json(&|t| t.job = "a/b".into()), 400, "input", "`a/b` is not a job"),
+        ("POST", "/v1/batches", json(&|t| t.buffers.clear()), 400, "input", "the mix draws from"),
+        ("POST", "/v1/batches", "x".repeat(70_000), 413, "input", "length limit"),
+        ("POST", "/v1/tickets", "[]".into(), 400, "input", "request for a ticket"),
+        ("POST", "/v1/tickets", r#"{"job": ""}"#.into(), 400, "input", "is not a job"),
+        ("POST", "/v1/tickets", r#"{"job": "a", "more": 1}"#.into(), 400, "input", "unknown field"),
+        ("GET", "/v1/tickets", String::new(), 405, "input", "does not take GET"),
+        ("GET", "/v1/draws", String::new(), 400, "input", "query for draws"),
+        ("GET", "/v1/draws?job=a%27b", String::new(), 400, "input", "is not a job"),
+        ("GET", "/v1/nothing", String::new(), 404, "not_found", "there is no `/v1/nothing` here"),
+        ("POST", "/v1/evaluations", "{}".into(), 400, "input", "set of evaluations"),
+    ];
+    for (method, path, body, status, kind, text) in cases {
+        let (found, answer) = server.json(method, path, &body).await;
+        assert_eq!((found, answer["kind"].as_str()), (status, Some(kind)), "{method} {path}: {answer}");
+        assert!(answer["message"].as_str().unwrap().contains(text), "{method} {path}: {answer}");
+    }
+    let (_, nothing) = server.json("GET", "/", "").await;
+    assert!(nothing["hint"].as_str().unwrap().contains("POST /v1/batches"), "{nothing}");
+    // After all this it serves.
+    assert_eq!(server.client.batch(&ticket).await.unwrap().batch.rows(), 4);
+    server.end().await;
+}
+
+#[tokio::test]
+async fn requests_that_are_none_are_refused_by_flight_with_the_code_of_their_kind() {
+    let world = World::new(30).await;
+    let server = world.server(&plan()).await;
+    let mut flight = stranger(&server.flight).await;
+    let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    let other = Ticket { config: "0".into(), ..ticket.clone() };
+    let unknown = Ticket { records: Version(99), ..ticket.clone() };
+    for (bytes, code, text) in [
+        (String::from("\u{0}nonsense"), Code::InvalidArgument, "this is not a ticket"),
+        ("x".repeat(70_000), Code::OutOfRange, "too large"),
+        (other.to_json(), Code::Aborted, "hint: use the config"),
+        (unknown.to_json(), Code::NotFound, "99"),
+    ] {
+        let status = flight.do_get(FlightTicket { ticket: bytes.into() }).await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(text), "{status}");
+    }
+    for (r#type, body) in [("erase", "{}"), ("ticket", "{}"), ("ticket", "\u{1}")] {
+        let action = Action { r#type: r#type.into(), body: body.into() };
+        assert_eq!(flight.do_action(action).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let put = |cmd: &str| {
+        let descriptor = arrow_flight::FlightDescriptor::new_cmd(cmd.to_owned());
+        let data = arrow_flight::FlightData { data_header: vec![7; 9].into(), ..Default::default() };
+        futures::stream::iter([data.with_descriptor(descriptor)])
+    };
+    for cmd in ["", "{}", r#"{"job":"a","series":"live","step":0,"tokens":0}"#] {
+        assert_eq!(flight.do_put(put(cmd)).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let none = futures::stream::iter([]);
+    assert_eq!(flight.do_put(none).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(server.client.batch(&other).await.unwrap_err().kind(), Kind::Conflict);
+    assert_eq!(server.client.batch(&unknown).await.unwrap_err().kind(), Kind::NotFound);
+    server.end().await;
+}
+
+#[tokio::test]
+async fn evaluations_are_received_once_through_either_door() {
+    use super::flight::ReceivedJson;
+    let world = World::new(5).await;
+    let server = world.server(&plan()).await;
+    let score = Evaluation {
+        weights: "live".into(),
+        slice: "law".into(),
+        document: "one".into(),
+        nats: 2.5,
+        predicted: 10,
+        bytes: 9,
+    };
+    let send = async |step, score: &Evaluation| {
+        server.client.evaluations("demo", "live", Step(step), 64, std::slice::from_ref(score)).await
+    };
+    assert_eq!(send(1, &score).await.unwrap(), ReceivedJson::Written(Version(1)));
+    assert_eq!(send(1, &score).await.unwrap(), ReceivedJson::Before);
+    let body = |step: u64| {
+        let score = json!({"weights": "live", "slice": "law", "document": "one", "nats": 2.5, "predicted": 10, "bytes": 9});
+        json!({"job": "demo", "series": "live", "step": step, "tokens": 64, "scores": [score]}).to_string()
+    };
+    assert_eq!(server.json("POST", "/v1/evaluations", &body(1)).await, (200, json!("before")));
+    assert_eq!(server.json("POST", "/v1/evaluations", &body(2)).await, (200, json!({"written": 2})));
+    for nats in [f64::NAN, f64::INFINITY, -1.0] {
+        let error = send(3, &Evaluation { nats, ..score.clone() }).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Input, "{error}");
+    }
+    server.end().await;
+}
+
+#[tokio::test]
+async fn state_of_the_server_can_be_read() {
+    let world = World::new(40).await;
+    let server = world.server(&plan()).await;
+    let got = walk(&server.client, "demo").await;
+    server.client.batch(&got[0].0).await.unwrap();
+    assert_eq!(server.raw("GET", "/healthz", "", b"").await.2, b"ok\n");
+    assert_eq!(server.json("GET", "/readyz", "").await, (200, json!({"ready": true, "records": 1})));
+    let (status, buffers) = server.json("GET", "/v1/buffers", "").await;
+    assert_eq!((status, &buffers["buffers"]["main"]["members"]["total"]["records"]), (200, &json!(12)));
+    let (_, _, metrics) = server.raw("GET", "/metrics", "", b"").await;
+    let metrics = String::from_utf8(metrics).unwrap();
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find(|line| line.starts_with(&format!("perennial_replay_{name} ")));
+        line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let served = got.len() as f64;
+    assert_eq!(
+        (value("tickets_total"), value("batches_total"), value("not_yet_total")),
+        (served, served + 1.0, 1.0)
+    );
+    assert_eq!((value("batch_seconds_count"), value("cache_hits_total")), (served + 1.0, 1.0));
+    assert_eq!((value("unnoted_steps"), value("ready"), value("records_version")), (served, 1.0, 1.0));
+    assert!(value("batch_bytes_total") >= served * 4.0 * 64.0 * 8.0);
+    server.end().await;
+}
+
+#[tokio::test]
+async fn batch_that_is_larger_than_a_message_arrives_whole_at_a_client_that_sets_nothing() {
+    let world = World::of(30, 1500).await;
+    let plan = Plan { rows: 40, length: 16_384, mix: Mix::default(), ..plan() };
+    let server = world.server(&plan).await;
+    let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    let here = world.library(&plan).await.batch(&ticket).await.unwrap();
+    assert_eq!(here.rows(), 40);
+    let asked = FlightTicket { ticket: ticket.to_json().into() };
+    let data = stranger(&server.flight).await.do_get(asked).await.unwrap().into_inner();
+    let messages: Vec<arrow_flight::FlightData> = futures::TryStreamExt::try_collect(data).await.unwrap();
+    assert!(messages.len() > 2, "a schema and {} record batches", messages.len() - 1);
+    let parts = arrow_flight::utils::flight_data_to_batches(&messages).unwrap();
+    let whole = arrow::compute::concat_batches(&parts[0].schema(), &parts).unwrap();
+    assert_eq!(Batch::new(whole).unwrap().digest(), here.digest());
+    assert_eq!(server.client.batch(&ticket).await.unwrap().batch.digest(), here.digest());
+    assert_eq!(server.ipc(&ticket).await.digest(), here.digest());
+    server.end().await;
+}
+
+#[tokio::test]
+async fn request_that_never_ends_does_not_hold_a_server_that_should_stop() {
+    let world = World::new(5).await;
+    let server = world.server(&plan()).await;
+    let mut stream = TcpStream::connect(server.http).await.unwrap();
+    let head = "POST /v1/tickets HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // The server says this once it waits for the body.
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    server.stop.trigger();
+    while !server.task.is_finished() {
+        world.store.clock().advance(Duration::from_secs(1));
+        tokio::task::yield_now().await;
+    }
+    server.task.await.unwrap().unwrap();
+    assert!(world.store.clock().monotonic() >= ServeConfig::default().grace.get());
+}
+
+#[tokio::test]
+async fn session_follows_the_store_and_notes_draws_as_time_passes() {
+    let mut world = World::new(3).await;
+    let session = world.session(&plan()).await;
+    let request = Request::first("demo");
+    assert!(matches!(session.ticket(request.clone()).await.unwrap(), Issued::NotYet { .. }));
+    world.write(40).await;
+    assert!(matches!(session.ticket(request.clone()).await.unwrap(), Issued::NotYet { .. }));
+    world.store.clock().advance(Duration::from_secs(1));
+    let Issued::Ticket(ticket) = session.ticket(request).await.unwrap() else { panic!("no ticket") };
+    let served = session.batch(ticket.clone()).await.unwrap();
+    assert_eq!(session.batch(ticket.clone()).await.unwrap().digest, served.digest);
+    assert_eq!(session.counts().hits.load(Relaxed), 1);
+    world.write(5).await;
+    session.follow().await.unwrap();
+    // What was assembled of an older version is made again: its text may have been removed.
+    assert_eq!(session.batch(ticket).await.unwrap().digest, served.digest);
+    assert_eq!(session.counts().hits.load(Relaxed), 1);
+    assert!(session.draws("demo", 0, 10).await.unwrap().iter().all(|batch| batch.num_rows() == 0));
+    world.store.clock().advance(Duration::from_secs(10));
+    // The answer comes after what was due before it.
+    session.buffers().await.unwrap();
+    let rows: usize = session.draws("demo", 0, 10).await.unwrap().iter().map(|batch| batch.num_rows()).sum();
+    assert_eq!(rows, 1);
+    assert_eq!(session.counts().version.load(Relaxed), 3);
+}
+
+#[tokio::test]
+async fn ticket_of_a_server_that_has_read_further_is_served() {
+    let mut world = World::new(40).await;
+    let plan = plan();
+    let behind = world.session(&plan).await;
+    world.write(40).await;
+    let ahead = world.session(&plan).await;
+    let fresh = BTreeMap::from([("a".parse().unwrap(), schemas::wire::Place { seq: Seq(60), token: 0 })]);
+    let request = Request { fresh, ..Request::first("demo") };
+    let Issued::Ticket(ticket) = ahead.ticket(request).await.unwrap() else { panic!("no ticket") };
+    let (one, two) = (ahead.batch(ticket.clone()).await.unwrap(), behind.batch(ticket).await.unwrap());
+    assert_eq!(one.digest, two.digest);
+}
+
+#[tokio::test]
+async fn session_that_is_closed_has_noted_all_and_refuses_more() {
+    let world = World::new(40).await;
+    let session = world.session(&plan()).await;
+    let Issued::Ticket(ticket) = session.ticket(Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    session.batch(ticket.clone()).await.unwrap();
+    session.close().await.unwrap();
+    assert_eq!(session.batch(ticket).await.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(session.draws("demo", 0, 10).await.unwrap()[0].num_rows(), 1);
+}
+
+#[tokio::test]
+async fn address_that_is_taken_is_refused_with_the_keys_to_change() {
+    let config = ServeConfig { http: FREE, flight: FREE, ..ServeConfig::default() };
+    let first = listen(&config).await.unwrap();
+    let error = listen(&ServeConfig { flight: first.flight_address, ..config }).await.unwrap_err();
+    assert!(render(&error).contains("change `serve.http` and `serve.flight`"), "{}", render(&error));
+}

@@ -1,0 +1,162 @@
+//! Input, machines and users as they are: what goes in, what must come out, and a sound store after each.
+
+mod corpora;
+mod kill;
+mod lines;
+mod programs;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::process::{Child, Output, Stdio};
+use std::time::Duration;
+
+use schemas::program::clock::Clock;
+use schemas::program::error::Kind;
+use schemas::store::Scan;
+use schemas::store::check::{Sums, check};
+use schemas::table::Table;
+use schemas::table::records::{Outcome, Reason, View};
+use tests::world::World;
+
+/// What became of one reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reading {
+    outcome: Outcome,
+    reason: Option<Reason>,
+    detail: Option<String>,
+    path: String,
+    generation: i64,
+    start: i64,
+    end: i64,
+    external_id: Option<String>,
+    event_time: Option<i64>,
+    text: Option<String>,
+    raw: Option<Vec<u8>>,
+}
+
+impl Reading {
+    fn is_document(&self) -> bool {
+        self.outcome != Outcome::DeadLetter
+    }
+}
+
+/// All readings by their number, after a check of the store and of the sums over them.
+async fn readings(world: &World) -> Vec<Reading> {
+    let store = world.store().await;
+    let report = check(&store, &BTreeSet::new()).await.unwrap();
+    assert_eq!(report.violations, []);
+    let version = store.version(Table::Records).await.unwrap();
+    let scan = Scan { order: &["shard", "seq"], ..Scan::default() };
+    let mut readings = Vec::new();
+    for batch in &store.scan(Table::Records, version, &scan).await.unwrap() {
+        readings.extend(View::new(batch).unwrap().iter().map(|row| Reading {
+            outcome: row.outcome.parse().unwrap(),
+            reason: row.reason.map(|reason| reason.parse().unwrap()),
+            detail: row.detail.map(str::to_owned),
+            path: row.path.unwrap_or_default().to_owned(),
+            generation: row.generation,
+            start: row.start,
+            end: row.end,
+            external_id: row.external_id.map(str::to_owned),
+            event_time: row.event_time,
+            text: row.text.map(str::to_owned),
+            raw: row.raw.map(<[u8]>::to_vec),
+        }));
+    }
+    assert!(report.sums.values().all(Sums::balanced));
+    assert_eq!(report.sums.values().map(|sums| sums.read).sum::<u64>(), readings.len() as u64);
+    readings
+}
+
+/// A configuration of one source.
+fn source(path: &str, more: &str) -> String {
+    format!("[[source]]\nname = \"s\"\npath = \"{path}\"\n{more}")
+}
+
+/// What `run` is asked for: the configuration `ingest.toml`, to the present end of its sources.
+const ONCE: &[&str] = &["--config", "ingest.toml", "run", "--once"];
+const FOLLOW: &[&str] = &["--config", "ingest.toml", "run"];
+
+/// A source that is followed closely: `path`, and keys of other tables.
+fn followed(path: &str, more: &str) -> String {
+    source(path, &format!("follow = true\n[read]\npoll = \"5ms\"\n{more}"))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Asserts how a program failed: the exit code of `kind`, and every one of `words` in what it said.
+fn assert_failed(output: &Output, kind: Kind, words: &[&str]) {
+    let said = said(output);
+    assert_eq!(output.status.code(), Some(i32::from(kind.codes().exit)), "{said}");
+    assert!(said.contains("error: "), "{said}");
+    for word in words {
+        assert!(said.contains(word), "`{word}` is not in: {said}");
+    }
+}
+
+/// Waits until `look` finds something; what does not come in a minute will not come.
+async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let clock = Clock::system();
+    for _ in 0..6000 {
+        if let Some(found) = look().await {
+            return found;
+        }
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what} did not come");
+}
+
+/// Waits until the store of `world` is there and has `count` readings.
+async fn until_read(world: &World, count: usize) {
+    until(&format!("reading {count}"), || async {
+        // Files of commits: to open the store before it is made would be an error.
+        world.path("store/records/_delta_log/00000000000000000001.json").is_file().then_some(())?;
+        let store = world.store().await;
+        let version = store.version(Table::Records).await.ok()?;
+        let batches =
+            store.scan(Table::Records, version, &Scan { columns: &["seq"], ..Scan::default() }).await.ok()?;
+        (batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>() >= count).then_some(())
+    })
+    .await;
+}
+
+/// A program under way; it is killed when it is dropped.
+struct Running(Option<Child>);
+
+impl Running {
+    fn start(world: &World, program: &str, arguments: &[&str]) -> Self {
+        let mut command = world.command(program, arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self(Some(command.spawn().expect("the program starts")))
+    }
+
+    fn id(&self) -> u32 {
+        self.0.as_ref().expect("it runs").id()
+    }
+
+    /// Asks it to stop as a service manager does, and waits for its end.
+    fn terminate(mut self) -> Output {
+        let child = self.0.take().expect("it runs");
+        let mut kill = std::process::Command::new("kill");
+        assert!(kill.args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+        child.wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended of itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Whether whoever started the tests wants all of them, however long they take.
+#[expect(clippy::disallowed_methods, reason = "who starts the tests says how long they may take")]
+fn full() -> bool {
+    std::env::var("PERENNIAL_TESTS").is_ok_and(|wish| wish == "full")
+}

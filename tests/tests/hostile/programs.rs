@@ -1,0 +1,260 @@
+//! What users and machines do to the programs: each failure has its exit code, says what is wrong and
+//! how to mend it, and leaves the store sound.
+
+use std::process::{Command, Output};
+
+use schemas::program::error::Kind;
+use tests::world::{World, text};
+
+use super::{FOLLOW, ONCE, Running, assert_failed, followed, readings, said, source, until, until_read};
+
+fn lines(count: usize) -> String {
+    (0..count)
+        .map(|number| {
+            format!(
+                "{{\"id\":{number},\"text\":\"{:x}\"}}\n",
+                schemas::seed::Seed::new(1).at(&[number as u64])
+            )
+        })
+        .collect()
+}
+
+/// A world with `in.jsonl` of three lines, and the configuration that reads it.
+fn small() -> World {
+    let world = World::new();
+    world.write("in.jsonl", lines(3));
+    world.write("ingest.toml", source("in.jsonl", ""));
+    world
+}
+
+#[test]
+fn configuration_with_faults_is_refused_with_every_line_and_what_may_be_meant() {
+    let world = small();
+    let faulty = "shrad = \"x\"\n[[source]]\nname = \"s\"\npath = \"in.jsonl\"\nfolow = true\n[read]\nblock_line = 3\n[commit]\nbytes = \"lots\"\n";
+    world.write("ingest.toml", faulty);
+    let output = world.run("perennial-ingest", ONCE);
+    let words = [
+        "ingest.toml:1: unknown key `shrad`; did you mean `shard`?",
+        "ingest.toml:5: unknown key `source[0].folow`; did you mean `follow`?",
+        "ingest.toml:7: unknown key `read.block_line`; did you mean `block_lines`?",
+        "ingest.toml:9: `commit.bytes`: `lots` is no size; write one as `64MiB`",
+    ];
+    assert_failed(&output, Kind::Config, &words);
+    assert!(!world.path("store").exists(), "nothing was done");
+    for (content, words) in [
+        ("x = [", &["ingest.toml:1:", "is not TOML"][..]),
+        ("shard = \"Not A Name\"", &["ingest.toml:1", "`shard`", "must be 1 to 64 of the characters"]),
+        ("[queue]\nblocks = 0", &["ingest.toml:2", "`queue.blocks`", "must be at least 1"]),
+        (
+            "[[source]]\nname = \"a\"\npath = \"-\"\nfollow = true",
+            &["ingest.toml:4", "follow", "standard input"],
+        ),
+        (
+            "[[source]]\nname = \"a\"\npath = \"b\"\n[[source]]\nname = \"a\"\npath = \"c\"",
+            &["ingest.toml:5", "another source"],
+        ),
+    ] {
+        world.write("ingest.toml", content);
+        assert_failed(&world.run("perennial-ingest", ONCE), Kind::Config, words);
+    }
+    let absent = ["--config", "none.toml", "run"];
+    assert_failed(&world.run("perennial-ingest", &absent), Kind::Config, &["none.toml: no such file"]);
+}
+
+#[test]
+fn unknown_failpoint_is_refused_before_anything_is_done() {
+    let world = small();
+    let output =
+        world.command("perennial-ingest", ONCE).env("PERENNIAL_FAILPOINT", "nowhere").output().unwrap();
+    assert_failed(&output, Kind::Config, &["`nowhere` names no failpoint", "ingest.write.before_commit"]);
+    assert!(!world.path("store").exists());
+}
+
+#[test]
+fn source_that_is_not_there_is_named_with_the_key_that_names_it() {
+    let world = small();
+    world.write("ingest.toml", source("none.jsonl", ""));
+    let output = world.run("perennial-ingest", ONCE);
+    assert_failed(
+        &output,
+        Kind::NotFound,
+        &["source `s`: there is no `none.jsonl`", "hint: correct the `path`"],
+    );
+}
+
+#[test]
+fn store_that_is_not_there_is_no_store_and_is_not_made_by_who_reads() {
+    let world = small();
+    for (program, arguments) in [
+        ("perennial-ingest", &["--config", "ingest.toml", "check"][..]),
+        ("perennial-replay", &["--store", "store", "sample"]),
+    ] {
+        let output = world.run(program, arguments);
+        assert_failed(&output, Kind::NotFound, &["there is no store at file://", "hint: check `store.url`"]);
+        assert!(!world.path("store").exists());
+    }
+}
+
+#[test]
+fn store_below_a_file_cannot_be_made() {
+    let world = small();
+    let arguments = ["--config", "ingest.toml", "--set", "store.url=in.jsonl/store", "run", "--once"];
+    let output = world.run("perennial-ingest", &arguments);
+    assert_failed(
+        &output,
+        Kind::Unavailable,
+        &["cannot create the folder", "in.jsonl/store/records", "Not a directory"],
+    );
+}
+
+/// Runs ingest where `store` is a file system of its own, mounted by `mount`; the store is copied to
+/// `store` itself when it has ended. Nothing where this system does not let us mount.
+fn mounted(world: &World, mount: &str) -> Option<Output> {
+    std::fs::create_dir_all(world.path("store")).unwrap();
+    // A user namespace of our own: nobody outside sees the mount, and it needs no rights.
+    let inside = |script: &str| {
+        let mut command = Command::new("unshare");
+        command
+            .current_dir(world.path(""))
+            .args(["-Urm", "sh", "-c", script])
+            .env_remove("PERENNIAL_FAILPOINT");
+        command.output()
+    };
+    if !inside(mount).is_ok_and(|output| output.status.success()) {
+        eprintln!("not run: this system does not let a test mount a file system");
+        return None;
+    }
+    let program = tests::binary("perennial-ingest");
+    let run = format!("'{}' --log warn {}", text(&program), ONCE.join(" "));
+    let output = inside(&format!("{mount} && {{ {run}; code=$?; cp -a store kept; exit $code; }}")).unwrap();
+    std::fs::remove_dir(world.path("store")).unwrap();
+    std::fs::rename(world.path("kept"), world.path("store")).unwrap();
+    Some(output)
+}
+
+#[tokio::test]
+async fn full_disk_ends_the_run_and_what_was_committed_is_sound_and_gone_on_from() {
+    let world = World::new();
+    world.write("in.jsonl", lines(20_000));
+    world.write("ingest.toml", source("in.jsonl", "[commit]\nbytes = \"10kB\"\n"));
+    let Some(output) = mounted(&world, "mount -t tmpfs -o size=2000k tmpfs store") else { return };
+    assert_failed(&output, Kind::Unavailable, &["cannot write table `records`", "No space left on device"]);
+    let before = readings(&world).await;
+    assert!(!before.is_empty() && before.len() < 20_000, "{}", before.len());
+    world.succeed("perennial-ingest", ONCE);
+    let after = readings(&world).await;
+    assert_eq!(after.len(), 20_000);
+    assert_eq!(after[..before.len()], before[..]);
+    for (number, reading) in after.iter().enumerate() {
+        assert_eq!(reading.external_id, Some(number.to_string()));
+    }
+}
+
+#[test]
+fn store_on_a_file_system_for_reading_is_refused_with_the_mend() {
+    let world = small();
+    let mount = "mount --bind store store && mount -o remount,ro,bind store";
+    let Some(output) = mounted(&world, mount) else { return };
+    let words = ["cannot create the folder", "Read-only file system", "hint: the file system is read-only"];
+    assert_failed(&output, Kind::Unavailable, &words);
+}
+
+#[tokio::test]
+async fn store_of_a_newer_release_is_refused_by_every_program_and_left_as_it_is() {
+    let world = small();
+    world.succeed("perennial-ingest", ONCE);
+    let log = world.path("store/records/_delta_log/00000000000000000000.json");
+    let made = std::fs::read_to_string(&log).unwrap();
+    let newer = made.replace("\"perennial.format\":\"1\"", "\"perennial.format\":\"99\"");
+    assert_ne!(newer, made);
+    std::fs::write(&log, newer).unwrap();
+    world.write("in.jsonl", lines(4));
+    for (program, arguments) in [
+        ("perennial-ingest", ONCE),
+        ("perennial-replay", &["--store", "store", "sample"]),
+        ("perennial-ingest", &["--config", "ingest.toml", "check"]),
+    ] {
+        let output = world.run(program, arguments);
+        let words = [
+            "table `records` at file://",
+            "has format 99; this program knows formats up to 1",
+            "hint: use the release that made the store",
+        ];
+        assert_failed(&output, Kind::Corrupt, &words);
+    }
+    std::fs::write(&log, made).unwrap();
+    assert_eq!(readings(&world).await.len(), 3, "nothing was written");
+}
+
+#[tokio::test]
+async fn second_daemon_of_a_shard_is_told_who_holds_it_and_a_killed_one_holds_nothing() {
+    let world = small();
+    world.write("ingest.toml", followed("in.jsonl", "[commit]\nseconds = \"0s\"\n"));
+    let first = Running::start(&world, "perennial-ingest", FOLLOW);
+    until_read(&world, 3).await;
+    let holder = format!("is held by perennial-ingest, process {}", first.id());
+    let second = world.run("perennial-ingest", ONCE);
+    assert_failed(&second, Kind::Conflict, &["shard `main` of file://", &holder]);
+    world.write("other.jsonl", lines(3));
+    world.write("other.toml", format!("shard = \"other\"\n{}", source("other.jsonl", "")));
+    world.succeed("perennial-ingest", &["--config", "other.toml", "run", "--once"]);
+    drop(first);
+    world.succeed("perennial-ingest", ONCE);
+    assert_eq!(readings(&world).await.len(), 6, "three of each shard");
+}
+
+#[tokio::test]
+async fn follower_that_is_asked_to_stop_commits_what_it_read_and_the_next_run_goes_on() {
+    let world = small();
+    // Nothing but the stop commits the rows that come after the first ones.
+    world.write(
+        "ingest.toml",
+        followed("in.jsonl", "block_lines = 3\n[commit]\nbytes = \"20B\"\nseconds = \"1h\"\n"),
+    );
+    let first = Running::start(&world, "perennial-ingest", FOLLOW);
+    until_read(&world, 3).await;
+    world.write("in.jsonl", lines(4) + "{\"text\":\"half a li");
+    // It has read the fourth line when it counts it; there is no other sign of it but the file's end.
+    let read = format!("/proc/{}/io", first.id());
+    let size = std::fs::metadata(world.path("in.jsonl")).unwrap().len();
+    until("a look at the file", || async {
+        let io = std::fs::read_to_string(&read).ok()?;
+        let read: u64 = io.lines().find_map(|line| line.strip_prefix("rchar: "))?.parse().ok()?;
+        (read > size).then_some(())
+    })
+    .await;
+    let output = first.terminate();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let stopped = readings(&world).await;
+    assert!((3..=4).contains(&stopped.len()), "{stopped:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains(&format!("read {}: kept", stopped.len())), "{printed}");
+    world.write("in.jsonl", lines(4) + "{\"text\":\"half a line\"}\n");
+    world.succeed("perennial-ingest", ONCE);
+    let all = readings(&world).await;
+    assert_eq!(all[..stopped.len()], stopped[..]);
+    assert_eq!((all.len(), all[4].text.as_deref()), (5, Some("half a line")));
+}
+
+#[test]
+fn tickets_that_are_none_are_refused_as_input() {
+    let world = small();
+    world.succeed("perennial-ingest", ONCE);
+    let sample = ["--store", "store", "--set", "batch.rows=1", "--set", "batch.tokens=8", "--set", "mix={}"];
+    let sample = [&sample[..], &["--set", "follow.block=4", "sample"]].concat();
+    let issued = world.succeed("perennial-replay", &sample);
+    let ticket = issued.lines().find_map(|line| line.strip_prefix("ticket ")).unwrap();
+    let with = |ticket: &str| world.run("perennial-replay", &[&sample[..], &["--ticket", ticket]].concat());
+    assert!(with(ticket).status.success(), "{}", said(&with(ticket)));
+    let unknown = ticket.replacen('{', "{\"more\":1,", 1);
+    for malformed in ["", "{", "[]", "null", "{}", "ticket", &ticket[..ticket.len() - 1], &unknown] {
+        assert_failed(&with(malformed), Kind::Input, &["this is not a ticket", "because: "]);
+    }
+    let format = ticket.replacen("\"format\":1", "\"format\":7", 1);
+    assert_ne!(format, ticket);
+    assert_failed(
+        &with(&format),
+        Kind::Input,
+        &["format 7 of the replay API is not 1", "hint: run the same release"],
+    );
+}

@@ -1,0 +1,128 @@
+//! The server as its clients see it: started as a program, asked over a socket, stopped by a signal.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use schemas::program::error::Kind;
+use schemas::table::Table;
+use serde_json::Value;
+use tests::world::World;
+
+use crate::walk::{INGEST, ingested};
+
+const SERVE: &[&str] = &[
+    "--store",
+    "store",
+    "--set",
+    "batch.rows=2",
+    "--set",
+    "batch.tokens=128",
+    "--set",
+    "serve.http=127.0.0.1:0",
+    "--set",
+    "serve.flight=127.0.0.1:0",
+];
+
+/// A running server. It is killed with its test.
+struct Server {
+    child: Child,
+    http: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    fn start(world: &World) -> Self {
+        let mut command = world.command("perennial-replay", SERVE);
+        let mut child = command.arg("serve").stdout(Stdio::piped()).spawn().expect("the server starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output is ours")).lines();
+        let mut address = |name: &str| {
+            let line = lines.next().expect("it says where it listens").expect("in UTF-8");
+            line.strip_prefix(name).unwrap_or_else(|| panic!("`{line}` is not {name}")).trim().to_owned()
+        };
+        let http = address("http");
+        let flight = address("flight");
+        assert_ne!(http, flight);
+        Self { child, http }
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.http).expect("the server listens");
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .expect("it takes a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers in UTF-8");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head and a body");
+        (head.split(' ').nth(1).expect("a status").parse().expect("a number"), body.to_owned())
+    }
+
+    fn json(&self, method: &str, path: &str, body: &str) -> Value {
+        let (status, answer) = self.ask(method, path, body);
+        assert_eq!(status, 200, "{method} {path}: {answer}");
+        serde_json::from_str(&answer).expect("JSON")
+    }
+
+    /// Asks it to end as a service manager does, and waits; its exit code.
+    fn terminate(mut self) -> Option<i32> {
+        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(asked.expect("`kill` is there").success());
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+#[tokio::test]
+async fn server_gives_what_sample_prints_and_notes_it_before_it_ends() {
+    let world = ingested();
+    world.succeed("perennial-ingest", INGEST);
+    let server = Server::start(&world);
+    assert_eq!(server.ask("GET", "/readyz", "").0, 200);
+    let first = server.json("POST", "/v1/tickets", r#"{"job": "a"}"#);
+    let ticket = first["ticket"].to_string();
+    let batch = server.json("POST", "/v1/batches", &ticket);
+    let second = server.json("POST", "/v1/tickets", &batch["next"].to_string());
+    assert_eq!(second["ticket"]["step"], 1);
+
+    let sample = ["sample", "--digests", "--job", "a"];
+    let printed = world.succeed("perennial-replay", &[SERVE, &sample[..]].concat());
+    let digest = batch["digest"].as_str().unwrap();
+    assert_eq!(printed, format!("ticket {ticket}\ndigest {digest}\n"));
+
+    assert_eq!(server.terminate(), Some(0));
+    let store = world.store().await;
+    assert_eq!(store.transaction(Table::Draws, "draws/a").await.unwrap(), Some(1));
+    let server = Server::start(&world);
+    let draws = server.json("GET", "/v1/draws?job=a", "");
+    assert_eq!(
+        (draws["draws"].as_array().unwrap().len(), &draws["draws"][0]["digest"]),
+        (1, &batch["digest"])
+    );
+    assert_eq!(server.json("POST", "/v1/batches", &ticket)["digest"], batch["digest"]);
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(store.transaction(Table::Draws, "draws/a").await.unwrap(), Some(1));
+}
+
+#[test]
+fn server_without_a_store_or_on_a_taken_port_says_so_and_ends() {
+    let world = ingested();
+    let missing = world.run("perennial-replay", &[SERVE, &["serve"]].concat());
+    let said = String::from_utf8_lossy(&missing.stderr);
+    assert_eq!(missing.status.code(), Some(Kind::NotFound.codes().exit.into()), "{said}");
+    world.succeed("perennial-ingest", INGEST);
+    let server = Server::start(&world);
+    let set = format!("serve.flight={}", server.http);
+    let taken = world.run("perennial-replay", &[SERVE, &["--set", &set, "serve"]].concat());
+    let said = String::from_utf8_lossy(&taken.stderr);
+    assert_eq!(taken.status.code(), Some(Kind::Unavailable.codes().exit.into()), "{said}");
+    assert!(said.contains(&format!("cannot serve on {}", server.http)), "{said}");
+    assert_eq!(server.terminate(), Some(0));
+}
