@@ -235,6 +235,13 @@ impl Config {
         if self.queue.bytes.get() == 0 || self.queue.bytes > MOST {
             refuse("queue.bytes", "must be from 1 byte to 1 GiB");
         }
+        if self.dedup.near.records == 0 {
+            refuse("dedup.near.records", "must be at least 1");
+        }
+        // Shingles of texts that are kept and not yet committed can be had from the cache alone.
+        if self.dedup.near.cache.get() < 2 * self.commit.bytes.get() {
+            refuse("dedup.near.cache", "must be at least twice `commit.bytes`");
+        }
         faults
     }
 }

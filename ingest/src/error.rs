@@ -43,6 +43,14 @@ pub enum IngestError {
         /// The number that the rows have.
         found: u64,
     },
+    /// Another shard reads the file already.
+    #[error("another shard of this store has read `{file}` of a source named `{source_name}`")]
+    Taken {
+        /// The source's name.
+        source_name: String,
+        /// The file.
+        file: String,
+    },
     /// Readings were lost or doubled between source and commit.
     #[error("the tally of a block does not balance: {tally:?}, rows {rows:?}")]
     Unbalanced {
@@ -78,6 +86,7 @@ impl Fault for IngestError {
             Self::Store(error) => error.kind(),
             Self::Table(error) => error.kind(),
             Self::Positions { .. } => Kind::Corrupt,
+            Self::Taken { .. } => Kind::Conflict,
             Self::Thread { .. } => Kind::Unavailable,
             Self::Unbalanced { .. } | Self::Stage { .. } => Kind::Bug,
         }
@@ -88,6 +97,7 @@ impl Fault for IngestError {
             Self::Source(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Table(error) => error.hint(),
+            Self::Taken { .. } => Some("give this shard's source another `name`, or other files".to_owned()),
             _ => None,
         }
     }

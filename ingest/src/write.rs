@@ -224,12 +224,27 @@ impl Writer {
         if self.pending.bytes >= self.limits.bytes.get() { self.commit().await } else { Ok(()) }
     }
 
+    /// Refuses a file that another shard reads under the same name of source: a position has one owner.
+    async fn refuse_taken(&mut self, upto: &Positions) -> Result<(), IngestError> {
+        for (name, position) in upto.iter() {
+            let known = self.written.positions.get(name);
+            if known.is_none_or(|known| known.generation != position.generation)
+                && self.committer.last(&transaction_name(name, position.generation)).await?.is_some()
+            {
+                let file = name.1.as_deref().unwrap_or("the standard input").to_owned();
+                return Err(IngestError::Taken { source_name: name.0.to_string(), file });
+            }
+        }
+        Ok(())
+    }
+
     /// Commits the rows that are there, if any.
     async fn commit(&mut self) -> Result<(), IngestError> {
         if self.pending.builder.is_empty() {
             return Ok(());
         }
         let Pending { mut builder, upto, next, counts, .. } = std::mem::take(&mut self.pending);
+        self.refuse_taken(&upto).await?;
         let rows = builder.finish()?;
         let batch = self.batch + 1;
         let mut transactions = vec![(fence(&self.shard), batch), (seq_name(&self.shard), next.to_i64())];

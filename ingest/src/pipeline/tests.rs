@@ -302,6 +302,24 @@ async fn second_daemon_of_a_shard_is_refused_and_writes_nothing() {
 }
 
 #[tokio::test]
+async fn shard_that_would_read_the_files_of_another_is_refused_and_the_store_stays_sound() {
+    let (folder, store) = new_store().await;
+    let path = folder.path().join("a.jsonl");
+    fs::write(&path, line("one")).unwrap();
+    let first = config(&[("a", &path)]);
+    run_once(&first, &store).await.unwrap();
+    let second = Config { shard: crate::config::ShardName("second".into()), ..first.clone() };
+    let error = run_once(&second, &store).await.unwrap_err();
+    assert!(matches!(error, IngestError::Taken { .. }), "{error}");
+    fs::write(&path, line("one") + &line("two")).unwrap();
+    run_once(&first, &store).await.unwrap();
+    assert_eq!(rows(&store).await.num_rows(), 2);
+    let named = Config { source: config(&[("b", &path)]).source, ..second };
+    run_once(&named, &store).await.unwrap();
+    assert_eq!(rows(&store).await.num_rows(), 4);
+}
+
+#[tokio::test]
 async fn rows_are_committed_when_their_time_has_come() {
     let (_folder, store) = new_store().await;
     let config = Config::default();
