@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use schemas::program::config::{ConfigError, Table};
 
-use super::{Recipe, reservoir};
+use super::{Recipe, decay, fifo, reservoir};
 
 /// One policy.
 #[derive(Debug)]
@@ -22,4 +22,4 @@ pub struct Entry {
 }
 
 /// Every policy, one line each.
-pub const CATALOGUE: &[Entry] = &[reservoir::ENTRY];
+pub const CATALOGUE: &[Entry] = &[reservoir::ENTRY, fifo::ENTRY, decay::ENTRY];

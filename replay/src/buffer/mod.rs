@@ -7,6 +7,9 @@ mod capacity;
 mod catalogue;
 #[cfg(test)]
 mod contract;
+pub mod decay;
+pub mod fifo;
+pub mod keyed;
 mod log;
 mod members;
 pub mod reservoir;
