@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use schemas::id::{Shard, is_name};
 use schemas::program::config::{Bytes, Duration, Problems};
 use schemas::store::StoreConfig;
+use schemas::store::maintain::Retention;
 use serde::{Deserialize, Serialize};
 
 use crate::dedup::near::Near;
@@ -27,6 +28,8 @@ pub struct Config {
     pub commit: Commit,
     /// How much waits between the stages.
     pub queue: Queue,
+    /// How the store is kept healthy.
+    pub maintain: Maintain,
 }
 
 /// A shard's name, `main` by default.
@@ -165,6 +168,24 @@ impl Default for Queue {
     }
 }
 
+/// `[maintain]`: how the store is kept healthy while the daemon runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Maintain {
+    /// How often small files are joined, old ones deleted and the log cut; `"0s"` is never.
+    pub every: Duration,
+    /// The size of the files that are made.
+    pub file: Bytes,
+    /// How long files that no newer version needs are kept: 1 to 30 days.
+    pub retention: Duration,
+}
+
+impl Default for Maintain {
+    fn default() -> Self {
+        Self { every: Duration::secs(600), file: Bytes::mib(128), retention: Duration::secs(7 * 86_400) }
+    }
+}
+
 /// The most bytes a line or a block may be allowed to have.
 const MOST: Bytes = Bytes::gib(1);
 
@@ -234,6 +255,12 @@ impl Config {
         }
         if self.queue.bytes.get() == 0 || self.queue.bytes > MOST {
             refuse("queue.bytes", "must be from 1 byte to 1 GiB");
+        }
+        if Retention::new(self.maintain.retention.get()).is_err() {
+            refuse("maintain.retention", "must be from 1 to 30 days");
+        }
+        if self.maintain.file < Bytes::mib(1) {
+            refuse("maintain.file", "must be at least 1 MiB");
         }
         if self.dedup.near.records == 0 {
             refuse("dedup.near.records", "must be at least 1");

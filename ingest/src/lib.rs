@@ -23,6 +23,7 @@ pub mod dedup;
 pub mod edge;
 pub mod error;
 pub mod explain;
+pub mod maintain;
 pub mod normalise;
 pub mod pipeline;
 pub mod score;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ingest::config::Config;
 use ingest::explain::explain;
+use ingest::maintain;
 use ingest::pipeline::{self, Summary};
 use schemas::id::Seq;
 use schemas::program::cli::{self, ConfigCommand, Log};
@@ -42,6 +43,8 @@ enum Command {
     },
     /// Check every invariant of the store.
     Check,
+    /// Join small files, delete old ones and cut the log now; `run` does it every `maintain.every`.
+    Maintain,
     /// Say what became of one reading, and why.
     Explain {
         /// The reading, as `SHARD/SEQ`.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
             Command::Config(command) => command.run(&loaded),
             Command::Run { once } => run(&loaded.value, *once, &stop).await,
             Command::Check => check(&loaded.value).await,
+            Command::Maintain => maintain_now(&loaded.value, &stop).await,
             Command::Explain { reading } => tell(&loaded.value, reading).await,
         }
     })
@@ -91,8 +95,17 @@ async fn run(config: &Config, once: bool, stop: &Stop) -> Result<(), Failure> {
         )?),
         None => None,
     };
-    let summary = pipeline::run(config, &store, &clock, stop, once).await?;
+    let done = Stop::new();
+    let keeper = {
+        let (store, config, clock, done) = (store.clone(), config.maintain, clock.clone(), done.clone());
+        tokio::spawn(async move { maintain::keep(&store, &config, &clock, &done).await })
+    };
+    let summary = pipeline::run(config, &store, &clock, stop, once).await;
+    done.trigger();
+    // Between two of its steps it heeds the stop; what it leaves out the next run does.
+    let _ = keeper.await;
     drop(lock);
+    let summary = summary?;
     cli::print(&describe(&summary, clock.monotonic().as_secs_f64()))?;
     Ok(())
 }
@@ -131,6 +144,23 @@ fn describe(summary: &Summary, seconds: f64) -> String {
         );
     }
     text
+}
+
+async fn maintain_now(config: &Config, stop: &Stop) -> Result<(), Failure> {
+    let (url, options) = config.store.parts()?;
+    let store = Store::open(&url, &options, Clock::system()).await?;
+    let done = maintain::once(&store, &config.maintain, stop).await?;
+    cli::print(&format!(
+        "files {} -> {}, bytes {} -> {}; {} joined into {}, {} deleted\n",
+        done.before.files,
+        done.after.files,
+        done.before.bytes,
+        done.after.bytes,
+        done.joined,
+        done.made,
+        done.deleted
+    ))?;
+    Ok(())
 }
 
 /// A reading that was asked for and is not there.
