@@ -28,6 +28,8 @@ pub struct Config {
     pub commit: Commit,
     /// How much waits between the stages.
     pub queue: Queue,
+    /// What must never enter the stream.
+    pub holdout: Holdout,
     /// How the store is kept healthy.
     pub maintain: Maintain,
 }
@@ -166,6 +168,15 @@ impl Default for Queue {
     fn default() -> Self {
         Self { blocks: 8, bytes: Bytes::mib(32) }
     }
+}
+
+/// `[holdout]`: what must never enter the stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Holdout {
+    /// Files of held-out texts, JSON Lines with the key `text`, plain or `.zst`: a reading that equals one
+    /// of them, or nearly does, becomes a dead letter.
+    pub files: Vec<std::path::PathBuf>,
 }
 
 /// `[maintain]`: how the store is kept healthy while the daemon runs.

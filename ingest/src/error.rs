@@ -5,6 +5,7 @@ use schemas::store::StoreError;
 use schemas::table::TableError;
 
 use crate::block::Tally;
+use crate::dedup::held_out::HeldOutError;
 use crate::source::SourceError;
 
 /// Why a run ended early. Everything before it is committed, but for [`IngestError::Store`] and
@@ -43,6 +44,9 @@ pub enum IngestError {
         /// The number that the rows have.
         found: u64,
     },
+    /// The held-out texts cannot be read.
+    #[error(transparent)]
+    HeldOut(#[from] HeldOutError),
     /// Another shard reads the file already.
     #[error("another shard of this store has read `{file}` of a source named `{source_name}`")]
     Taken {
@@ -83,6 +87,7 @@ impl Fault for IngestError {
         match self {
             Self::Config { .. } => Kind::Config,
             Self::Source(error) => error.kind(),
+            Self::HeldOut(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Table(error) => error.kind(),
             Self::Positions { .. } => Kind::Corrupt,
@@ -95,6 +100,7 @@ impl Fault for IngestError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.hint(),
+            Self::HeldOut(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Table(error) => error.hint(),
             Self::Taken { .. } => Some("give this shard's source another `name`, or other files".to_owned()),

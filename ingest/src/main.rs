@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ingest::config::Config;
+use ingest::dedup::held_out::HeldOut;
 use ingest::explain::explain;
 use ingest::maintain;
 use ingest::pipeline::{self, Summary};
@@ -198,7 +199,8 @@ async fn tell(config: &Config, reading: &str) -> Result<(), Failure> {
 async fn check(config: &Config) -> Result<(), Failure> {
     let (url, options) = config.store.parts()?;
     let store = Store::open(&url, &options, Clock::system()).await?;
-    let report: Report = check::check(&store, &std::collections::BTreeSet::new()).await?;
+    let held_out = HeldOut::load(&config.holdout.files, config.dedup.near.threshold.get())?;
+    let report: Report = check::check(&store, &held_out.ids().collect()).await?;
     let mut text = String::new();
     for ((shard, source), sums) in &report.sums {
         let _ = writeln!(

@@ -22,6 +22,7 @@ use schemas::table::records::{self, Outcome, Reason, Rung, View, day_of};
 
 use crate::block::{Block, Counts, Document, Marks, Place, Reading, Row, Rows, Verdict};
 use crate::config;
+use crate::dedup::held_out::HeldOut;
 use crate::dedup::minhash::SIGNATURE_KIND;
 use crate::dedup::{Known, RESTORED};
 use crate::edge::Receiver;
@@ -64,6 +65,9 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
     }
     stand.check(shard, &mut committer).await?;
     let mut known = Known::new(shard.clone(), config.dedup.folded, config.dedup.near);
+    if !config.holdout.files.is_empty() {
+        known = known.without(HeldOut::load(&config.holdout.files, config.dedup.near.threshold.get())?);
+    }
     let kept = format!("outcome = '{}'", Outcome::Kept);
     for batch in read(&RESTORED, kept, &["shard", "seq"]).await? {
         known.restore(&batch)?;

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use schemas::id::{Seq, Shard};
 use schemas::store::Store;
 use schemas::table::Table;
-use schemas::table::records::{Outcome, Rung, View};
+use schemas::table::records::{Outcome, Reason, Rung, View};
 use tokio::runtime::Handle;
 
 use crate::block::{Block, Document, Marks, Original, Row, Rows, Verdict};
@@ -22,6 +22,7 @@ use crate::score::novelty::unseen::{self, Unseen};
 use crate::score::percentile::Percentile;
 
 pub mod exact;
+pub mod held_out;
 pub mod lsh;
 pub mod minhash;
 pub mod near;
@@ -30,6 +31,7 @@ pub mod shingle;
 pub mod verify;
 
 use exact::Exact;
+use held_out::HeldOut;
 use near::{Action, Candidate, Near, NearDeduplicator, Sketch, Sketcher};
 
 /// All that ingest remembers of the texts that are kept.
@@ -38,8 +40,17 @@ pub struct Known {
     shard: Shard,
     exact: Exact,
     near: NearDeduplicator,
+    held_out: Option<HeldOut>,
     unseen: Unseen,
     novelty: Percentile,
+}
+
+/// What a document is to the stream.
+enum Decision {
+    /// A document: kept, or a duplicate.
+    Document(Verdict, Option<Box<Marks>>),
+    /// None: it is held out, for this reason.
+    HeldOut(String),
 }
 
 /// The columns that [`Known::restore`] reads, beside those that every row has.
@@ -69,9 +80,16 @@ impl Known {
             exact: Exact::new(shard.clone(), folded),
             shard,
             near: NearDeduplicator::new(near),
+            held_out: None,
             unseen: Unseen::new(unseen::WINDOW),
             novelty: Percentile::default(),
         }
+    }
+
+    /// Keeps these texts out of the stream from now on.
+    #[must_use]
+    pub fn without(self, held_out: HeldOut) -> Self {
+        Self { held_out: Some(held_out), ..self }
     }
 
     /// How many texts are known.
@@ -147,16 +165,25 @@ impl Known {
         let found = texts(&self.wanted(&block, &sketches))?;
         for (index, sketch) in sketches.iter().enumerate() {
             let Some(sketch) = sketch else { continue };
-            let decided = self.decide(&block, index, sketch, &found);
-            if let Some(Row::Document { verdict, marks, .. }) = block.rows.list.get_mut(index)
-                && let Some((decision, its)) = decided
-            {
-                match &decision {
-                    Verdict::Kept => block.tally.kept += 1,
-                    Verdict::Duplicate { .. } => block.tally.duplicates += 1,
+            match self.decide(&block, index, sketch, &found) {
+                Some(Decision::Document(decision, its)) => {
+                    match &decision {
+                        Verdict::Kept => block.tally.kept += 1,
+                        Verdict::Duplicate { .. } => block.tally.duplicates += 1,
+                    }
+                    if let Some(Row::Document { verdict, marks, .. }) = block.rows.list.get_mut(index) {
+                        *verdict = decision;
+                        *marks = its;
+                    }
                 }
-                *verdict = decision;
-                *marks = its;
+                Some(Decision::HeldOut(why)) => {
+                    let detail = block.rows.push_text(&why);
+                    if let Some(row) = block.rows.list.get_mut(index) {
+                        *row = Row::Dead { reason: Reason::HeldOut, detail };
+                        block.tally.dead_letters += 1;
+                    }
+                }
+                None => {}
             }
         }
         Ok(block)
@@ -178,16 +205,13 @@ impl Known {
         wanted
     }
 
-    fn decide(
-        &mut self,
-        block: &Block,
-        index: usize,
-        sketch: &Sketch,
-        found: &Found,
-    ) -> Option<(Verdict, Option<Box<Marks>>)> {
+    fn decide(&mut self, block: &Block, index: usize, sketch: &Sketch, found: &Found) -> Option<Decision> {
         let document = document_of(&block.rows, index)?;
+        if let Some(why) = self.held_out.as_mut().and_then(|held_out| held_out.refuses(document, sketch)) {
+            return Some(Decision::HeldOut(why));
+        }
         if let Some(known) = self.exact.look(document.identity, document.folded) {
-            return Some((known, None));
+            return Some(Decision::Document(known, None));
         }
         let shard = self.shard.clone();
         let candidate = candidate(&shard, block, index, document)?;
@@ -221,7 +245,7 @@ impl Known {
             marks.unseen = Some(score);
             marks.novelty = Some(self.novelty.push(score));
         }
-        Some((verdict, Some(marks)))
+        Some(Decision::Document(verdict, Some(marks)))
     }
 }
 

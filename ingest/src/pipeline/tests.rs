@@ -302,6 +302,30 @@ async fn second_daemon_of_a_shard_is_refused_and_writes_nothing() {
 }
 
 #[tokio::test]
+async fn held_out_texts_and_their_likes_become_dead_letters_and_nothing_else_does() {
+    let (folder, store) = new_store().await;
+    let words = |from: u32| (from..from + 60).map(|word| format!("word{word}")).collect::<Vec<_>>().join(" ");
+    let held = folder.path().join("held.jsonl");
+    fs::write(&held, line(&words(0)) + &line("short held text")).unwrap();
+    let path = folder.path().join("in.jsonl");
+    let near = words(0).replace("word30", "changed");
+    let all = [words(100), words(0), near, "Short  HELD text".into(), words(40), words(0)];
+    fs::write(&path, all.iter().map(|text| line(text)).collect::<String>()).unwrap();
+    let mut config = config(&[("s", &path)]);
+    config.holdout.files = vec![held.clone()];
+    let counts = run_once(&config, &store).await.unwrap().written.counts;
+    assert_eq!(counts.reasons, [(Reason::HeldOut, 4)].into());
+    assert_eq!(counts.total(), Tally { read: 6, kept: 2, duplicates: 0, dead_letters: 4 });
+    let rows = rows(&store).await;
+    let details: Vec<_> = View::new(&rows).unwrap().iter().filter_map(|row| row.detail).collect();
+    assert!(details[0].starts_with("the text of line 1 of"), "{details:?}");
+    assert!(details[1].contains("(Jaccard 0."), "{details:?}");
+    fs::write(&held, "{\"body\":1}\n").unwrap();
+    let error = run_once(&config, &store).await.unwrap_err();
+    assert!(matches!(error, IngestError::HeldOut(_)), "{error}");
+}
+
+#[tokio::test]
 async fn shard_that_would_read_the_files_of_another_is_refused_and_the_store_stays_sound() {
     let (folder, store) = new_store().await;
     let path = folder.path().join("a.jsonl");
