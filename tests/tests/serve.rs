@@ -28,6 +28,7 @@ const SERVE: &[&str] = &[
 struct Server {
     child: Child,
     http: String,
+    flight: String,
 }
 
 impl Drop for Server {
@@ -38,9 +39,10 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start(world: &World) -> Self {
+    fn start(world: &World, more: &[&str]) -> Self {
         let mut command = world.command("perennial-replay", SERVE);
-        let mut child = command.arg("serve").stdout(Stdio::piped()).spawn().expect("the server starts");
+        let mut child =
+            command.args(more).arg("serve").stdout(Stdio::piped()).spawn().expect("the server starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output is ours")).lines();
         let mut address = |name: &str| {
             let line = lines.next().expect("it says where it listens").expect("in UTF-8");
@@ -49,7 +51,7 @@ impl Server {
         let http = address("http");
         let flight = address("flight");
         assert_ne!(http, flight);
-        Self { child, http }
+        Self { child, http, flight }
     }
 
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
@@ -84,7 +86,7 @@ impl Server {
 async fn server_gives_what_sample_prints_and_notes_it_before_it_ends() {
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
-    let server = Server::start(&world);
+    let server = Server::start(&world, &[]);
     assert_eq!(server.ask("GET", "/readyz", "").0, 200);
     let first = server.json("POST", "/v1/tickets", r#"{"job": "a"}"#);
     let ticket = first["ticket"].to_string();
@@ -100,7 +102,7 @@ async fn server_gives_what_sample_prints_and_notes_it_before_it_ends() {
     assert_eq!(server.terminate(), Some(0));
     let store = world.store().await;
     assert_eq!(store.transaction(Table::Draws, "draws/a").await.unwrap(), Some(1));
-    let server = Server::start(&world);
+    let server = Server::start(&world, &[]);
     let draws = server.json("GET", "/v1/draws?job=a", "");
     assert_eq!(
         (draws["draws"].as_array().unwrap().len(), &draws["draws"][0]["digest"]),
@@ -118,11 +120,36 @@ fn server_without_a_store_or_on_a_taken_port_says_so_and_ends() {
     let said = String::from_utf8_lossy(&missing.stderr);
     assert_eq!(missing.status.code(), Some(Kind::NotFound.codes().exit.into()), "{said}");
     world.succeed("perennial-ingest", INGEST);
-    let server = Server::start(&world);
+    let server = Server::start(&world, &[]);
     let set = format!("serve.flight={}", server.http);
     let taken = world.run("perennial-replay", &[SERVE, &["--set", &set, "serve"]].concat());
     let said = String::from_utf8_lossy(&taken.stderr);
     assert_eq!(taken.status.code(), Some(Kind::Unavailable.codes().exit.into()), "{said}");
     assert!(said.contains(&format!("cannot serve on {}", server.http)), "{said}");
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn job_fed_by_a_server_learns_what_a_job_learns_that_reads_the_store_itself() {
+    let world = ingested();
+    world.succeed("perennial-ingest", INGEST);
+    let reading = ["--set", "mix.main=0.25", "--set", "fresh.keep=0.75", "--set", "follow.block=16"];
+    let job = |folder: &str| format!("job.folder={folder}");
+    let train = |folder: &str, more: &[&str]| {
+        let folder = job(folder);
+        let common = ["--config", "job.toml", "--store", "store", "--set", "job.name=a", "--set", &folder];
+        world.run("perennial-train", &[&common[..], more, &["run"]].concat())
+    };
+    assert!(train("here", &[]).status.success());
+    let server = Server::start(&world, &reading);
+    let address = format!("run.server=http://{}", server.flight);
+    let fed = train("fed", &["--set", &address]);
+    assert!(fed.status.success(), "{}", String::from_utf8_lossy(&fed.stderr));
+    let weights = |folder: &str| {
+        std::fs::read(world.path(&format!("{folder}/step-24/model.safetensors"))).expect("it ended")
+    };
+    assert!(weights("here") == weights("fed"), "the same bytes make the same weights");
+    let other = train("other", &["--set", &address, "--set", "replay.mix.main=0.5"]);
+    assert_eq!(other.status.code(), Some(i32::from(Kind::Conflict.codes().exit)), "another plan is refused");
     assert_eq!(server.terminate(), Some(0));
 }

@@ -64,6 +64,9 @@ pub struct RunConfig {
     pub device: DeviceChoice,
     /// Threads of libtorch. One is best where several jobs share a machine.
     pub threads: u16,
+    /// A replay server's Flight address, as `http://127.0.0.1:7401`, to read batches from; absent: the store
+    /// is read in this process. The server's tables must be those of `[replay]`.
+    pub server: Option<String>,
     /// Steps after which the job ends; absent: when its stream ends (`replay.fresh.drain`), or never.
     pub steps: Option<u64>,
     /// Batches made ahead of the step.
@@ -83,6 +86,7 @@ impl Default for RunConfig {
         Self {
             device: DeviceChoice::Auto,
             threads: 1,
+            server: None,
             steps: None,
             prefetch: 4,
             replay_weight: 1.0,

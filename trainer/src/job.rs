@@ -4,8 +4,6 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use replay::issue::{Issued, Request};
-use replay::library::Library;
 use replay::plan::Plan as ReadingPlan;
 use replay::receive::{self, Evaluation};
 use schemas::id::Step;
@@ -16,12 +14,12 @@ use schemas::store::Store;
 use tch::Tensor;
 use tokio::runtime::Handle;
 
+use crate::batches::Batches;
 use crate::checkpoint::{self, CheckpointError, Progress, Start};
 use crate::config::Config;
 use crate::device;
 use crate::evaluate::held_out::{self, Slice};
 use crate::evaluate::slices::score;
-use crate::feed::{Delivery, Feed, Sheet};
 use crate::model::Decoder;
 use crate::report::collect::CONFIG;
 use crate::step::Learner;
@@ -53,9 +51,6 @@ impl Fault for JobError {
     }
 }
 
-/// How long to wait before looking again at a stream that has nothing new.
-const POLL: std::time::Duration = std::time::Duration::from_millis(500);
-
 /// Runs the job that `config` describes (`effective` is its text, which is left in the job's folder),
 /// whose reading `plan` is, until its steps or its stream end,
 /// or `stop` asks. Must be called on a tokio runtime's blocking thread: it makes the one thread that
@@ -74,7 +69,7 @@ pub fn run(
     runtime: &Handle,
 ) -> Result<Report, Failure> {
     let digest = plan.digest();
-    let library = runtime.block_on(Library::open(store.clone(), plan, config.replay.cache.bytes))?;
+    let batches = runtime.block_on(Batches::open(config, plan, store, clock, stop))?;
     let slices = match &config.evaluate.slices {
         Some(path) => {
             held_out::load(path, config.evaluate.slice.get(), limit(config.evaluate.document.get()))?
@@ -85,8 +80,7 @@ pub fn run(
         torch::check_version()?;
         let (mut learner, mut progress) = begin(config, &digest)?;
         leave(&config.job.folder, effective)?;
-        let source = Source { library, config, clock, stop, runtime };
-        let mut feed = source.feed(&progress, learner.at())?;
+        let mut feed = batches.feed(&progress, learner.at(), config, runtime)?;
         let scorer = Arc::new(Mutex::new(Scorer {
             config,
             slices: &slices,
@@ -114,7 +108,7 @@ pub fn run(
     })
 }
 
-fn limit(bytes: u64) -> usize {
+pub(crate) fn limit(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
@@ -203,64 +197,6 @@ fn resume(
         start: state.start,
     };
     Ok((resumed.learner, progress))
-}
-
-/// Makes deliveries out of the store.
-struct Source<'a> {
-    library: Library,
-    config: &'a Config,
-    clock: &'a Clock,
-    stop: &'a Stop,
-    runtime: &'a Handle,
-}
-
-impl Source<'_> {
-    fn feed(self, progress: &Progress, step: Step) -> Result<Feed, Failure> {
-        let mut request =
-            Request { job: progress.job.clone(), step, row: progress.row, fresh: progress.next.clone() };
-        let Source { mut library, config, clock, stop, runtime } = self;
-        let (clock, stop, runtime) = (clock.clone(), stop.clone(), runtime.clone());
-        let (model, weight) = (config.model.clone(), config.run.replay_weight);
-        let make = move || -> Result<Option<Delivery>, Failure> {
-            runtime.block_on(async {
-                let Some(ticket) = next_ticket(&mut library, &request, &clock, &stop).await? else {
-                    return Ok(None);
-                };
-                let batch = library.batch(&ticket).await?;
-                let sheet = Sheet::of_batch(&batch, &model, weight)?;
-                request = library.after(&ticket).await?;
-                Ok(Some(Delivery { ticket, sheet, next: request.fresh.clone() }))
-            })
-        };
-        Ok(Feed::ahead(Box::new(make), limit(u64::from(config.run.prefetch)))?)
-    }
-}
-
-/// The next ticket; `None` when the stream has ended (draining) or the job is asked to stop.
-async fn next_ticket(
-    library: &mut Library,
-    request: &Request,
-    clock: &Clock,
-    stop: &Stop,
-) -> Result<Option<schemas::wire::Ticket>, Failure> {
-    loop {
-        if stop.is_triggered() {
-            return Ok(None);
-        }
-        match library.ticket(request).await? {
-            Issued::Ticket(ticket) => return Ok(Some(ticket)),
-            Issued::NotYet { .. } if library.plan().drain && !library.follow().await? => return Ok(None),
-            Issued::NotYet { missing } => {
-                tracing::debug!(missing, "waiting for new text");
-                tokio::select! {
-                    biased;
-                    () = stop.wait() => return Ok(None),
-                    () = clock.sleep(POLL) => {}
-                }
-                library.follow().await?;
-            }
-        }
-    }
 }
 
 /// Scores the slices and sends what came out to the store.

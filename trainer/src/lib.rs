@@ -18,6 +18,7 @@
 //! - libtorch is called from one thread; its errors leave as values, never as panics.
 
 pub mod average;
+pub mod batches;
 pub mod checkpoint;
 pub mod config;
 pub mod device;

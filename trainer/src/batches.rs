@@ -1,0 +1,158 @@
+//! Where a job's batches come from: the store, read in this process, or a replay server over Flight.
+//! The bytes are the same; a ticket names them.
+
+use replay::client::Client;
+use replay::issue::{Issued, Request};
+use replay::library::Library;
+use replay::plan::Plan;
+use schemas::id::Step;
+use schemas::program::clock::Clock;
+use schemas::program::error::{Failure, Fault, Kind};
+use schemas::program::stop::Stop;
+use schemas::store::Store;
+use schemas::wire::{Batch, Ticket};
+use tokio::runtime::Handle;
+
+use crate::checkpoint::Progress;
+use crate::config::Config;
+use crate::feed::{Delivery, Feed, Sheet};
+use crate::job::limit;
+
+/// How long to wait before looking again at a stream that has nothing new.
+const POLL: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// A server that serves something else than the job is configured to read.
+#[derive(Debug, thiserror::Error)]
+#[error("the server at `{url}` mixes under config `{theirs}`, the job under `{ours}`")]
+pub struct OtherPlan {
+    url: String,
+    theirs: String,
+    ours: String,
+}
+
+impl Fault for OtherPlan {
+    fn kind(&self) -> Kind {
+        Kind::Conflict
+    }
+    fn hint(&self) -> Option<String> {
+        Some("give the server and the job's `[replay]` the same seed, batch, fresh, mix, buffer and follow tables".into())
+    }
+}
+
+/// Where batches come from.
+pub struct Batches {
+    reader: Reader,
+    plan: Plan,
+    clock: Clock,
+    stop: Stop,
+}
+
+#[expect(clippy::large_enum_variant, reason = "a job has one")]
+enum Reader {
+    Here(Box<Library>),
+    Server { client: Client, url: String },
+}
+
+impl Batches {
+    /// The server that the configuration names, or the store itself.
+    ///
+    /// # Errors
+    /// Where the server cannot be reached or the store cannot be read.
+    pub async fn open(
+        config: &Config,
+        plan: Plan,
+        store: &Store,
+        clock: &Clock,
+        stop: &Stop,
+    ) -> Result<Self, Failure> {
+        let reader = match &config.run.server {
+            Some(url) => {
+                Reader::Server { client: Client::connect(url, clock.clone()).await?, url: url.clone() }
+            }
+            None => {
+                let library = Library::open(store.clone(), plan.clone(), config.replay.cache.bytes).await?;
+                Reader::Here(Box::new(library))
+            }
+        };
+        Ok(Self { reader, plan, clock: clock.clone(), stop: stop.clone() })
+    }
+
+    /// A feed of this job's batches from where `progress` stands, made ahead in a thread of its own.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    pub fn feed(
+        mut self,
+        progress: &Progress,
+        step: Step,
+        config: &Config,
+        runtime: &Handle,
+    ) -> Result<Feed, Failure> {
+        let mut request =
+            Request { job: progress.job.clone(), step, row: progress.row, fresh: progress.next.clone() };
+        let (model, weight) = (config.model.clone(), config.run.replay_weight);
+        let runtime = runtime.clone();
+        let make = move || -> Result<Option<Delivery>, Failure> {
+            runtime.block_on(async {
+                let Some(ticket) = self.ticket(&request).await? else { return Ok(None) };
+                let (batch, next) = self.batch(&ticket).await?;
+                let sheet = Sheet::of_batch(&batch, &model, weight)?;
+                request = next;
+                Ok(Some(Delivery { ticket, sheet, next: request.fresh.clone() }))
+            })
+        };
+        Ok(Feed::ahead(Box::new(make), limit(u64::from(config.run.prefetch)))?)
+    }
+
+    /// The next ticket; `None` when the stream has ended (draining) or the job is asked to stop.
+    async fn ticket(&mut self, request: &Request) -> Result<Option<Ticket>, Failure> {
+        loop {
+            if self.stop.is_triggered() {
+                return Ok(None);
+            }
+            let issued = match &mut self.reader {
+                Reader::Here(library) => library.ticket(request).await?,
+                Reader::Server { client, .. } => client.ticket(request).await?,
+            };
+            let missing = match issued {
+                Issued::Ticket(ticket) => return self.check(ticket).map(Some),
+                Issued::NotYet { missing } => missing,
+            };
+            let moved = match &mut self.reader {
+                Reader::Here(library) => library.follow().await?,
+                // The server follows the store by itself.
+                Reader::Server { .. } => false,
+            };
+            if self.plan.drain && !moved {
+                return Ok(None);
+            }
+            tracing::debug!(missing, "waiting for new text");
+            tokio::select! {
+                biased;
+                () = self.stop.wait() => return Ok(None),
+                () = self.clock.sleep(POLL) => {}
+            }
+        }
+    }
+
+    /// A server's ticket must be of this job's plan: its checkpoints promise those batches.
+    fn check(&self, ticket: Ticket) -> Result<Ticket, Failure> {
+        let ours = self.plan.digest();
+        match &self.reader {
+            Reader::Server { url, .. } if ticket.config != ours => {
+                Err(OtherPlan { url: url.clone(), theirs: ticket.config, ours }.into())
+            }
+            _ => Ok(ticket),
+        }
+    }
+
+    async fn batch(&mut self, ticket: &Ticket) -> Result<(Batch, Request), Failure> {
+        match &mut self.reader {
+            Reader::Here(library) => Ok((library.batch(ticket).await?, library.after(ticket).await?)),
+            Reader::Server { client, .. } => {
+                let received = client.batch(ticket).await?;
+                Ok((received.batch, received.next))
+            }
+        }
+    }
+}
