@@ -1,11 +1,13 @@
 //! Reads text from sources and writes what became of each reading to the store, exactly once.
 //!
 //! ```text
-//! source ─> normalise ─> dedup ─> write
+//! source ─> normalise ─> dedup, score ─> write
 //! ```
 //! [`source`] reads bytes with a position, [`normalise`] makes documents or dead letters of them,
-//! [`dedup`] finds texts that are in the store already, [`mod@write`] commits rows and positions as one
-//! version. [`config`] says what to read, [`block`] is what travels, [`edge`] what it travels on.
+//! [`dedup`] finds texts that are in the store already, exactly or nearly, and has [`score`] say how novel
+//! the others are, [`mod@write`] commits rows and positions as one version. [`config`] says what to read,
+//! [`block`] is what travels, [`edge`] what it travels on. Beside the way: [`maintain`] keeps the table's
+//! files few, [`explain`] tells what became of one reading.
 //!
 //! # Invariants
 //! - Every reading has one row, and the rows come in the order of reading, whatever the number of
