@@ -22,16 +22,13 @@ use schemas::table::records::{self, Outcome, Reason, Rung, View, day_of};
 
 use crate::block::{Block, Counts, Document, Marks, Place, Reading, Row, Rows, Verdict};
 use crate::config;
+use crate::dedup::Known;
 use crate::dedup::held_out::HeldOut;
 use crate::dedup::minhash::SIGNATURE_KIND;
-use crate::dedup::{Known, RESTORED};
+use crate::dedup::restore::restore;
 use crate::edge::Receiver;
 use crate::error::IngestError;
 use crate::source::{FileName, Position, Positions, transaction_name};
-
-/// The columns that every row has.
-const ALWAYS: [&str; 9] =
-    ["outcome", "day", "shard", "batch", "source", "generation", "start", "end", "ingest_time"];
 
 /// A store that is open for a shard, and what its table says about it.
 #[derive(Debug)]
@@ -53,25 +50,22 @@ pub struct Opened {
 pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Result<Opened, IngestError> {
     let mut committer = Committer::open(store, Table::Records, &fence(shard)).await?;
     let version = committer.version();
-    let read = async |columns: &[&str], filter: String, order: &[&str]| {
-        let columns = [&ALWAYS, columns].concat();
-        store.scan(Table::Records, version, &Scan { columns: &columns, filter: Some(filter), order }).await
-    };
     // The name of a shard has no character that SQL knows.
-    let ours = format!("shard = '{shard}'");
+    let columns = ["seq", "path", "head", "reason", "last_seq"];
+    let ours = Scan { columns: &columns, filter: Some(format!("shard = '{shard}'")), order: &[] };
     let mut stand = Stand::default();
-    for batch in read(&["seq", "path", "head", "reason", "last_seq"], ours, &[]).await? {
-        View::new(&batch)?.iter().for_each(|row| stand.add(&row));
-    }
+    store
+        .scan_each(Table::Records, version, &ours, |batch| {
+            View::new(batch)?.iter().for_each(|row| stand.add(&row));
+            Ok::<_, IngestError>(())
+        })
+        .await?;
     stand.check(shard, &mut committer).await?;
     let mut known = Known::new(shard.clone(), config.dedup.folded, config.dedup.near);
     if !config.holdout.files.is_empty() {
         known = known.without(HeldOut::load(&config.holdout.files, config.dedup.near.threshold.get())?);
     }
-    let kept = format!("outcome = '{}'", Outcome::Kept);
-    for batch in read(&RESTORED, kept, &["shard", "seq"]).await? {
-        known.restore(&batch)?;
-    }
+    restore(&mut known, store, version).await?;
     let batch = committer.last(&fence(shard)).await?.unwrap_or(0);
     let writer = Writer {
         committer,

@@ -71,8 +71,8 @@ impl Exact {
         self.keep(identity, folded, Kept { shard: 0, seq });
     }
 
-    /// Learns the kept rows of `batch`; other rows are passed over. Batches come in the order of
-    /// (shard, seq). Reads the columns `id`, `length`, `check` and `folded`.
+    /// Learns the kept rows of `batch`, in any order; other rows are passed over. Reads the columns `seq`,
+    /// `id`, `length`, `check` and `folded`.
     ///
     /// # Errors
     /// [`TableError`] where the batch is none of `records`, or a kept row lacks one of them.
@@ -98,9 +98,24 @@ impl Exact {
             let check = record.check.ok_or_else(|| lacks("check"))?.cast_unsigned();
             let folded: [u8; 16] =
                 record.folded.and_then(|hash| hash.try_into().ok()).ok_or_else(|| lacks("folded"))?;
-            self.keep(Identity { id, length, check }, u128::from_be_bytes(folded), Kept { shard, seq });
+            self.keep_first(Identity { id, length, check }, u128::from_be_bytes(folded), Kept { shard, seq });
         }
         Ok(())
+    }
+
+    /// As [`Exact::keep`], whatever the order of the calls: the lowest (shard, seq) stays.
+    fn keep_first(&mut self, identity: Identity, folded: u128, kept: Kept) {
+        let place = |kept: Kept| (self.shards.get(kept.shard as usize), kept.seq);
+        let later = |known: Kept| place(kept) < place(known);
+        let same = self.identities.get(&identity).is_some_and(|known| later(*known));
+        let alike = self.foldings.get(&folded).is_some_and(|(known, _)| later(*known));
+        if same {
+            self.identities.insert(identity, kept);
+        }
+        if alike {
+            self.foldings.insert(folded, (kept, identity.id));
+        }
+        self.keep(identity, folded, kept);
     }
 
     /// The index of a shard's name; `None` where it is no name.
@@ -222,6 +237,25 @@ mod tests {
         exact.restore(&builder.finish().unwrap()).unwrap();
         let Verdict::Duplicate { of, .. } = judge(&mut exact, "text", 0) else { panic!("not found") };
         assert_eq!((of.shard.as_str(), of.seq), ("other", Seq(9)));
+    }
+
+    #[test]
+    fn restore_finds_the_first_of_its_kind_whatever_the_order_of_the_rows() {
+        let rows = [("b", 1, "One"), ("a", 7, "one"), ("a", 5, "One"), ("c", 0, "ONE"), ("a", 6, "One ")];
+        for turn in 0..rows.len() {
+            let mut rows = rows;
+            rows.rotate_left(turn);
+            let mut exact = Exact::new(shard("main"), Folded::Duplicate);
+            for (shard, seq, text) in rows {
+                let mut builder = Builder::new();
+                kept_row(&mut builder, shard, seq, text);
+                exact.restore(&builder.finish().unwrap()).unwrap();
+            }
+            for (text, rung) in [("One", Rung::Exact), ("oNe", Rung::Folded)] {
+                let Verdict::Duplicate { of, rung: found } = judge(&mut exact, text, 9) else { panic!() };
+                assert_eq!((of.shard.as_str(), of.seq, found), ("a", Seq(5), rung), "turned by {turn}");
+            }
+        }
     }
 
     /// Compares every text with every kept one before it.

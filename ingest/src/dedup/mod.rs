@@ -4,7 +4,8 @@
 //! exact ─> shingle ─> minhash ─> lsh ─> verify ─> revision          then the scores of what is kept
 //! ```
 //! The one stage with a memory: decisions follow the order of reading, so it runs on one thread, with the
-//! sketches of a block made in parallel before. What it remembers is a function of the rows of the store.
+//! sketches of a block made in parallel before. What it remembers is a function of the rows of the store,
+//! and [`restore`] rebuilds it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use rayon::prelude::*;
 use schemas::id::{Seq, Shard};
 use schemas::store::Store;
 use schemas::table::Table;
-use schemas::table::records::{Outcome, Reason, Rung, View};
+use schemas::table::records::{Reason, Rung, View};
 use tokio::runtime::Handle;
 
 use crate::block::{Block, Document, Marks, Original, Row, Rows, Verdict};
@@ -26,6 +27,7 @@ pub mod held_out;
 pub mod lsh;
 pub mod minhash;
 pub mod near;
+pub mod restore;
 pub mod revision;
 pub mod shingle;
 pub mod verify;
@@ -52,25 +54,6 @@ enum Decision {
     /// None: it is held out, for this reason.
     HeldOut(String),
 }
-
-/// The columns that [`Known::restore`] reads, beside those that every row has.
-pub const RESTORED: [&str; 15] = [
-    "seq",
-    "id",
-    "length",
-    "check",
-    "folded",
-    "event_time",
-    "external_id",
-    "url",
-    "lineage",
-    "signature",
-    "duplicate_of_seq",
-    "unseen",
-    "text",
-    "path",
-    "origin",
-];
 
 impl Known {
     /// Of a store without records, for the daemon of `shard`.
@@ -102,45 +85,6 @@ impl Known {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.exact.is_empty()
-    }
-
-    /// Learns the kept rows of `batch`; batches come in the order of (shard, seq). What was scored and
-    /// compared before goes on as if never interrupted.
-    ///
-    /// # Errors
-    /// [`schemas::table::TableError`] where the batch is none of `records` or a kept row lacks its identity.
-    pub fn restore(&mut self, batch: &arrow::array::RecordBatch) -> Result<(), IngestError> {
-        self.exact.restore(batch)?;
-        let mut sketcher = Sketcher::new();
-        for row in View::new(batch)?.iter().filter(|row| row.outcome == Outcome::Kept.as_str()) {
-            let (Some(seq), Some(id), Some(text)) =
-                (row.seq, row.id.and_then(schemas::id::RecordId::from_bytes), row.text)
-            else {
-                continue;
-            };
-            let Ok(shard) = row.shard.parse::<Shard>() else { continue };
-            let sketch = sketcher.sketch(text);
-            let signature = row.signature.and_then(minhash::Signature::from_bytes);
-            let lineage = row.lineage.and_then(schemas::id::RecordId::from_bytes).unwrap_or(id);
-            let candidate = Candidate {
-                shard: &shard,
-                seq: Seq::from_i64(seq),
-                id,
-                source: row.source,
-                external_id: row.external_id,
-                url: row.url,
-                event_time: row.event_time,
-                text,
-            };
-            if row.duplicate_of_seq.is_none() {
-                self.near.remember(&candidate, lineage, signature.as_ref().unwrap_or(&sketch.signature));
-            }
-            self.unseen.add(&sketch.shingles);
-            if let Some(score) = row.unseen {
-                self.novelty.push(score);
-            }
-        }
-        Ok(())
     }
 
     /// Decides which documents of `block` are new, in the order of their seq, counts them, and scores

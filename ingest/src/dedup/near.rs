@@ -275,6 +275,12 @@ impl NearDeduplicator {
         self.entries.is_empty()
     }
 
+    /// How many originals it compares with at most: the newest.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        usize::try_from(self.config.records).unwrap_or(usize::MAX)
+    }
+
     /// What becomes of the duplicates it finds.
     #[must_use]
     pub const fn action(&self) -> Action {

@@ -33,6 +33,12 @@ impl Percentile {
         Self { window: window.max(1), order: VecDeque::new(), sorted: Vec::new() }
     }
 
+    /// Scores that it holds at most.
+    #[must_use]
+    pub const fn window(&self) -> usize {
+        self.window
+    }
+
     /// Scores that it holds.
     #[must_use]
     pub fn len(&self) -> usize {

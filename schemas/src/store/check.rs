@@ -271,39 +271,29 @@ impl<'a> Checker<'a> {
 
     async fn records(&mut self, delta: &DeltaTable, held_out: &BTreeSet<RecordId>) -> Result<(), StoreError> {
         let table = Table::Records;
-        let columns = [
-            "outcome",
-            "day",
-            "shard",
-            "seq",
-            "batch",
-            "source",
-            "path",
-            "generation",
-            "start",
-            "end",
-            "ingest_time",
-            "id",
-            "passages",
-            "duplicate_of_shard",
-            "duplicate_of_seq",
-            "duplicate_of_id",
-            "reason",
-            "first_seq",
-            "last_seq",
-            "removed",
-        ];
-        let scan = Scan { columns: &columns, filter: None, order: &["shard", "seq", "batch"] };
-        let batches = self.scan(table, &scan).await?;
+        let (store, version) = (self.store, self.report.versions.get(&table).copied().unwrap_or_default());
         let failed = |source| StoreError::Rows { table, source };
-        let views = batches.iter().map(View::new).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        views.iter().flat_map(|view| view.iter()).for_each(|row| self.expired_range(&row));
+
+        let columns = ["seq", "reason", "first_seq", "last_seq", "removed"];
+        let expired = Scan { columns: &columns, filter: Some("seq is null".to_owned()), order: &[] };
+        store
+            .scan_each(table, version, &expired, |batch| {
+                View::new(batch).map_err(failed)?.iter().for_each(|row| self.expired_range(&row));
+                Ok::<_, StoreError>(())
+            })
+            .await?;
 
         let ahead = self.expired.clone();
         let mut walks = Walks { shards: BTreeMap::new(), positions: Positions::new(), ahead };
-        for row in views.iter().flat_map(|view| view.iter()) {
-            self.one_record(&row, held_out, &mut walks);
-        }
+        let columns = ["seq", "path", "id", "passages", "reason"];
+        let all = Scan { columns: &columns, filter: None, order: &["shard", "seq", "batch"] };
+        store
+            .scan_each(table, version, &all, |batch| {
+                let rows = View::new(batch).map_err(failed)?.iter();
+                rows.for_each(|row| self.one_record(&row, held_out, &mut walks));
+                Ok::<_, StoreError>(())
+            })
+            .await?;
         for (shard, ranges) in &mut walks.ahead {
             let walk = walks.shards.entry(shard.clone()).or_default();
             walk.skip(Some(&mut *ranges), i64::MAX);
@@ -313,7 +303,16 @@ impl<'a> Checker<'a> {
             }
         }
         walks.shards.iter().for_each(|(shard, walk)| self.close_batch(shard, walk));
-        self.targets(views.iter().flat_map(|view| view.iter()));
+
+        let columns = ["seq", "duplicate_of_shard", "duplicate_of_seq", "duplicate_of_id"];
+        let filter = Some(format!("outcome = '{}'", Outcome::Duplicate));
+        let duplicates = Scan { columns: &columns, filter, order: &["shard", "seq"] };
+        store
+            .scan_each(table, version, &duplicates, |batch| {
+                self.targets(View::new(batch).map_err(failed)?.iter());
+                Ok::<_, StoreError>(())
+            })
+            .await?;
         self.transactions(delta, &walks).await
     }
 

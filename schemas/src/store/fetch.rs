@@ -29,7 +29,8 @@ const AT_ONCE: usize = 8;
 
 impl Store {
     /// The kept records at `version` under these names, in the order asked. A record that is not
-    /// there (erased, expired) is left out: compare `shard` and `seq`, which are always read.
+    /// there (erased, expired) is left out: compare `shard` and `seq`, which are always read, as
+    /// [`Scan`](super::Scan) says.
     ///
     /// # Errors
     /// [`StoreError::Version`] where the version is not there, [`StoreError::File`] where a file
@@ -42,19 +43,7 @@ impl Store {
     ) -> Result<RecordBatch, StoreError> {
         let table = Table::Records;
         let delta = self.at(table, version).await?;
-        let mut columns = columns.to_vec();
-        columns.extend([
-            "shard",
-            "seq",
-            "outcome",
-            "day",
-            "batch",
-            "source",
-            "generation",
-            "start",
-            "end",
-            "ingest_time",
-        ]);
+        let columns = [columns, &["seq"]].concat();
         let files = file::live(&delta, table).await?;
         let kept = files.into_iter().filter(|data| {
             data.partition.get("outcome").and_then(Option::as_deref) == Some(Outcome::Kept.as_str())
@@ -113,21 +102,9 @@ impl Store {
             return Ok(known);
         }
         let table = Table::Records;
-        let columns = [
-            "shard",
-            "seq",
-            "outcome",
-            "day",
-            "batch",
-            "source",
-            "generation",
-            "start",
-            "end",
-            "ingest_time",
-        ];
         let mut places = Places::default();
         let mut row = 0_u32;
-        for batch in file::read(self, delta, table, data, Some(&columns), None).await? {
+        for batch in file::read(self, delta, table, data, Some(&["seq"]), None).await? {
             for record in View::new(&batch).map_err(|source| StoreError::Rows { table, source })?.iter() {
                 if let Some(seq) = record.seq {
                     let rows = places.0.entry(record.shard.to_owned()).or_default();

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use deltalake::DeltaTable;
 use deltalake::kernel::LogicalFileView;
@@ -167,14 +167,15 @@ async fn read_once(
     batches.iter().map(|batch| with_partition(table, file, &wanted, batch)).collect()
 }
 
-/// The table's schema with only these columns, in the table's order.
+/// The table's schema with only these columns and those that every row has, in the table's order.
 pub(crate) fn project(table: Table, columns: Option<&[&str]>) -> SchemaRef {
     let schema = table.schema();
     match columns {
         None => schema,
         Some(columns) => {
-            let fields = schema.fields().iter().filter(|field| columns.contains(&field.name().as_str()));
-            Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
+            let wanted =
+                |field: &&Arc<Field>| !field.is_nullable() || columns.contains(&field.name().as_str());
+            Arc::new(Schema::new(schema.fields().iter().filter(wanted).cloned().collect::<Vec<_>>()))
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::error::Error;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::{DeltaTable, DeltaTableError};
+use futures::TryStreamExt as _;
 
 use super::retry::retry;
 use super::{Store, StoreError, file};
@@ -15,7 +17,7 @@ use crate::table::{Table, conform_to};
 /// What to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan<'a> {
-    /// The columns; all where empty.
+    /// The columns, beside those that every row has, which are always read; all where empty.
     pub columns: &'a [&'a str],
     /// A SQL predicate over the table's columns.
     pub filter: Option<String>,
@@ -36,27 +38,60 @@ impl Store {
         scan: &Scan<'_>,
     ) -> Result<Vec<RecordBatch>, StoreError> {
         let delta = self.at(table, version).await?;
-        retry(self.clock(), || scan_once(&delta, table, scan)).await
+        let wanted = scan.schema(table);
+        let collect = async || {
+            let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
+            let batches = frame.collect().await.map_err(|source| query_error(table, source))?;
+            batches.iter().map(|batch| conform(table, &wanted, batch)).collect()
+        };
+        retry(self.clock(), collect).await
+    }
+
+    /// As [`Store::scan`], but hands each batch to `take` as it comes, so that a table need not fit
+    /// into memory (with an order its columns asked for must).
+    ///
+    /// # Errors
+    /// As [`Store::scan`], and the first that `take` returns. What was taken before cannot be taken back,
+    /// so a read that fails on the way is not tried again beyond what the object store itself does.
+    pub async fn scan_each<E: From<StoreError>>(
+        &self,
+        table: Table,
+        version: Version,
+        scan: &Scan<'_>,
+        mut take: impl FnMut(&RecordBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let delta = self.at(table, version).await?;
+        let wanted = scan.schema(table);
+        let failed = |source| query_error(table, source);
+        let start = async || {
+            let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
+            frame.execute_stream().await.map_err(failed)
+        };
+        let mut batches = retry(self.clock(), start).await?;
+        while let Some(batch) = batches.try_next().await.map_err(failed)? {
+            take(&conform(table, &wanted, &batch)?)?;
+        }
+        Ok(())
     }
 }
 
-async fn scan_once(
-    delta: &DeltaTable,
-    table: Table,
-    scan: &Scan<'_>,
-) -> Result<Vec<RecordBatch>, StoreError> {
+impl Scan<'_> {
+    fn schema(&self, table: Table) -> SchemaRef {
+        file::project(table, (!self.columns.is_empty()).then_some(self.columns))
+    }
+}
+
+async fn frame(delta: &DeltaTable, table: Table, sql: &str) -> Result<DataFrame, StoreError> {
     let failed = |source| query_error(table, source);
     let context = SessionContext::new();
     delta.update_datafusion_session(&context.state()).map_err(StoreError::delta("read", table))?;
     let provider = delta.table_provider().build().await.map_err(failed)?;
     context.register_table("t", std::sync::Arc::new(provider)).map_err(failed)?;
-    let frame = context.sql(&sql(scan)).await.map_err(failed)?;
-    let batches = frame.collect().await.map_err(failed)?;
-    let wanted = file::project(table, (!scan.columns.is_empty()).then_some(scan.columns));
-    batches
-        .iter()
-        .map(|batch| conform_to(table, &wanted, batch).map_err(|source| StoreError::Rows { table, source }))
-        .collect()
+    context.sql(sql).await.map_err(failed)
+}
+
+fn conform(table: Table, wanted: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, StoreError> {
+    conform_to(table, wanted, batch).map_err(|source| StoreError::Rows { table, source })
 }
 
 /// What the engine says is the query's fault, unless the store could not be read.
@@ -72,12 +107,11 @@ fn query_error(table: Table, source: DataFusionError) -> StoreError {
     StoreError::Query { table, source: Box::new(source) }
 }
 
-fn sql(scan: &Scan<'_>) -> String {
-    let quoted =
-        |names: &[&str]| names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-    let columns = if scan.columns.is_empty() { "*".to_owned() } else { quoted(scan.columns) };
+fn sql(scan: &Scan<'_>, wanted: &SchemaRef) -> String {
+    let quoted = |name: &str| format!("\"{name}\"");
+    let columns: Vec<String> = wanted.fields().iter().map(|field| quoted(field.name())).collect();
     let filter = scan.filter.as_ref().map(|filter| format!(" where {filter}")).unwrap_or_default();
-    let order =
-        if scan.order.is_empty() { String::new() } else { format!(" order by {}", quoted(scan.order)) };
-    format!("select {columns} from t{filter}{order}")
+    let order: Vec<String> = scan.order.iter().map(|name| quoted(name)).collect();
+    let order = if order.is_empty() { String::new() } else { format!(" order by {}", order.join(", ")) };
+    format!("select {} from t{filter}{order}", columns.join(", "))
 }

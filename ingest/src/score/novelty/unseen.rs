@@ -59,6 +59,12 @@ impl Unseen {
         self.held == 0
     }
 
+    /// Shingles that the window may hold.
+    #[must_use]
+    pub const fn window(&self) -> usize {
+        self.window
+    }
+
     /// Bytes that it takes when its window is full, but for 4 a record.
     #[must_use]
     pub const fn memory(&self) -> usize {

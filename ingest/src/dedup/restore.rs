@@ -1,0 +1,252 @@
+//! Rebuilds what ingest remembers from the store when it opens.
+//!
+//! ```text
+//! every kept row, in any order      identities and folded forms                     exact
+//! the newest originals, in order    signatures and names                            near
+//! the newest records, backwards     texts, until their shingles fill the window     unseen, novelty
+//! ```
+//! Memory and texts read are bounded by what is remembered, not by the store: 24 bytes a kept record while
+//! it runs, beside what [`Known`] itself holds.
+
+use std::ops::Range;
+
+use arrow::array::RecordBatch;
+use rayon::prelude::*;
+use schemas::id::{RecordId, Seq, Shard, Version};
+use schemas::store::{Scan, Store};
+use schemas::table::Table;
+use schemas::table::records::{Outcome, View};
+
+use super::Known;
+use super::minhash::{SIGNATURE_KIND, Signature};
+use super::near::{Candidate, Sketch, Sketcher};
+use crate::error::IngestError;
+
+/// How much is read at once.
+#[derive(Debug, Clone, Copy)]
+struct Portion {
+    /// Records.
+    records: usize,
+    /// Bytes of their texts, where texts are read.
+    bytes: u64,
+}
+
+/// About as much as one row group, and as one commit.
+const PORTION: Portion = Portion { records: 1 << 16, bytes: 32 << 20 };
+
+/// A kept row: where it is, and what decides whether it is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Kept {
+    /// Index in [`Layout::shards`].
+    shard: u32,
+    /// Bytes of its normal form: those of its text, about.
+    length: u32,
+    seq: i64,
+}
+
+/// The kept rows of a version, in the order of (shard, seq).
+#[derive(Debug, Default)]
+struct Layout {
+    /// In the order of their names.
+    shards: Vec<String>,
+    all: Vec<Kept>,
+    /// Those that near-duplicates are compared with: all but the annotated.
+    originals: Vec<Kept>,
+    /// Whether each of them has a signature of the kind that this program makes.
+    signed: bool,
+}
+
+/// Learns the kept records of `store` at `version`: what was scored and compared before goes on as if never
+/// interrupted.
+///
+/// # Errors
+/// Where the store cannot be read, or a kept row lacks its identity.
+pub async fn restore(known: &mut Known, store: &Store, version: Version) -> Result<(), IngestError> {
+    restore_by(PORTION, known, store, version).await
+}
+
+async fn restore_by(
+    portion: Portion,
+    known: &mut Known,
+    store: &Store,
+    version: Version,
+) -> Result<(), IngestError> {
+    let layout = identities(known, store, version).await?;
+    let reader = Reader { store, version, layout: &layout };
+    near(portion, known, &reader).await?;
+    scores(portion, known, &reader).await
+}
+
+async fn identities(known: &mut Known, store: &Store, version: Version) -> Result<Layout, IngestError> {
+    let columns = ["seq", "id", "length", "check", "folded", "duplicate_of_seq", "signature_kind"];
+    let filter = Some(format!("outcome = '{}'", Outcome::Kept));
+    let scan = Scan { columns: &columns, filter, order: &[] };
+    let mut layout = Layout { signed: true, ..Layout::default() };
+    store
+        .scan_each(Table::Records, version, &scan, |batch| {
+            known.exact.restore(batch)?;
+            for row in View::new(batch)?.iter() {
+                let (Some(seq), Some(length)) = (row.seq, row.length) else { continue };
+                let length = u32::try_from(length).unwrap_or(u32::MAX);
+                let kept = Kept { shard: layout.shard(row.shard), length, seq };
+                layout.all.push(kept);
+                if row.duplicate_of_seq.is_none() {
+                    layout.originals.push(kept);
+                    layout.signed &= row.signature_kind == Some(SIGNATURE_KIND);
+                }
+            }
+            Ok::<_, IngestError>(())
+        })
+        .await?;
+    layout.sort();
+    Ok(layout)
+}
+
+impl Layout {
+    fn shard(&mut self, name: &str) -> u32 {
+        let known = self.shards.iter().position(|shard| shard == name);
+        let index = known.unwrap_or_else(|| {
+            self.shards.push(name.to_owned());
+            self.shards.len() - 1
+        });
+        index as u32
+    }
+
+    /// Brings shards into the order of their names, and rows into that of (shard, seq).
+    fn sort(&mut self) {
+        let mut order: Vec<usize> = (0..self.shards.len()).collect();
+        order.sort_by_key(|index| &self.shards[*index]);
+        let rank =
+            |old: u32| order.iter().position(|index| *index == old as usize).unwrap_or_default() as u32;
+        for rows in [&mut self.all, &mut self.originals] {
+            rows.iter_mut().for_each(|row| row.shard = rank(row.shard));
+            rows.sort_unstable_by_key(|row| (row.shard, row.seq));
+        }
+        self.shards.sort_unstable();
+    }
+}
+
+/// Reads rows of a version again.
+struct Reader<'a> {
+    store: &'a Store,
+    version: Version,
+    layout: &'a Layout,
+}
+
+impl Reader<'_> {
+    /// These columns of the kept rows from the first to the last of `rows`, in order.
+    async fn read(&self, rows: &[Kept], columns: &[&str]) -> Result<Vec<RecordBatch>, IngestError> {
+        let mut batches = Vec::new();
+        for of_shard in rows.chunk_by(|a, b| a.shard == b.shard) {
+            let (Some(first), Some(last)) = (of_shard.first(), of_shard.last()) else { continue };
+            let Some(shard) = self.layout.shards.get(first.shard as usize) else { continue };
+            // The name of a shard has no character that SQL knows.
+            let filter = format!(
+                "outcome = '{}' and shard = '{shard}' and seq between {} and {}",
+                Outcome::Kept,
+                first.seq,
+                last.seq
+            );
+            let scan = Scan { columns, filter: Some(filter), order: &["seq"] };
+            batches.extend(self.store.scan(Table::Records, self.version, &scan).await?);
+        }
+        Ok(batches)
+    }
+}
+
+/// Learns the newest originals, as many as are compared with.
+async fn near(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Result<(), IngestError> {
+    let originals = &reader.layout.originals;
+    let newest = originals.len().saturating_sub(known.near.window());
+    let columns =
+        ["seq", "id", "event_time", "external_id", "url", "lineage", "signature", "duplicate_of_seq"];
+    // Signatures of another kind are made again, which takes the texts.
+    let columns = [&columns[..], if reader.layout.signed { &[] } else { &["text"] }].concat();
+    for rows in originals.get(newest..).unwrap_or_default().chunks(portion.records) {
+        for batch in reader.read(rows, &columns).await? {
+            let sketches = if reader.layout.signed { Vec::new() } else { sketch(&batch).await? };
+            for (index, row) in View::new(&batch)?.iter().enumerate() {
+                if row.duplicate_of_seq.is_some() {
+                    continue;
+                }
+                let made = sketches.get(index).map(|sketch| sketch.signature.clone());
+                let signature = made.or_else(|| row.signature.and_then(Signature::from_bytes));
+                let (Some(seq), Some(id), Some(signature), Ok(shard)) =
+                    (row.seq, row.id.and_then(RecordId::from_bytes), signature, row.shard.parse::<Shard>())
+                else {
+                    continue;
+                };
+                let candidate = Candidate {
+                    shard: &shard,
+                    seq: Seq::from_i64(seq),
+                    id,
+                    source: row.source,
+                    external_id: row.external_id,
+                    url: row.url,
+                    event_time: row.event_time,
+                    text: "",
+                };
+                let lineage = row.lineage.and_then(RecordId::from_bytes).unwrap_or(id);
+                known.near.remember(&candidate, lineage, &signature);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Learns the newest records' shingles until they fill the window, and the newest scores.
+async fn scores(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Result<(), IngestError> {
+    let all = &reader.layout.all;
+    let (mut shingles, mut held): (Vec<Vec<u64>>, usize) = (Vec::new(), 0);
+    let mut last_scores = Vec::new();
+    let mut end = all.len();
+    // The record that overflows the window is read too: what is learnt after it makes room by itself.
+    while end > 0 && (held <= known.unseen.window() || last_scores.len() < known.novelty.window()) {
+        let rows = portion.before(all, end);
+        end = rows.start;
+        let (mut sets, mut portion_scores) = (Vec::new(), Vec::new());
+        for batch in reader.read(all.get(rows).unwrap_or_default(), &["seq", "text", "unseen"]).await? {
+            portion_scores.extend(View::new(&batch)?.iter().filter_map(|row| row.unseen));
+            sets.extend(sketch(&batch).await?.into_iter().map(|sketch| sketch.shingles));
+        }
+        held += sets.iter().map(Vec::len).sum::<usize>();
+        shingles.extend(sets.into_iter().rev());
+        last_scores.extend(portion_scores.into_iter().rev());
+    }
+    shingles.iter().rev().for_each(|shingles| known.unseen.add(shingles));
+    last_scores.truncate(known.novelty.window());
+    for score in last_scores.into_iter().rev() {
+        known.novelty.push(score);
+    }
+    Ok(())
+}
+
+impl Portion {
+    /// The rows before `end` that are read at once, at least one.
+    fn before(self, rows: &[Kept], end: usize) -> Range<usize> {
+        let mut bytes = 0;
+        let newest_first = rows.get(..end).unwrap_or_default().iter().rev();
+        let fitting = newest_first.take(self.records).take_while(|row| {
+            bytes += u64::from(row.length);
+            bytes <= self.bytes
+        });
+        end.saturating_sub(fitting.count().max(1))..end
+    }
+}
+
+/// The sketches of a batch's texts, one for each row.
+async fn sketch(batch: &RecordBatch) -> Result<Vec<Sketch>, IngestError> {
+    let batch = batch.clone();
+    let work = move || {
+        let view = View::new(&batch)?;
+        let texts: Vec<&str> = view.iter().map(|row| row.text.unwrap_or_default()).collect();
+        let sketches = texts.par_iter().map_init(Sketcher::new, |sketcher, text| sketcher.sketch(text));
+        Ok(sketches.collect())
+    };
+    let failed =
+        |error: tokio::task::JoinError| IngestError::Stage { name: "restore", message: error.to_string() };
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
+}
+
+#[cfg(test)]
+mod tests;
