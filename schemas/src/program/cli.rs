@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::config::{ConfigError, Loaded, Loader, Problems, keys};
+use super::config::{ConfigError, Key, Loaded, Loader, Problems, keys};
 use super::error::{Failure, Fault, Kind};
 use super::start::Environment;
 use super::telemetry::LogFormat;
@@ -28,7 +28,7 @@ pub struct Config {
     /// The configuration file (TOML). Environment variables override it, flags override both.
     #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Sets one key, as `--set commit.seconds=5`. May be repeated.
+    /// Sets one key, as `--set commit.seconds=5s`. May be repeated.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Where the store is.
@@ -43,7 +43,7 @@ pub enum ConfigCommand {
     Check,
     /// Print the effective configuration with where each value comes from.
     Show,
-    /// Print every key there is.
+    /// Print every key there is: what may stand there, and its default.
     Keys,
 }
 
@@ -103,9 +103,12 @@ impl ConfigCommand {
             Self::Check => print("the configuration is good\n")?,
             Self::Show => print(&loaded.show())?,
             Self::Keys => {
-                let lines: String =
-                    keys::<T>().iter().map(|key| format!("{:<40} {}\n", key.name, key.kind)).collect();
-                print(&lines)?;
+                let line = |key: &Key| {
+                    let default = key.default.as_deref().unwrap_or_default();
+                    let line = format!("{:<36}  {:<28}  {default}", key.name, key.kind);
+                    format!("{}\n", line.trim_end())
+                };
+                print(&keys::<T>().iter().map(line).collect::<String>())?;
             }
         }
         Ok(())

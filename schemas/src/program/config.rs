@@ -18,7 +18,8 @@
 //! # Invariants
 //! - The environment is read by nobody but the caller's `main`, which hands it in.
 //! - The same configuration gives the same [`Loaded::canonical`], wherever its values were written.
-//! - What [`Loaded::show`] prints reads back as the same configuration.
+//! - What [`Loaded::show`] prints reads back as the same configuration, but for the secrets of a
+//!   store, which it never prints.
 //!
 //! ```
 //! # use serde::{Deserialize, Serialize};
@@ -52,6 +53,7 @@
 //! ```
 
 mod check;
+mod defaults;
 mod encode;
 mod fields;
 mod layer;
@@ -67,7 +69,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use fields::{Key, keys, known_keys};
+pub use defaults::keys;
+pub use fields::{Key, known_keys};
 pub use problem::{ConfigError, Problem, Problems};
 pub use table::Table;
 pub use tree::Origin;
@@ -220,7 +223,7 @@ impl Loader {
 /// Empty also when `T` has no default at all.
 #[must_use]
 pub fn uneven_defaults<T: DeserializeOwned + Serialize>() -> Vec<String> {
-    let effective = |tree: &Node| encode::encode(&read::read::<T>(tree, &[]).ok()?).ok();
+    let effective = defaults::effective::<T>;
     let empty = Node::table(Origin::Default);
     let Some(absent) = effective(&empty) else { return Vec::new() };
     let mut uneven = Vec::new();
@@ -250,14 +253,15 @@ pub struct Loaded<T> {
 
 impl<T> Loaded<T> {
     /// The effective configuration as TOML, defaults included, each value with its origin:
-    /// `url = "file:///data"  # ingest.toml:2`.
+    /// `url = "file:///data"  # ingest.toml:2`. What opens a store, as `store.options.aws_secret_access_key`,
+    /// is only said to be set.
     #[must_use]
     pub fn show(&self) -> String {
         show::annotated(&self.effective, &self.origins)
     }
 
     /// The effective configuration, one `dotted.key = value` a line, sorted, without origins: what
-    /// a digest of the configuration is taken of.
+    /// a digest of the configuration is taken of. It holds secrets: never print it.
     #[must_use]
     pub fn canonical(&self) -> String {
         show::canonical(&self.effective)

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod error;
 pub mod failpoint;
+mod panics;
 pub mod start;
 pub mod stop;
 pub mod telemetry;

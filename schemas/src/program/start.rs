@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::error::{Failure, Fault, Kind, render};
 use super::stop::{self, Stop};
-use super::{failpoint, telemetry};
+use super::{failpoint, panics, telemetry};
 
 /// What the process was started with.
 #[derive(Debug, Clone)]
@@ -85,6 +85,7 @@ where
     F: FnOnce(Environment, Stop) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
+    panics::silence_ended_uploads();
     telemetry::init(&log.log, log.log_format).map_err(StartError::Log)?;
     // Two TLS providers are in the dependency tree: without a choice rustls panics at first use.
     // A second call finds the first one's choice, which is the same.

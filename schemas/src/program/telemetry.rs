@@ -20,7 +20,9 @@ pub enum LogFormat {
 /// The filter's own message where it is none.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     // The libraries below tell each step of each read at `info`: a word about them must be asked for.
-    let quiet = "delta_kernel=warn,buoyant_kernel=warn,deltalake_core=warn,deltalake=warn,object_store=warn,datafusion=warn";
+    // What the two that write log of a failed upload or commit is in the error that they give, which is
+    // told once or mended.
+    let quiet = "delta_kernel=warn,buoyant_kernel=warn,deltalake_core=warn,deltalake_core::datafile::writer=off,deltalake_core::kernel::transaction=off,deltalake=warn,object_store=warn,datafusion=warn";
     let filter = EnvFilter::try_new(format!("{quiet},{filter}"))
         .map_err(|error| format!("log filter `{filter}`: {error}"))?;
     let builder = tracing_subscriber::fmt()

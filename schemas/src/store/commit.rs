@@ -77,8 +77,18 @@ impl Committer {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] where another writer committed under the fence, [`StoreError::Rows`]
-    /// for rows of another shape, [`StoreError::Delta`] where the store cannot be written.
+    /// for rows of another shape, [`StoreError::Full`] where there is no room, [`StoreError::Delta`]
+    /// where the store cannot be written for another reason.
     pub async fn commit(
+        &mut self,
+        batches: &[RecordBatch],
+        transactions: Vec<(String, i64)>,
+    ) -> Result<Version, StoreError> {
+        let done = self.append(batches, transactions).await;
+        done.map_err(|error| error.of_store(self.store.url()))
+    }
+
+    async fn append(
         &mut self,
         batches: &[RecordBatch],
         transactions: Vec<(String, i64)>,

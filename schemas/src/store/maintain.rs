@@ -158,6 +158,11 @@ pub struct Done {
 /// [`StoreError::Conflict`] where somebody else rewrites the table at the same time,
 /// [`StoreError::Delta`] or [`StoreError::File`] where it cannot be read or written.
 pub async fn run(store: &Store, table: Table, options: &Options, stop: &Stop) -> Result<Done, StoreError> {
+    let done = all(store, table, options, stop).await;
+    done.map_err(|error| error.of_store(store.url()))
+}
+
+async fn all(store: &Store, table: Table, options: &Options, stop: &Stop) -> Result<Done, StoreError> {
     let mut committer = Committer::open(store, table, FENCE).await?;
     let live = live(committer.delta(), table).await?;
     let mut done = Done { before: Size::of(&live), after: Size::of(&live), ..Done::default() };

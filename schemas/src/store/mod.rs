@@ -168,6 +168,19 @@ pub enum StoreError {
         #[source]
         source: Box<deltalake::DeltaTableError>,
     },
+    /// The file system of the store is full.
+    #[error("cannot {act} table `{table}`: no space is left at `{path}`")]
+    Full {
+        /// What was tried.
+        act: &'static str,
+        /// The table.
+        table: Table,
+        /// The store's folder.
+        path: String,
+        /// What Delta said.
+        #[source]
+        source: Box<deltalake::DeltaTableError>,
+    },
     /// A data file cannot be read.
     #[error("cannot read file `{file}` of table `{table}`")]
     File {
@@ -209,6 +222,18 @@ impl StoreError {
         move |source| Self::Delta { act, table, source: Box::new(source) }
     }
 
+    /// The same error; where a disk is full, it names the folder that needs room.
+    pub(crate) fn of_store(self, url: &StoreUrl) -> Self {
+        match self {
+            Self::Delta { act, table, source } if is_full(source.as_ref()) => {
+                let path =
+                    url.local_path().map_or_else(|| url.to_string(), |path| path.display().to_string());
+                Self::Full { act, table, path, source }
+            }
+            other => other,
+        }
+    }
+
     /// Whether trying again may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -220,9 +245,16 @@ impl StoreError {
     }
 }
 
-/// The operating system's word in an error's chain.
+/// The operating system's word in an error's chain. What wraps another error as one of `io` is not it.
 fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
-    retry::causes(error).find_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
+    let mut errors = retry::causes(error).filter_map(|error| error.downcast_ref::<std::io::Error>());
+    errors.find(|error| error.get_ref().is_none()).map(std::io::Error::kind)
+}
+
+/// Whether a disk, or what a user may have of it, is used up.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind as Io;
+    matches!(io_kind(error), Some(Io::StorageFull | Io::QuotaExceeded))
 }
 
 impl Fault for StoreError {
@@ -232,15 +264,15 @@ impl Fault for StoreError {
             Self::Newer { .. } | Self::Foreign { .. } | Self::Rows { .. } => Kind::Corrupt,
             Self::Conflict { .. } | Self::Held { .. } => Kind::Conflict,
             Self::Query { .. } => Kind::Input,
-            Self::Delta { .. } | Self::File { .. } | Self::Io { .. } => Kind::Unavailable,
+            Self::Delta { .. } | Self::Full { .. } | Self::File { .. } | Self::Io { .. } => Kind::Unavailable,
             Self::Misuse(_) => Kind::Bug,
         }
     }
 
     fn hint(&self) -> Option<String> {
         let of_io = |source: &(dyn std::error::Error + 'static)| match io_kind(source)? {
-            std::io::ErrorKind::StorageFull => {
-                Some("the disk is full: make room and start again, nothing committed is lost".to_owned())
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Some("the disk is full: make room, then start again: nothing is lost".to_owned())
             }
             std::io::ErrorKind::PermissionDenied => {
                 Some("give the user that runs this program write access to the store's folder".to_owned())
@@ -259,6 +291,9 @@ impl Fault for StoreError {
             Self::Held { .. } => {
                 Some("stop that process, or give this daemon another `shard` name".to_owned())
             }
+            Self::Full { path, .. } => {
+                Some(format!("make room on the file system of `{path}`, then start again: nothing is lost"))
+            }
             Self::Delta { source, .. } => of_io(source.as_ref()),
             Self::File { source, .. } => of_io(source.as_ref()),
             Self::Io { source, .. } => of_io(source),
@@ -274,6 +309,7 @@ pub struct StoreConfig {
     /// `s3://bucket/path`, `file:///path` or a path.
     pub url: String,
     /// Options of the object store, as `aws_endpoint_url`; what is left out comes from `AWS_*` variables.
+    /// Those that hold secrets are never printed: better leave them to the environment.
     pub options: std::collections::BTreeMap<String, String>,
 }
 

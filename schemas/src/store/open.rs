@@ -23,14 +23,15 @@ impl Store {
     /// Opens the store at `url`, making it (or what a killed maker left out) where it is absent.
     ///
     /// # Errors
-    /// As [`Store::open`], and [`StoreError::Io`] where the folder cannot be made.
+    /// As [`Store::open`], [`StoreError::Io`] where the folder cannot be made, and [`StoreError::Full`].
     pub async fn create(
         url: &StoreUrl,
         options: &HashMap<String, String>,
         clock: Clock,
     ) -> Result<Self, StoreError> {
         for table in Table::ALL {
-            retry(&clock, || create_table(url, options, table)).await?;
+            let made = retry(&clock, || create_table(url, options, table)).await;
+            made.map_err(|error| error.of_store(url))?;
         }
         Self::open(url, options, clock).await
     }

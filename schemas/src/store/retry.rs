@@ -133,6 +133,26 @@ mod tests {
         assert_eq!(lasting.iter().position(StoreError::is_transient), None);
     }
 
+    #[test]
+    fn full_disk_is_found_below_what_wraps_it_and_the_mend_names_the_folder() {
+        use crate::program::error::{Fault as _, Kind};
+        let url = "/data/store".parse().unwrap();
+        let written = |kind: io::ErrorKind| {
+            let wrapped = io::Error::other(generic(io::Error::from(kind)));
+            delta(parquet::errors::ParquetError::External(Box::new(wrapped)).into()).of_store(&url)
+        };
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let error = written(kind);
+            let hint = "make room on the file system of `/data/store`, then start again: nothing is lost";
+            assert_eq!(error.to_string(), "cannot read table `records`: no space is left at `/data/store`");
+            assert_eq!((error.hint().as_deref(), error.kind()), (Some(hint), Kind::Unavailable));
+            assert!(!error.is_transient());
+        }
+        let hint = written(io::ErrorKind::PermissionDenied).hint();
+        assert!(hint.is_some_and(|hint| hint.contains("write access")));
+        assert_eq!(written(io::ErrorKind::ConnectionReset).hint(), None);
+    }
+
     #[tokio::test]
     async fn call_that_fails_is_repeated_after_waits_that_double_until_it_succeeds_or_tries_are_out() {
         for (failures, tries, waited) in [(0, 1, 0), (3, 4, 700), (7, 8, 12_700), (99, 8, 12_700)] {

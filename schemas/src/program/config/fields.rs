@@ -11,7 +11,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::tree::quoted;
+use super::tree::{Step, quoted};
 use super::{table, units};
 
 /// Types that hold themselves are walked to this depth.
@@ -40,19 +40,26 @@ pub struct Key {
     pub name: String,
     /// What may stand there, in words.
     pub kind: String,
+    /// What stands there when nobody writes it, as a TOML value. Nothing for an absent option, and for
+    /// a key that must be written. For a name that the user chooses, the whole default table of names.
+    pub default: Option<String>,
 }
+
+/// A key as the shape alone knows it, and the way to it: `Index(0)` for any element, [`ANY`] for any name.
+pub(super) struct Listed {
+    pub name: String,
+    pub kind: String,
+    pub path: Vec<Step>,
+}
+
+/// Stands for a name that the user chooses.
+pub(super) const ANY: &str = "<name>";
 
 /// Every key that `T` knows, dotted, in the order of its fields: `store.url`, `source[].path`,
 /// `buffer.<name>.capacity`, `policy.*`.
 #[must_use]
 pub fn known_keys<T: DeserializeOwned>() -> Vec<String> {
-    keys::<T>().into_iter().map(|key| key.name).collect()
-}
-
-/// [`known_keys`] with the kind of each value, for the reference that is generated from it.
-#[must_use]
-pub fn keys<T: DeserializeOwned>() -> Vec<Key> {
-    Shape::of::<T>().keys()
+    Shape::of::<T>().keys().into_iter().map(|key| key.name).collect()
 }
 
 impl Shape {
@@ -60,24 +67,29 @@ impl Shape {
         explore::<T>(&mut Vec::new())
     }
 
-    pub(super) fn keys(&self) -> Vec<Key> {
+    pub(super) fn keys(&self) -> Vec<Listed> {
         let mut keys = Vec::new();
-        self.list("", &mut keys);
+        self.list("", &mut Vec::new(), &mut keys);
         keys
     }
 
-    fn list(&self, at: &str, keys: &mut Vec<Key>) {
+    fn list(&self, at: &str, path: &mut Vec<Step>, keys: &mut Vec<Listed>) {
         let below = |name: &str| if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+        let mut enter = |step: Step, inner: &Self, name: &str| {
+            path.push(step);
+            inner.list(name, path, keys);
+            path.pop();
+        };
         match self {
             Self::Struct(fields) if !fields.is_empty() => {
                 for (field, shape) in fields {
-                    shape.list(&below(&quoted(field)), keys);
+                    enter(Step::Key((*field).to_owned()), shape, &below(&quoted(field)));
                 }
             }
-            Self::Map(inner) => inner.list(&below("<name>"), keys),
-            Self::List(inner) if inner.has_keys() => inner.list(&format!("{at}[]"), keys),
-            Self::Raw => keys.push(Key { name: below("*"), kind: self.kind() }),
-            _ => keys.push(Key { name: at.to_owned(), kind: self.kind() }),
+            Self::Map(inner) => enter(Step::Key(ANY.to_owned()), inner, &below(ANY)),
+            Self::List(inner) if inner.has_keys() => enter(Step::Index(0), inner, &format!("{at}[]")),
+            Self::Raw => keys.push(Listed { name: below("*"), kind: self.kind(), path: path.clone() }),
+            _ => keys.push(Listed { name: at.to_owned(), kind: self.kind(), path: path.clone() }),
         }
     }
 

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use super::tree::{Node, Step, Value, basic_string, dotted, quoted};
 
 /// `effective` as a TOML file that reads back as the same configuration, each value with the origin
-/// it has in `origins`.
+/// it has in `origins`. Of a secret there is only a comment: what is printed ends in logs, reports
+/// and folders of jobs, and a secret that is left out may still come from the environment.
 pub(super) fn annotated(effective: &Node, origins: &Node) -> String {
     let mut page = Page { text: String::new(), origins };
     if let Some(entries) = effective.entries() {
@@ -25,8 +26,12 @@ impl Page<'_> {
     fn table(&mut self, path: &mut Vec<Step>, entries: &BTreeMap<String, Node>) {
         for (key, node) in entries.iter().filter(|(_, node)| !is_section(node)) {
             path.push(Step::Key(key.clone()));
-            let origin = self.origins.origin(path);
-            let _ = writeln!(self.text, "{} = {}  # {origin}", quoted(key), inline(node));
+            let (origin, key) = (self.origins.origin(path), quoted(key));
+            let _ = if is_secret(path, node) {
+                writeln!(self.text, "# {key} is set and not shown: {origin}")
+            } else {
+                writeln!(self.text, "{key} = {}  # {origin}", inline(node))
+            };
             path.pop();
         }
         for (key, node) in entries.iter().filter(|(_, node)| is_section(node)) {
@@ -60,6 +65,20 @@ impl Page<'_> {
         let origin = if is_empty { format!("  # {origin}") } else { String::new() };
         let _ = writeln!(self.text, "{blank}{open}{}{close}{origin}", dotted(&keys));
     }
+}
+
+/// Words in the names of an object store's options that hold what opens it: `aws_access_key_id`,
+/// `aws_secret_access_key`, `aws_session_token`, ...
+const SECRET: [&str; 5] = ["secret", "token", "password", "key", "credential"];
+
+/// Whether `node` opens a store: an option with the name of a secret, or a URL with a user in it.
+fn is_secret(path: &[Step], node: &Node) -> bool {
+    let (Value::Str(text) | Value::Text(text)) = &node.value else { return false };
+    let [.., Step::Key(store), Step::Key(options), Step::Key(name)] = path else { return false };
+    let name = name.to_ascii_lowercase();
+    let authority = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    let opens = SECRET.iter().any(|word| name.contains(word)) || authority.is_some_and(|it| it.contains('@'));
+    store == "store" && options == "options" && opens
 }
 
 /// Whether `node` is written under a header of its own.

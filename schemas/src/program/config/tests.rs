@@ -365,6 +365,58 @@ url = ""  # default
     assert_eq!(again.canonical(), loaded.canonical());
 }
 
+/// As the programs have it: options of an object store, here one table deeper too.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Stored {
+    store: Options,
+    replay: Nested,
+    options: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Options {
+    options: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Nested {
+    store: Options,
+}
+
+#[test]
+fn what_opens_a_store_is_said_to_be_set_and_never_shown() {
+    let secrets = [
+        "aws_access_key_id",
+        "AWS_SECRET_ACCESS_KEY",
+        "aws_session_token",
+        "aws_sse_customer_key_base64",
+        "password",
+    ];
+    let mut file = String::new();
+    for table in ["store.options", "replay.store.options", "options"] {
+        file += &format!("[{table}]\naws_region = \"shown\"\naws_endpoint_url = \"http://host/a@b\"\n");
+        file += "aws_proxy = \"http://user:hidden@host\"\n";
+        file.extend(secrets.map(|name| format!("{name} = \"hidden\"\n")));
+    }
+    let given = given(&file);
+    let shown = given.short(&given.loader.clone().load::<Stored>().unwrap().show());
+    let lines = |text: &str| shown.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(lines("\"shown\"  #"), 3, "{shown}");
+    assert_eq!(lines("\"http://host/a@b\"  #"), 3, "{shown}");
+    assert_eq!(lines("hidden"), 6, "only what is no option of a store is shown: {shown}");
+    assert!(shown.contains("# aws_session_token is set and not shown: replay.toml:7\n"), "{shown}");
+    // What is left is a configuration still, and lacks the secrets alone.
+    let again = self::given(&shown).loader.load::<Stored>().unwrap().value;
+    let mut expected = given.loader.load::<Stored>().unwrap().value;
+    for options in [&mut expected.store.options, &mut expected.replay.store.options] {
+        options.retain(|name, _| matches!(name.as_str(), "aws_region" | "aws_endpoint_url"));
+    }
+    assert_eq!(again, expected);
+}
+
 #[test]
 fn canonical_form_has_one_sorted_line_a_value() {
     let text = "[weights]\nb = 1\na = inf\n[[source]]\npath = \"p\"\n";
@@ -505,31 +557,66 @@ fn table_takes_a_default_name_and_gives_the_same_twice() {
 }
 
 #[test]
-fn known_keys_are_listed_with_their_kinds() {
-    let listed: Vec<String> =
-        keys::<Config>().iter().map(|key| format!("{}: {}", key.name, key.kind)).collect();
+fn known_keys_are_listed_with_their_kinds_and_defaults() {
+    let of = |key: &Key| match &key.default {
+        Some(default) => format!("{}: {} = {default}", key.name, key.kind),
+        None => format!("{}: {}", key.name, key.kind),
+    };
+    let listed: Vec<String> = keys::<Config>().iter().map(of).collect();
     assert_eq!(
         listed,
         [
-            "seed: whole number",
-            "store.url: string",
-            "store.cache_size: size, as `64MiB`",
-            "batch.size: whole number",
-            "batch.wait: duration, as `1h30m`",
-            "batch.fresh: share from 0 to 1",
-            "batch.rate: number",
-            "mode: `exact` or `near-duplicate`",
+            "seed: whole number = 7",
+            "store.url: string = \"\"",
+            "store.cache_size: size, as `64MiB` = \"0B\"",
+            "batch.size: whole number = 32",
+            "batch.wait: duration, as `1h30m` = \"10s\"",
+            "batch.fresh: share from 0 to 1 = 1.0",
+            "batch.rate: number = 0.5",
+            "mode: `exact` or `near-duplicate` = \"exact\"",
             "source[].path: string",
             "source[].follow: `true` or `false`",
             "buffer.<name>.*: keys of the chosen entry",
             "weights.<name>: number",
             "limits.<name>.rows: whole number",
             "limits.<name>.size: size, as `64MiB`",
-            "tags: array of string",
+            "tags: array of string = [\"a\"]",
             "note: string",
         ]
     );
     assert_eq!(known_keys::<Reservoir>(), ["capacity"]);
+}
+
+/// Elements and named tables that need nothing written, and names that have a default.
+#[derive(Serialize, Deserialize)]
+#[serde(default)]
+struct Filled {
+    sizes: Vec<Batch>,
+    stores: BTreeMap<String, Store>,
+    weights: BTreeMap<String, f64>,
+    policy: Table,
+    none: BTreeMap<String, f64>,
+}
+
+impl Default for Filled {
+    fn default() -> Self {
+        let weights = [("b".to_owned(), 0.5), ("a".to_owned(), 2.0)].into();
+        let policy = Table::of("policy", "reservoir");
+        Self { sizes: Vec::new(), stores: BTreeMap::new(), weights, policy, none: BTreeMap::new() }
+    }
+}
+
+#[test]
+fn default_of_a_key_in_an_element_or_a_named_table_is_that_of_an_empty_one() {
+    let keys = keys::<Filled>();
+    let default = |name: &str| {
+        keys.iter().find(|key| key.name == name).unwrap_or_else(|| panic!("{name}: {keys:?}")).default.clone()
+    };
+    assert_eq!(default("sizes[].wait").unwrap(), "\"10s\"");
+    assert_eq!(default("stores.<name>.cache_size").unwrap(), "\"0B\"");
+    assert_eq!(default("weights.<name>").unwrap(), "{ a = 2.0, b = 0.5 }");
+    assert_eq!(default("policy.*").unwrap(), "{ policy = \"reservoir\" }");
+    assert_eq!(default("none.<name>"), None);
 }
 
 /// Its `Default` and that of its table disagree.
