@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::{Array as _, ArrayRef, LargeStringArray};
 use schemas::id::{RecordId, Seq, Shard};
 use schemas::table::records::{RAW_LIMIT, Reason, Rung};
 use schemas::text::Identity;
@@ -32,7 +33,8 @@ impl Block {
     #[must_use]
     pub fn weight(&self) -> usize {
         let lists = self.readings.list.len() * size_of::<Reading>() + self.rows.list.len() * size_of::<Row>();
-        self.readings.bytes.len() + self.rows.texts.len() + self.rows.ends.len() * 4 + lists
+        let columns: usize = self.readings.columns.iter().map(Columns::weight).sum();
+        self.readings.bytes.len() + columns + self.rows.texts.len() + self.rows.ends.len() * 4 + lists
     }
 }
 
@@ -85,9 +87,13 @@ pub struct Place {
     pub path: Option<Arc<str>>,
     /// How often the file had been replaced or had shrunk before.
     pub generation: u64,
-    /// The mark of its first bytes; `None` for the standard input.
+    /// The mark by which the generation is recognised; `None` for the standard input.
     pub head: Option<i64>,
-    /// Which keys of its lines hold what.
+    /// How its readings are decoded.
+    pub format: config::Format,
+    /// What a reading is, where it is plain text.
+    pub record: config::Record,
+    /// Which keys or columns hold what.
     pub fields: Arc<config::Fields>,
 }
 
@@ -97,13 +103,24 @@ impl Place {
     pub fn name(&self) -> &str {
         self.path.as_deref().unwrap_or("standard input")
     }
+
+    /// What its positions count.
+    #[must_use]
+    pub const fn unit(&self) -> &'static str {
+        match self.format {
+            config::Format::Jsonl | config::Format::Text => "byte",
+            config::Format::Parquet => "row",
+        }
+    }
 }
 
-/// Readings, their bytes in one buffer.
+/// Readings, their bytes in one buffer; those that are rows, in columns.
 #[derive(Debug, Default)]
 pub struct Readings {
     /// What the readings' ranges point into.
     pub bytes: Vec<u8>,
+    /// What the readings' rows point into.
+    pub columns: Vec<Columns>,
     /// The files they are from, in the order of reading.
     pub places: Vec<Arc<Place>>,
     /// The readings in the order of their seq.
@@ -114,18 +131,66 @@ pub struct Readings {
     pub time_us: i64,
 }
 
-/// One thing that was read: a line, or the place where a file breaks off.
+/// Some rows of a file of columns: those that fields are mapped to, each as long as `text`. All strings
+/// are `LargeUtf8`, in structs and lists too; a column that the file has not is `None`.
+#[derive(Debug, Clone)]
+pub struct Columns {
+    /// The text.
+    pub text: LargeStringArray,
+    /// The source's own name of the document: text or integers.
+    pub id: Option<ArrayRef>,
+    /// When it happened: timestamps, dates, numbers or text.
+    pub timestamp: Option<ArrayRef>,
+    /// Where it was published: text.
+    pub url: Option<ArrayRef>,
+    /// Where the source says it is from: text.
+    pub origin: Option<ArrayRef>,
+    /// What else there is: text, structs, maps or lists.
+    pub meta: Option<ArrayRef>,
+}
+
+impl Columns {
+    /// Bytes that they hold in memory, about.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let others = [&self.id, &self.timestamp, &self.url, &self.origin, &self.meta];
+        let others: usize = others.into_iter().flatten().map(|column| column.get_array_memory_size()).sum();
+        self.text.get_array_memory_size() + others
+    }
+
+    /// The text of a row; `None` where it is null.
+    #[must_use]
+    pub fn text(&self, row: usize) -> Option<&str> {
+        (row < self.text.len() && self.text.is_valid(row)).then(|| self.text.value(row))
+    }
+}
+
+/// Where lies what was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Its bytes in [`Readings::bytes`].
+    Bytes(Range<usize>),
+    /// A row of one of [`Readings::columns`].
+    Row {
+        /// Which of the columns.
+        columns: u32,
+        /// Its row there.
+        row: u32,
+    },
+}
+
+/// One thing that was read: a line, a row, a file, or the place where a file breaks off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// Which of [`Readings::places`].
     pub place: u32,
-    /// Decoded bytes of the source before it.
+    /// Decoded bytes, or rows, of the file before it.
     pub start: u64,
-    /// Decoded bytes of the source up to its end, line end included.
+    /// Decoded bytes of the file up to its end, line end included; or rows.
     pub end: u64,
-    /// Its bytes in [`Readings::bytes`], without the line end; at most [`RAW_LIMIT`] of a dead letter.
-    pub content: Range<usize>,
-    /// How many bytes it had, without the line end.
+    /// What was read, without the line end; at most [`RAW_LIMIT`] bytes of a dead letter.
+    pub content: Content,
+    /// How many bytes it had, without the line end; of a row, its text.
     pub length: u64,
     /// What the source itself found wrong with it.
     pub fault: Option<Box<Fault>>,
@@ -141,10 +206,23 @@ pub struct Fault {
 }
 
 impl Readings {
-    /// The bytes of a reading.
+    /// The bytes of a reading; of a row, those of its text.
     #[must_use]
     pub fn content(&self, reading: &Reading) -> &[u8] {
-        self.bytes.get(reading.content.clone()).unwrap_or_default()
+        match &reading.content {
+            Content::Bytes(range) => self.bytes.get(range.clone()).unwrap_or_default(),
+            Content::Row { .. } => {
+                let text = self.row(reading).and_then(|(columns, row)| columns.text(row));
+                text.unwrap_or_default().as_bytes()
+            }
+        }
+    }
+
+    /// The columns and the row of a reading that is a row.
+    #[must_use]
+    pub fn row(&self, reading: &Reading) -> Option<(&Columns, usize)> {
+        let Content::Row { columns, row } = reading.content else { return None };
+        Some((self.columns.get(usize::try_from(columns).ok()?)?, usize::try_from(row).ok()?))
     }
 
     /// The bytes of a reading that a dead letter keeps.

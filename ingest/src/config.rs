@@ -51,14 +51,16 @@ impl Default for ShardName {
 pub struct Source {
     /// Its name: what the column `source` and its position are called. Sources are read by name.
     pub name: String,
-    /// A file, a folder (all its `*.jsonl`, `*.ndjson` and `*.json`, plain, `.gz` or `.zst`, by path), or `-`
-    /// for the standard input.
+    /// A file, a folder (all its files whose ending is of the format, by path), or `-` for the standard
+    /// input.
     pub path: String,
     /// What its bytes are.
     pub format: Format,
+    /// What a document is in plain text.
+    pub record: Record,
     /// Whether to wait for more at its end, and for new files.
     pub follow: bool,
-    /// Which keys hold what.
+    /// Which keys or columns hold what.
     pub fields: Fields,
 }
 
@@ -66,12 +68,30 @@ pub struct Source {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// One JSON object a line.
+    /// One JSON object a line: `*.jsonl`, `*.ndjson` and `*.json`, plain, `.gz` or `.zst`.
     #[default]
     Jsonl,
+    /// Plain text, UTF-8: `*.txt`, plain, `.gz` or `.zst`.
+    Text,
+    /// Parquet, a document a row: `*.parquet`.
+    Parquet,
 }
 
-/// `[source.fields]`: the keys of a JSON object that become columns; all others become part of `meta`.
+/// What a document is in plain text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Record {
+    /// A file; its path is its `external_id`.
+    #[default]
+    File,
+    /// What lies between blank lines.
+    Paragraph,
+    /// A line.
+    Line,
+}
+
+/// `[source.fields]`: the keys of a JSON object, or the columns of a Parquet file, that become columns.
+/// All other keys become part of `meta`; all other columns are not read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Fields {
@@ -101,8 +121,10 @@ impl Default for Fields {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Read {
-    /// A longer line is a dead letter.
+    /// A longer line, paragraph, file of one document, or row is a dead letter.
     pub line: Bytes,
+    /// A Parquet file with a larger page (unpacked) or footer is damaged from there on.
+    pub page: Bytes,
     /// Most readings that travel together.
     pub block_lines: u32,
     /// Most bytes that travel together, but for a longer line.
@@ -113,7 +135,13 @@ pub struct Read {
 
 impl Default for Read {
     fn default() -> Self {
-        Self { line: Bytes::mib(16), block_lines: 1024, block_bytes: Bytes::mib(4), poll: Duration::secs(1) }
+        Self {
+            line: Bytes::mib(16),
+            page: Bytes::mib(256),
+            block_lines: 1024,
+            block_bytes: Bytes::mib(4),
+            poll: Duration::secs(1),
+        }
     }
 }
 
@@ -197,6 +225,8 @@ impl Default for Maintain {
     }
 }
 
+const NAME: &str = "must be 1 to 64 of the characters `a-z`, `0-9`, `_` and `-`";
+
 /// The most bytes a line or a block may be allowed to have.
 const MOST: Bytes = Bytes::gib(1);
 
@@ -217,32 +247,10 @@ impl Config {
     pub fn faults(&self) -> Vec<(String, String)> {
         let mut faults: Vec<(String, String)> = Vec::new();
         let mut refuse = |key: &str, why: &str| faults.push((key.to_owned(), why.to_owned()));
-        const NAME: &str = "must be 1 to 64 of the characters `a-z`, `0-9`, `_` and `-`";
         if self.shard().is_none() {
             refuse("shard", NAME);
         }
-        let mut names = BTreeSet::new();
-        for (index, source) in self.source.iter().enumerate() {
-            let key = |field: &str| format!("source[{index}].{field}");
-            if !is_name(&source.name) {
-                refuse(&key("name"), NAME);
-            } else if !names.insert(&source.name) {
-                refuse(&key("name"), "is the name of another source: positions are kept by name");
-            }
-            if source.path.is_empty() {
-                refuse(&key("path"), "is empty: name a file, a folder, or `-` for the standard input");
-            }
-            if source.path == "-" && source.follow {
-                refuse(
-                    &key("follow"),
-                    "has no meaning for the standard input, which is read to its end anyway",
-                );
-            }
-            let fields = source.fields.list();
-            if fields.iter().collect::<BTreeSet<_>>().len() < fields.len() {
-                refuse(&key("fields"), "names one key twice");
-            }
-        }
+        self.source_faults(&mut refuse);
         let stdin = self.source.iter().filter(|source| source.path == "-").count();
         if stdin > 1 {
             refuse("source", "names the standard input twice");
@@ -251,6 +259,9 @@ impl Config {
         }
         if self.read.line.get() == 0 || self.read.line > MOST {
             refuse("read.line", "must be from 1 byte to 1 GiB");
+        }
+        if self.read.page.get() == 0 || self.read.page > MOST {
+            refuse("read.page", "must be from 1 byte to 1 GiB");
         }
         if self.read.block_lines == 0 {
             refuse("read.block_lines", "must be at least 1");
@@ -281,6 +292,37 @@ impl Config {
             refuse("dedup.near.cache", "must be at least twice `commit.bytes`");
         }
         faults
+    }
+
+    fn source_faults(&self, refuse: &mut impl FnMut(&str, &str)) {
+        let mut names = BTreeSet::new();
+        for (index, source) in self.source.iter().enumerate() {
+            let key = |field: &str| format!("source[{index}].{field}");
+            if !is_name(&source.name) {
+                refuse(&key("name"), NAME);
+            } else if !names.insert(&source.name) {
+                refuse(&key("name"), "is the name of another source: positions are kept by name");
+            }
+            if source.path.is_empty() {
+                refuse(&key("path"), "is empty: name a file, a folder, or `-` for the standard input");
+            }
+            if source.path == "-" && source.follow {
+                refuse(
+                    &key("follow"),
+                    "has no meaning for the standard input, which is read to its end anyway",
+                );
+            }
+            if source.path == "-" && source.format == Format::Parquet {
+                refuse(&key("format"), "cannot be read from a pipe: Parquet begins with its end");
+            }
+            if source.record != Record::File && source.format != Format::Text {
+                refuse(&key("record"), "has a meaning with `format = \"text\"` alone");
+            }
+            let fields = source.fields.list();
+            if fields.iter().collect::<BTreeSet<_>>().len() < fields.len() {
+                refuse(&key("fields"), "names one key twice");
+            }
+        }
     }
 }
 
@@ -315,6 +357,37 @@ mod tests {
         assert_eq!(loaded.source[0].fields.text, "body");
         assert_eq!(loaded.source[0].fields.id, "id");
         assert_eq!((loaded.commit.bytes, loaded.commit.seconds), (Bytes::mib(1), Duration::secs(10)));
+    }
+
+    #[test]
+    fn unknown_format_or_record_is_refused_with_the_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ingest.toml");
+        let load = |text: &str| {
+            std::fs::write(&path, format!("[[source]]\nname = 'a'\npath = 'x'\n{text}\n")).unwrap();
+            Loader::new("ingest").file(Some(&path)).load_with(Config::check)
+        };
+        assert_eq!(load("format = 'text'\nrecord = 'line'").unwrap().value.source[0].record, Record::Line);
+        assert_eq!(load("format = 'parquet'").unwrap().value.source[0].format, Format::Parquet);
+        for (text, words) in [
+            ("format = 'csv'", ["csv", "jsonl", "text", "parquet"]),
+            ("format = 'text'\nrecord = 'word'", ["word", "file", "paragraph", "line"]),
+        ] {
+            let said = load(text).unwrap_err().to_string();
+            assert!(words.iter().all(|word| said.contains(&format!("`{word}`"))), "{said}");
+        }
+    }
+
+    #[test]
+    fn formats_are_refused_where_they_cannot_be_read() {
+        let fault = |path: &str, format, record| {
+            let source = Source { name: "a".into(), path: path.into(), format, record, ..Source::default() };
+            let faults = Config { source: vec![source], ..Config::default() }.faults();
+            faults.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(fault("-", Format::Parquet, Record::File), ["source[0].format"]);
+        assert_eq!(fault("x", Format::Jsonl, Record::Line), ["source[0].record"]);
+        assert_eq!(fault("-", Format::Text, Record::Paragraph), Vec::<String>::new());
     }
 
     #[test]

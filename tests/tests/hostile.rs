@@ -1,6 +1,7 @@
 //! Input, machines and users as they are: what goes in, what must come out, and a sound store after each.
 
 mod corpora;
+mod formats;
 mod kill;
 mod lines;
 mod programs;

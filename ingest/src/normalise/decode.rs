@@ -1,25 +1,23 @@
-//! Decodes a line of JSON into the fields of a document.
+//! Decodes a reading into the fields of a document.
 //!
-//! Looked at in this order, the first that is wrong is the reason: bytes, JSON, object, text,
-//! timestamp, the other fields. Of a key that occurs twice the last counts, as most readers of JSON
-//! have it. Keys that no column is mapped to are kept: they become entries of `meta`, before the
-//! entries of the source's own `meta`, which win over them.
+//! One file a format: [`json`] a line of JSON, [`text`] plain text, [`columns`] a row of columns. What a
+//! text must be is the same for all: UTF-8 with a visible character and without NUL.
 
 use std::borrow::Cow;
 
 use schemas::table::records::Reason;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
 
-use super::{Refused, time};
-use crate::config::Fields;
+use super::Refused;
+use crate::block::{Place, Reading, Readings};
+use crate::config::Format;
 
-/// The deepest nesting that `meta` may have: readers of JSON refuse more.
-const DEEPEST: usize = 100;
+pub mod columns;
+pub mod json;
+pub mod text;
 
-/// A decoded line.
+/// A decoded reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line<'a> {
+pub struct Decoded<'a> {
     /// The text.
     pub text: Cow<'a, str>,
     /// When it happened: microseconds since 1970, UTC.
@@ -30,231 +28,61 @@ pub struct Line<'a> {
     pub url: Option<Cow<'a, str>>,
     /// Where the source says it is from.
     pub origin: Option<Cow<'a, str>>,
-    /// What else the line says: a JSON object.
+    /// What else it says: a JSON object.
     pub meta: Option<Cow<'a, str>>,
 }
 
-/// Decodes lines; its memory is reused from line to line.
+/// Decodes readings; its memory is reused from one to the next.
 #[derive(Debug, Default)]
 pub struct Decoder<'a> {
-    entries: Entries<'a>,
-    inner: Entries<'a>,
+    json: json::Decoder<'a>,
 }
 
-type Entries<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
-
 impl<'a> Decoder<'a> {
-    /// The fields of a line, which has no line end.
+    /// The fields of a reading without a fault.
     ///
     /// # Errors
     /// Why it is no document.
-    pub fn line(&mut self, line: &'a [u8], fields: &Fields) -> Result<Line<'a>, Refused> {
-        let line = std::str::from_utf8(line).map_err(|error| {
-            let at = error.valid_up_to();
-            let byte = line.get(at).copied().unwrap_or_default();
-            Refused::new(Reason::InvalidUtf8, format!("byte {at} of the line, 0x{byte:02X}, is not UTF-8"))
-        })?;
-        if !line.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
-            return Err(not_an_object(line));
+    pub fn decode(
+        &mut self,
+        readings: &'a Readings,
+        reading: &Reading,
+        place: &'a Place,
+    ) -> Result<Decoded<'a>, Refused> {
+        if let Some((columns, row)) = readings.row(reading) {
+            return columns::row(columns, row, &place.fields);
         }
-        read_object(line, &mut self.entries).map_err(|error| invalid_json(line, line, &error))?;
-        let text = text(line, self.last(&fields.text), &fields.text)?;
-        let event_time =
-            self.last(&fields.timestamp).map_or(Ok(None), |raw| timestamp(line, raw, &fields.timestamp))?;
-        let external_id = match self.last(&fields.id) {
-            Some(raw) if kind(raw) == Kind::Number => Some(Cow::Borrowed(raw.get())),
-            raw => raw.map_or(Ok(None), |raw| string(line, raw, &fields.id))?,
-        };
-        let url = self.last(&fields.url).map_or(Ok(None), |raw| string(line, raw, &fields.url))?;
-        let origin = self.last(&fields.origin).map_or(Ok(None), |raw| string(line, raw, &fields.origin))?;
-        let meta = self.meta(line, fields)?;
-        Ok(Line { text, event_time, external_id, url, origin, meta })
-    }
-
-    fn last(&self, key: &str) -> Option<&'a RawValue> {
-        self.entries.iter().rev().find(|(name, _)| name == key).map(|(_, raw)| *raw)
-    }
-
-    fn meta(&mut self, line: &'a str, fields: &Fields) -> Result<Option<Cow<'a, str>>, Refused> {
-        let own = self.last(&fields.meta).filter(|raw| kind(raw) != Kind::Null);
-        if let Some(raw) = own.filter(|raw| kind(raw) != Kind::Object) {
-            return Err(wrong_type(&fields.meta, raw, "an object"));
+        match place.format {
+            Format::Text => text::decode(readings.content(reading), place),
+            Format::Jsonl | Format::Parquet => self.json.line(readings.content(reading), &place.fields),
         }
-        let mapped = fields.list();
-        let mut others = self.entries.iter().filter(|(name, _)| !mapped.contains(&name.as_ref())).peekable();
-        let meta = match (own, others.peek()) {
-            (None, None) => return Ok(None),
-            (Some(raw), None) => Cow::Borrowed(raw.get()),
-            (own, Some(_)) => {
-                self.inner.clear();
-                if let Some(raw) = own {
-                    read_object(raw.get(), &mut self.inner)
-                        .map_err(|error| invalid_json(line, raw.get(), &error))?;
-                }
-                Cow::Owned(joined(others, &self.inner))
-            }
-        };
-        check_meta(&meta, &fields.meta)?;
-        Ok(Some(meta))
     }
 }
 
-/// An object of the entries of `outer` whose keys `inner` has not, then those of `inner`.
-fn joined<'e, 'a: 'e>(
-    outer: impl Iterator<Item = &'e (Cow<'a, str>, &'a RawValue)>,
-    inner: &'e [(Cow<'a, str>, &'a RawValue)],
-) -> String {
-    let outer = outer.filter(|(name, _)| !inner.iter().any(|(key, _)| key == name));
-    let mut object = String::from("{");
-    for (name, raw) in outer.chain(inner) {
-        if object.len() > 1 {
-            object.push(',');
-        }
-        // How JSON writes a string.
-        object.push_str(&serde_json::Value::from(name.as_ref()).to_string());
-        object.push(':');
-        object.push_str(raw.get());
-    }
-    object.push('}');
-    object
+/// The text that `bytes` are, those of a `what`.
+fn utf8<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str, Refused> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        let byte = bytes.get(at).copied().unwrap_or_default();
+        Refused::new(Reason::InvalidUtf8, format!("byte {at} of the {what}, 0x{byte:02X}, is not UTF-8"))
+    })
 }
 
-/// Refuses what a later reader of the column could not read.
-fn check_meta(meta: &str, key: &str) -> Result<(), Refused> {
-    let mut depth = 0_usize;
-    let mut deepest = 0;
-    let mut in_string = false;
-    let mut escaped = false;
-    for byte in meta.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => depth += 1,
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        deepest = deepest.max(depth);
+/// Refuses a text that says nothing, or is none.
+fn check_text(text: &str, what: &str) -> Result<(), Refused> {
+    if let Some(at) = memchr::memchr(0, text.as_bytes()) {
+        return Err(Refused::new(Reason::Nul, format!("byte {at} of {what} is NUL")));
     }
-    if deepest > DEEPEST {
-        let detail = format!("`{key}` is nested {deepest} deep, more than {DEEPEST}");
-        return Err(Refused::new(Reason::InvalidJson, detail));
-    }
-    // Values are passed over unread; only an escape can hide what is not text.
-    if meta.contains("\\u") {
-        serde_json::from_str::<serde_json::Value>(meta).map_err(|error| {
-            Refused::new(
-                Reason::InvalidJson,
-                format!("{} in `{key}` or a key without a column", said(&error)),
-            )
-        })?;
+    if text.trim().is_empty() {
+        let why = if text.is_empty() { "is empty" } else { "is white space only" };
+        return Err(Refused::new(Reason::EmptyText, format!("{what} {why}")));
     }
     Ok(())
 }
 
-fn text<'a>(line: &str, raw: Option<&'a RawValue>, key: &str) -> Result<Cow<'a, str>, Refused> {
-    let Some(raw) = raw else {
-        return Err(Refused::new(Reason::MissingText, format!("there is no key `{key}`")));
-    };
-    if kind(raw) != Kind::String {
-        return Err(wrong_type(key, raw, "a string"));
-    }
-    let text = unescape(line, raw)?;
-    if let Some(at) = memchr::memchr(0, text.as_bytes()) {
-        return Err(Refused::new(Reason::Nul, format!("byte {at} of `{key}` is NUL")));
-    }
-    if text.trim().is_empty() {
-        let what = if text.is_empty() { "is empty" } else { "is white space only" };
-        return Err(Refused::new(Reason::EmptyText, format!("`{key}` {what}")));
-    }
-    Ok(text)
-}
-
-fn string<'a>(line: &str, raw: &'a RawValue, key: &str) -> Result<Option<Cow<'a, str>>, Refused> {
-    match kind(raw) {
-        Kind::Null => Ok(None),
-        Kind::String => unescape(line, raw).map(Some),
-        _ => Err(wrong_type(key, raw, "a string")),
-    }
-}
-
-fn timestamp(line: &str, raw: &RawValue, key: &str) -> Result<Option<i64>, Refused> {
-    let time = match kind(raw) {
-        Kind::Null => return Ok(None),
-        Kind::String => time::of_text(&unescape(line, raw)?),
-        Kind::Number => raw.get().parse().ok().and_then(time::of_number),
-        _ => return Err(wrong_type(key, raw, "a string or a number")),
-    };
-    let invalid = || {
-        let detail = format!("`{key}` is {}, no time in the years 0001 to 9999", shortened(raw.get()));
-        Refused::new(Reason::InvalidTimestamp, detail)
-    };
-    time.map(Some).ok_or_else(invalid)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Null,
-    Truth,
-    Number,
-    String,
-    Array,
-    Object,
-}
-
-/// What kind of value a raw value is, which is known to be valid.
-fn kind(raw: &RawValue) -> Kind {
-    match raw.get().bytes().next() {
-        Some(b'n') => Kind::Null,
-        Some(b't' | b'f') => Kind::Truth,
-        Some(b'"') => Kind::String,
-        Some(b'[') => Kind::Array,
-        Some(b'{') => Kind::Object,
-        _ => Kind::Number,
-    }
-}
-
-const fn described(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Null => "null",
-        Kind::Truth => "true or false",
-        Kind::Number => "a number",
-        Kind::String => "a string",
-        Kind::Array => "an array",
-        Kind::Object => "an object",
-    }
-}
-
-fn wrong_type(key: &str, raw: &RawValue, expected: &str) -> Refused {
-    Refused::new(Reason::WrongType, format!("`{key}` is {}, not {expected}", described(kind(raw))))
-}
-
-fn not_an_object(line: &str) -> Refused {
-    match serde_json::from_str::<&RawValue>(line) {
-        Ok(raw) => {
-            Refused::new(Reason::NotAnObject, format!("the line is {}, not an object", described(kind(raw))))
-        }
-        Err(error) => invalid_json(line, line, &error),
-    }
-}
-
-/// What a parser said about `part`, which lies in `line`, with the byte of the line.
-fn invalid_json(line: &str, part: &str, error: &serde_json::Error) -> Refused {
-    let offset = (part.as_ptr() as usize).saturating_sub(line.as_ptr() as usize);
-    let at = offset + error.column();
-    Refused::new(Reason::InvalidJson, format!("{}, near byte {at} of the line", said(error)))
-}
-
-/// What a parser said, without the place.
-fn said(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let what = message.strip_suffix(&place).unwrap_or(&message);
-    // The parser's words for an escape like `\ud83d` without its other half.
-    if what.contains("surrogate") || what == "unexpected end of hex escape" {
-        return "a surrogate escape without its other half".to_owned();
-    }
-    what.to_owned()
+fn invalid_timestamp(key: &str, value: &str) -> Refused {
+    let detail = format!("`{key}` is {}, no time in the years 0001 to 9999", shortened(value));
+    Refused::new(Reason::InvalidTimestamp, detail)
 }
 
 fn shortened(text: &str) -> String {
@@ -263,50 +91,3 @@ fn shortened(text: &str) -> String {
         None => format!("`{text}`"),
     }
 }
-
-fn unescape<'a>(line: &str, raw: &'a RawValue) -> Result<Cow<'a, str>, Refused> {
-    let inside = raw.get().get(1..raw.get().len().saturating_sub(1)).unwrap_or_default();
-    if !inside.contains('\\') {
-        return Ok(Cow::Borrowed(inside));
-    }
-    serde_json::from_str(raw.get()).map(Cow::Owned).map_err(|error| invalid_json(line, raw.get(), &error))
-}
-
-/// Reads the entries of an object into `entries`, values unread.
-fn read_object<'a>(text: &'a str, entries: &mut Entries<'a>) -> Result<(), serde_json::Error> {
-    entries.clear();
-    let mut reader = serde_json::Deserializer::from_str(text);
-    Collect(entries).deserialize(&mut reader)?;
-    reader.end()
-}
-
-struct Collect<'e, 'a>(&'e mut Entries<'a>);
-
-impl<'a> DeserializeSeed<'a> for Collect<'_, 'a> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'a> Visitor<'a> for Collect<'_, 'a> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<(), M::Error> {
-        while let Some((Key(name), raw)) = map.next_entry::<Key<'a>, &'a RawValue>()? {
-            self.0.push((name, raw));
-        }
-        Ok(())
-    }
-}
-
-/// A key, borrowed unless it has escapes.
-#[derive(serde::Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-#[cfg(test)]
-mod tests;

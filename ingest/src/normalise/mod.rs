@@ -1,17 +1,17 @@
 //! Makes a document or a dead letter of each reading.
 //!
 //! ```text
-//! decode (line -> fields) ─> time (timestamp -> microseconds) ─> passage (text -> passages) ─> identity
+//! decode (reading -> fields) ─> time (timestamp -> microseconds) ─> passage (text -> passages) ─> identity
 //! ```
 //!
 //! A function of the reading alone: rows are computed on all cores, in any order, and put together in
 //! the order of reading.
 
 use rayon::prelude::*;
-use schemas::table::records::Reason;
+use schemas::table::records::{RAW_LIMIT, Reason};
 use schemas::text::{Identity, folded_hash};
 
-use crate::block::{Block, Document, Place, Reading, Readings, Row, Rows, Verdict};
+use crate::block::{Block, Content, Document, Place, Reading, Readings, Row, Rows, Verdict};
 
 pub mod decode;
 pub mod passage;
@@ -46,6 +46,7 @@ impl Normaliser {
         let dead = rows.list.iter().filter(|row| matches!(row, Row::Dead { .. })).count();
         block.tally.dead_letters += dead as u64;
         block.rows = rows;
+        keep_rows_without_text(&mut block);
         block
     }
 
@@ -57,8 +58,13 @@ impl Normaliser {
             let row = match self.document(readings, reading, place, &mut decoder, &mut rows) {
                 Ok(document) => Row::Document { document, verdict: Verdict::Kept, marks: None },
                 Err(refused) => {
-                    let detail =
-                        format!("{}, at byte {} of `{}`", refused.detail, reading.start, place.name());
+                    let detail = format!(
+                        "{}, at {} {} of `{}`",
+                        refused.detail,
+                        place.unit(),
+                        reading.start,
+                        place.name()
+                    );
                     Row::Dead { reason: refused.reason, detail: rows.push_text(&detail) }
                 }
             };
@@ -71,27 +77,51 @@ impl Normaliser {
         &self,
         readings: &'r Readings,
         reading: &Reading,
-        place: &Place,
+        place: &'r Place,
         decoder: &mut Decoder<'r>,
         rows: &mut Rows,
     ) -> Result<Document, Refused> {
         if let Some(fault) = &reading.fault {
             return Err(Refused { reason: fault.reason, detail: fault.detail.clone() });
         }
-        let line = decoder.line(readings.content(reading), &place.fields)?;
+        let decoded = decoder.decode(readings, reading, place)?;
         let passages = rows.ends.len();
-        passage::cut(&line.text, &mut rows.ends);
+        passage::cut(&decoded.text, &mut rows.ends);
         Ok(Document {
-            identity: Identity::of(&line.text, self.secret),
-            folded: folded_hash(&line.text),
-            event_time: line.event_time,
-            text: rows.push_text(&line.text),
-            external_id: line.external_id.map(|id| rows.push_text(&id)),
-            url: line.url.map(|url| rows.push_text(&url)),
-            origin: line.origin.map(|origin| rows.push_text(&origin)),
-            meta: line.meta.map(|meta| rows.push_text(&meta)),
+            identity: Identity::of(&decoded.text, self.secret),
+            folded: folded_hash(&decoded.text),
+            event_time: decoded.event_time,
+            text: rows.push_text(&decoded.text),
+            external_id: decoded.external_id.map(|id| rows.push_text(&id)),
+            url: decoded.url.map(|url| rows.push_text(&url)),
+            origin: decoded.origin.map(|origin| rows.push_text(&origin)),
+            meta: decoded.meta.map(|meta| rows.push_text(&meta)),
             passages: passages..rows.ends.len(),
         })
+    }
+}
+
+/// A dead letter keeps what was read: of a row that has no text, its fields as JSON.
+fn keep_rows_without_text(block: &mut Block) {
+    let readings = &mut block.readings;
+    for index in 0..readings.list.len().min(block.rows.list.len()) {
+        let (Some(reading), Some(Row::Dead { .. })) = (readings.list.get(index), block.rows.list.get(index))
+        else {
+            continue;
+        };
+        let (Some((columns, row)), Some(place)) = (readings.row(reading), readings.place(reading)) else {
+            continue;
+        };
+        if columns.text(row).is_some() {
+            continue;
+        }
+        let json = decode::columns::json(columns, row, &place.fields);
+        let start = readings.bytes.len();
+        readings.bytes.extend_from_slice(json.get(..RAW_LIMIT).unwrap_or(&json));
+        if let Some(reading) = readings.list.get_mut(index) {
+            reading.content = Content::Bytes(start..readings.bytes.len());
+            reading.length = json.len() as u64;
+        }
     }
 }
 

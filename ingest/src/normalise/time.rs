@@ -27,7 +27,7 @@ pub fn of_text(text: &str) -> Option<i64> {
     // What a shorter form leaves out is what it means.
     let whole = ["", "Z", "T00:00:00Z"];
     let time = whole.iter().find_map(|rest| DateTime::parse_from_rfc3339(&format!("{text}{rest}")).ok())?;
-    in_range(time.timestamp_micros())
+    of_micros(time.timestamp_micros())
 }
 
 /// The time that a number names; `None` outside the years 0001 to 9999.
@@ -36,10 +36,12 @@ pub fn of_number(number: f64) -> Option<i64> {
     let scale = if number.abs() < MILLISECONDS_FROM { 1e6 } else { 1e3 };
     let time = (number * scale).round();
     // The bounds are far inside of i64; NaN and infinities are outside of them.
-    (time >= FIRST_US as f64 && time <= LAST_US as f64).then_some(time as i64).and_then(in_range)
+    (time >= FIRST_US as f64 && time <= LAST_US as f64).then_some(time as i64).and_then(of_micros)
 }
 
-fn in_range(time_us: i64) -> Option<i64> {
+/// A time in microseconds since 1970; `None` outside the years 0001 to 9999.
+#[must_use]
+pub fn of_micros(time_us: i64) -> Option<i64> {
     (FIRST_US..=LAST_US).contains(&time_us).then_some(time_us)
 }
 

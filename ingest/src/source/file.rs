@@ -1,4 +1,4 @@
-//! Reads one file: recognises its generation, finds its position, decodes it to its end.
+//! Reads one file of bytes: recognises its generation, finds its position, decodes it to its end.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,12 +8,14 @@ use std::time::SystemTime;
 
 use flate2::bufread::MultiGzDecoder;
 use schemas::table::records::Reason;
+use xxhash_rust::xxh3::Xxh3Default;
 
-use super::lines::{Last, Lines};
+use super::blocks::Blocks;
+use super::cut::{Cutter, Last};
 use super::walk::{Found, Packing, packing};
-use super::{End, FileName, MARKED, Position, SourceError, mark, marked_length};
+use super::{End, FileName, MARKED, Position, SourceError, digest, mark, marked_length, parquet, record};
 use crate::block::{Fault, Place};
-use crate::config;
+use crate::config::{self, Format, Record};
 
 /// The largest window a zstd frame may have, as a power of two: 128 MiB.
 const WINDOW_LOG: u32 = 27;
@@ -29,6 +31,10 @@ type Stamp = (u64, Option<SystemTime>);
 pub(super) struct Files {
     /// Files that need not be opened again while they look the same.
     seen: BTreeMap<FileName, Stamp>,
+    /// Files that are read when they look the same once more.
+    unsettled: BTreeMap<FileName, Stamp>,
+    /// By source, how many files its last look passed over.
+    passed: BTreeMap<String, usize>,
 }
 
 impl Files {
@@ -38,21 +44,48 @@ impl Files {
         source: &config::Source,
         found: &Found,
         waits: bool,
-        lines: &mut Lines,
+        blocks: &mut Blocks,
     ) -> Result<(), End> {
-        lines.outlet.go_on()?;
+        blocks.outlet.go_on()?;
         let input = Input { source, found };
         let Some((file, stamp)) = input.open()? else { return Ok(()) };
         let name: FileName = (source.name.as_str().into(), Some(Arc::clone(&found.relative)));
         if self.seen.get(&name) == Some(&stamp) {
             return Ok(());
         }
-        let known = lines.position(&name);
-        if let Some(start) = input.start(&file, stamp.0, known)? {
-            input.lines(start, waits, lines)?;
+        let whole = source.format == Format::Text && source.record == Record::File;
+        if whole && waits && self.unsettled.get(&name) != Some(&stamp) {
+            self.unsettled.insert(name, stamp);
+            return Ok(());
+        }
+        self.unsettled.remove(&name);
+        let known = blocks.position(&name);
+        if source.format == Format::Parquet {
+            parquet::read(input, &file, stamp.0, known, waits, blocks)?;
+        } else if whole {
+            input.whole(&file, known, waits, blocks)?;
+        } else if let Some(start) = input.start(&file, stamp.0, known)? {
+            input.records(start, waits, blocks)?;
         }
         self.seen.insert(name, stamp);
         Ok(())
+    }
+
+    /// Says which files of a source are passed over, when their number changed.
+    pub(super) fn pass_over(&mut self, source: &config::Source, passed: &[String]) {
+        let before = self.passed.insert(source.name.clone(), passed.len()).unwrap_or(0);
+        if let Some(first) = passed.first().filter(|_| before != passed.len()) {
+            let files = passed.len();
+            tracing::info!(
+                source = source.name,
+                files,
+                first,
+                "files are passed over: their endings are not of the source's format"
+            );
+        }
+        for path in passed.iter().filter(|_| before != passed.len()) {
+            tracing::debug!(source = source.name, path, "file is passed over");
+        }
     }
 }
 
@@ -78,8 +111,8 @@ enum Resumed {
 
 /// One file of a source.
 #[derive(Clone, Copy)]
-struct Input<'a> {
-    source: &'a config::Source,
+pub(super) struct Input<'a> {
+    pub source: &'a config::Source,
     found: &'a Found,
 }
 
@@ -109,17 +142,21 @@ impl Input<'_> {
         match self.resume(file, length, known)? {
             Resumed::At(start) => Ok(Some(start)),
             Resumed::Nothing => Ok(None),
-            Resumed::Replaced => {
-                let generation = known.generation + 1;
-                tracing::info!(
-                    source = self.source.name,
-                    path = %self.found.path.display(),
-                    generation,
-                    "file was replaced, shortened or mended: reading it from its beginning"
-                );
-                self.fresh(file, generation)
-            }
+            Resumed::Replaced => self.fresh(file, self.next_generation(Some(known))),
         }
+    }
+
+    /// The generation of a file that is not the one that was known.
+    pub(super) fn next_generation(self, known: Option<Position>) -> u64 {
+        let Some(known) = known else { return 0 };
+        let generation = known.generation + 1;
+        tracing::info!(
+            source = self.source.name,
+            path = %self.found.path.display(),
+            generation,
+            "file was replaced, changed or mended: reading it from its beginning"
+        );
+        generation
     }
 
     /// The beginning of a generation; `None` of an empty file.
@@ -170,32 +207,72 @@ impl Input<'_> {
     }
 
     /// Reads from `start` to the end.
-    fn lines(self, start: Start, waits: bool, lines: &mut Lines) -> Result<(), End> {
+    fn records(self, start: Start, waits: bool, blocks: &mut Blocks) -> Result<(), End> {
         let Start { place, at, ready, mut broken, mut rest } = start;
-        lines.begin(place, at);
-        lines.feed(&ready)?;
+        blocks.begin(place);
+        let mut cutter = Cutter::new(record(self.source), at);
+        cutter.feed(blocks, &ready)?;
         let mut chunk = vec![0; CHUNK];
         while broken.is_none() {
-            lines.outlet.go_on()?;
+            blocks.outlet.go_on()?;
             match self.read(&mut rest, &mut chunk)? {
                 Ok(0) => break,
-                Ok(count) => lines.feed(chunk.get(..count).unwrap_or_default())?,
+                Ok(count) => cutter.feed(blocks, chunk.get(..count).unwrap_or_default())?,
                 Err(fault) => broken = Some(fault),
             }
         }
-        lines.finish(match broken {
+        let last = match broken {
             // What is being written looks cut off until it is complete.
             Some(fault) if waits && fault.reason == Reason::Truncated => Last::Growing,
             Some(fault) => Last::Broken(fault),
             None if waits => Last::Growing,
             None => Last::Whole,
-        })
+        };
+        cutter.finish(blocks, last)
     }
 
-    fn place(self, generation: u64, head: Option<i64>) -> Place {
+    /// Reads a file that is one document, unless it is the one that is known.
+    fn whole(
+        self,
+        file: &Arc<File>,
+        known: Option<Position>,
+        waits: bool,
+        blocks: &mut Blocks,
+    ) -> Result<(), End> {
+        let mut rest = self.decoder(file, 0)?;
+        let mut cutter = Cutter::new(Record::File, 0);
+        let mut hash = Xxh3Default::new();
+        let mut chunk = vec![0; CHUNK];
+        let (mut length, mut broken) = (0, None);
+        while broken.is_none() {
+            blocks.outlet.go_on()?;
+            match self.read(&mut rest, &mut chunk)? {
+                Ok(0) => break,
+                Ok(count) => {
+                    let bytes = chunk.get(..count).unwrap_or_default();
+                    hash.update(bytes);
+                    length += count as u64;
+                    cutter.feed(blocks, bytes)?;
+                }
+                Err(fault) => broken = Some(fault),
+            }
+        }
+        let head = digest(hash.digest128(), length);
+        let same = known.is_some_and(|known| known.head == head && known.broken == broken.is_some());
+        let growing = waits && broken.as_ref().is_some_and(|fault| fault.reason == Reason::Truncated);
+        if same || growing || length == 0 && broken.is_none() {
+            blocks.truncate(0);
+            return Ok(());
+        }
+        blocks.begin(self.place(self.next_generation(known), head));
+        cutter.finish(blocks, broken.map_or(Last::Whole, Last::Broken))
+    }
+
+    pub(super) fn place(self, generation: u64, head: Option<i64>) -> Place {
         let path = Some(Arc::clone(&self.found.relative));
         let fields = Arc::new(self.source.fields.clone());
-        Place { source: self.source.name.as_str().into(), path, generation, head, fields }
+        let config::Source { format, record, .. } = *self.source;
+        Place { source: self.source.name.as_str().into(), path, generation, head, format, record, fields }
     }
 
     fn packing(self) -> Packing {
@@ -280,7 +357,7 @@ impl Input<'_> {
         Ok(skipped)
     }
 
-    fn failed(self, act: &'static str, source: std::io::Error) -> SourceError {
+    pub(super) fn failed(self, act: &'static str, source: std::io::Error) -> SourceError {
         SourceError::Io { name: self.source.name.clone(), act, path: self.found.path.clone(), source }
     }
 }

@@ -1,26 +1,33 @@
 //! Reads sources into blocks of readings, each with its position.
 //!
 //! ```text
-//! walk (which files, in order) ─> file (which generation, from where) ─> lines (blocks of readings)
-//! stdin ────────────────────────────────────────────────────────────────┘
+//! walk (which files, in order) ─> file (which generation, from where) ─> cut (records) ─> blocks
+//! stdin ─────────────────────────────────────────────────────────────────┘                  │
+//! parquet (which generation, from which row) ───────────────────────────────────────────────┘
 //! ```
 //!
-//! The order of reading is a function of the input: sources by name, files by path, lines as they
+//! The order of reading is a function of the input: sources by name, files by path, records as they
 //! come. Followed sources are looked at again in the same order, so a file that grew is read on after
 //! all others were looked at.
 //!
-//! Files are JSON Lines: plain, gzip (of any number of members) or zstd (of any number of frames, with
-//! a window of up to 128 MiB), told apart by the ending of their name.
+//! Files of JSON Lines and of plain text are plain, gzip (of any number of members) or zstd (of any number
+//! of frames, with a window of up to 128 MiB), told apart by the ending of their name.
 //!
 //! # Positions
 //! A position is how many *decoded* bytes of a file have become readings. A reading ends after its
-//! line end; blank lines are no readings and belong to nobody. A line without a line end counts when
-//! the source is not followed (or the run is to end by itself), else it waits for its end.
+//! line end; blank lines are no readings and belong to nobody. A line or paragraph without its end counts
+//! when the source is not followed (or the run is to end by itself), else it waits for it.
 //!
 //! A file that breaks off inside its compression is one dead letter at the decoded offset of the
 //! break; the break counts as one byte, so that it has a position like everything else. When such a
 //! file is mended, it is a new generation and read from its beginning: the first reading had cut a
 //! line in two.
+//!
+//! A text file that is one document ([`config::Record::File`]) is read whole or not at all: it does not
+//! grow, it is another generation when anything of it changed. While it is followed it is read when it
+//! looked the same twice, so that a half-written one is not taken.
+//!
+//! The positions of a Parquet file are rows: see the module `parquet`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,9 +39,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config;
 
+mod blocks;
+mod cut;
 mod file;
-mod lines;
 mod outlet;
+mod parquet;
 mod stdin;
 mod walk;
 
@@ -43,17 +52,17 @@ mod tests;
 
 pub use outlet::Outlet;
 
+use blocks::Blocks;
 use file::Files;
-use lines::Lines;
 
 /// Where one file stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Position {
     /// How often it had been replaced or had shrunk.
     pub generation: u64,
-    /// The mark of its first bytes, see [`mark`]; `None` for the standard input.
+    /// The mark of its first bytes, see [`mark`], or of its [`digest`]; `None` for the standard input.
     pub head: Option<i64>,
-    /// Decoded bytes consumed.
+    /// Decoded bytes, or rows, consumed.
     pub end: u64,
     /// Whether the last of them stands for the place where it breaks off.
     pub broken: bool,
@@ -128,7 +137,13 @@ pub const fn marked_length(mark: i64) -> usize {
     (mark as usize & (MARKED - 1)) + 1
 }
 
-/// A source that cannot be read at all. What is wrong with single lines is a dead letter, never an error.
+/// The mark of a file that does not grow, by the hash of what identifies it and its length.
+#[must_use]
+pub fn digest(hash: u128, length: u64) -> Option<i64> {
+    mark(&[&hash.to_be_bytes()[..], &length.to_be_bytes()].concat())
+}
+
+/// A source that cannot be read at all. What is wrong with single records is a dead letter, never an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
@@ -217,10 +232,10 @@ pub fn read(
 ) -> Result<(), SourceError> {
     let mut ordered: Vec<&config::Source> = sources.iter().collect();
     ordered.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut lines = Lines::new(limits, positions, first, outlet);
-    let ended = passes(&ordered, limits, once, &mut lines);
+    let mut blocks = Blocks::new(limits, positions, first, outlet);
+    let ended = passes(&ordered, once, &mut blocks);
     // What was read before a stop or a failure is good.
-    let flushed = lines.flush();
+    let flushed = blocks.flush();
     match ended.and(flushed) {
         Ok(()) | Err(End::Halted) => Ok(()),
         Err(End::Failed(error)) => Err(error),
@@ -228,35 +243,44 @@ pub fn read(
 }
 
 /// Looks at all sources, and again at the followed ones.
-fn passes(
-    sources: &[&config::Source],
-    limits: config::Read,
-    once: bool,
-    lines: &mut Lines,
-) -> Result<(), End> {
+fn passes(sources: &[&config::Source], once: bool, blocks: &mut Blocks) -> Result<(), End> {
     let mut files = Files::default();
     for source in sources {
-        read_source(source, once, &mut files, lines)?;
+        read_source(source, once, &mut files, blocks)?;
     }
     let followed: Vec<_> = sources.iter().filter(|source| source.follow && !once).collect();
     while !followed.is_empty() {
-        lines.flush()?;
-        lines.outlet.pause(limits.poll.get())?;
+        blocks.flush()?;
+        blocks.outlet.pause(blocks.limits.poll.get())?;
         for source in &followed {
-            read_source(source, once, &mut files, lines)?;
+            read_source(source, once, &mut files, blocks)?;
         }
     }
     Ok(())
 }
 
-fn read_source(source: &config::Source, once: bool, files: &mut Files, lines: &mut Lines) -> Result<(), End> {
-    let config::Format::Jsonl = source.format;
+fn read_source(
+    source: &config::Source,
+    once: bool,
+    files: &mut Files,
+    blocks: &mut Blocks,
+) -> Result<(), End> {
     if source.path == "-" {
-        return stdin::read(source, lines);
+        return stdin::read(source, blocks);
     }
     let waits = source.follow && !once;
-    for path in walk::files(source, waits)? {
-        files.read(source, &path, waits, lines)?;
+    let walk = walk::files(source, waits)?;
+    files.pass_over(source, &walk.passed);
+    for path in walk.found {
+        files.read(source, &path, waits, blocks)?;
     }
     Ok(())
+}
+
+/// What a record of a source is that comes in bytes.
+const fn record(source: &config::Source) -> config::Record {
+    match source.format {
+        config::Format::Text => source.record,
+        config::Format::Jsonl | config::Format::Parquet => config::Record::Line,
+    }
 }

@@ -10,21 +10,22 @@ use std::thread;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::lines::{Last, Lines};
-use super::{End, SourceError};
+use super::blocks::Blocks;
+use super::cut::{Cutter, Last};
+use super::{End, SourceError, record};
 use crate::block::Place;
 use crate::config;
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
 
-/// Pieces that wait to be cut into lines.
+/// Pieces that wait to be cut into records.
 const AHEAD: usize = 8;
 
 type Piece = std::io::Result<Vec<u8>>;
 
-pub(super) fn read(source: &config::Source, lines: &mut Lines) -> Result<(), End> {
-    read_from(std::io::stdin(), source, lines)
+pub(super) fn read(source: &config::Source, blocks: &mut Blocks) -> Result<(), End> {
+    read_from(std::io::stdin(), source, blocks)
 }
 
 /// Reads `input` to its end. A thread of its own does, because nothing can wake a thread that waits
@@ -32,7 +33,7 @@ pub(super) fn read(source: &config::Source, lines: &mut Lines) -> Result<(), End
 pub(super) fn read_from(
     input: impl Read + Send + 'static,
     source: &config::Source,
-    lines: &mut Lines,
+    blocks: &mut Blocks,
 ) -> Result<(), End> {
     let failed = |error| SourceError::Io {
         name: source.name.clone(),
@@ -41,30 +42,39 @@ pub(super) fn read_from(
         source: error,
     };
     let fields = Arc::new(source.fields.clone());
-    let place = Place { source: source.name.as_str().into(), path: None, generation: 0, head: None, fields };
-    let at = lines.position(&(place.source.clone(), None)).map_or(0, |position| position.end);
+    let place = Place {
+        source: source.name.as_str().into(),
+        path: None,
+        generation: 0,
+        head: None,
+        format: source.format,
+        record: source.record,
+        fields,
+    };
+    let at = blocks.position(&(place.source.clone(), None)).map_or(0, |position| position.end);
     tracing::info!(
         source = source.name,
         at,
         "reading the standard input: its first byte is taken for this one"
     );
-    lines.begin(place, at);
+    blocks.begin(place);
+    let mut cutter = Cutter::new(record(source), at);
     let (sender, mut queue) = mpsc::channel(AHEAD);
     thread::Builder::new().name("stdin".to_owned()).spawn(move || pump(input, &sender)).map_err(failed)?;
     loop {
-        lines.outlet.go_on()?;
+        blocks.outlet.go_on()?;
         let piece = match queue.try_recv() {
             Ok(piece) => Some(piece),
             Err(TryRecvError::Disconnected) => None,
             Err(TryRecvError::Empty) => {
                 // Whoever writes line by line sees its lines go on.
-                lines.flush()?;
-                lines.outlet.next(&mut queue)?
+                blocks.flush()?;
+                blocks.outlet.next(&mut queue)?
             }
         };
         match piece {
-            Some(piece) => lines.feed(&piece.map_err(failed)?)?,
-            None => return lines.finish(Last::Whole),
+            Some(piece) => cutter.feed(blocks, &piece.map_err(failed)?)?,
+            None => return cutter.finish(blocks, Last::Whole),
         }
     }
 }

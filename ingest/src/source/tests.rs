@@ -13,21 +13,23 @@ use super::*;
 use crate::block::Block;
 use crate::edge::{Receiver, edge};
 
+mod text;
+
 /// A reading without how it travelled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    seq: u64,
-    source: String,
-    path: Option<String>,
-    generation: u64,
-    start: u64,
-    end: u64,
-    raw: Vec<u8>,
-    length: u64,
-    reason: Option<Reason>,
+pub(super) struct Seen {
+    pub seq: u64,
+    pub source: String,
+    pub path: Option<String>,
+    pub generation: u64,
+    pub start: u64,
+    pub end: u64,
+    pub raw: Vec<u8>,
+    pub length: u64,
+    pub reason: Option<Reason>,
 }
 
-fn seen(block: &Block) -> Vec<Seen> {
+pub(super) fn seen(block: &Block) -> Vec<Seen> {
     let readings = &block.readings;
     assert_eq!(block.tally.read, readings.list.len() as u64);
     let one = |(index, reading): (usize, &crate::block::Reading)| {
@@ -47,7 +49,7 @@ fn seen(block: &Block) -> Vec<Seen> {
     readings.list.iter().enumerate().map(one).collect()
 }
 
-fn source(name: &str, path: &Path) -> config::Source {
+pub(super) fn source(name: &str, path: &Path) -> config::Source {
     config::Source { name: name.into(), path: path.to_str().unwrap().into(), ..config::Source::default() }
 }
 
@@ -55,41 +57,41 @@ fn roomy() -> config::Queue {
     config::Queue { blocks: 100_000, bytes: Bytes::gib(1) }
 }
 
-fn small(block_lines: u32, block_bytes: u64) -> config::Read {
+pub(super) fn small(block_lines: u32, block_bytes: u64) -> config::Read {
     config::Read { block_lines, block_bytes: Bytes::new(block_bytes), ..config::Read::default() }
 }
 
-/// Reads with one `Lines` over an edge with room for everything.
-struct Bench {
+/// Reads with one `Blocks` over an edge with room for everything.
+pub(super) struct Bench {
     runtime: tokio::runtime::Runtime,
-    lines: Lines,
-    files: Files,
+    pub blocks: Blocks,
+    pub files: Files,
     receiver: Receiver,
 }
 
 impl Bench {
-    fn new(limits: config::Read, positions: Positions, first: u64) -> Self {
+    pub fn new(limits: config::Read, positions: Positions, first: u64) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let clock = Clock::manual(0);
         let (sender, receiver, _) = edge("test", roomy(), &clock);
         let outlet = Outlet::new(sender, Stop::new(), clock, runtime.handle().clone());
         Self {
             runtime,
-            lines: Lines::new(limits, positions, Seq(first), outlet),
+            blocks: Blocks::new(limits, positions, Seq(first), outlet),
             files: Files::default(),
             receiver,
         }
     }
 
     /// Looks once at a source and says what was new.
-    fn look(&mut self, source: &config::Source, waits: bool) -> Vec<Seen> {
+    pub fn look(&mut self, source: &config::Source, waits: bool) -> Vec<Seen> {
         let source = config::Source { follow: waits, ..source.clone() };
-        read_source(&source, !waits, &mut self.files, &mut self.lines).unwrap();
-        self.lines.flush().unwrap();
+        read_source(&source, !waits, &mut self.files, &mut self.blocks).unwrap();
+        self.blocks.flush().unwrap();
         self.taken().iter().flat_map(seen).collect()
     }
 
-    fn taken(&mut self) -> Vec<Block> {
+    pub fn taken(&mut self) -> Vec<Block> {
         let mut blocks = Vec::new();
         self.runtime.block_on(async {
             loop {
@@ -105,7 +107,7 @@ impl Bench {
 }
 
 /// Reads sources to their end.
-fn read_all(
+pub(super) fn read_all(
     sources: &[config::Source],
     limits: config::Read,
     positions: Positions,
@@ -114,27 +116,27 @@ fn read_all(
     let mut bench = Bench::new(limits, positions, first);
     let mut ordered: Vec<_> = sources.iter().collect();
     ordered.sort_by(|a, b| a.name.cmp(&b.name));
-    passes(&ordered, limits, true, &mut bench.lines).unwrap();
-    bench.lines.flush().unwrap();
+    passes(&ordered, true, &mut bench.blocks).unwrap();
+    bench.blocks.flush().unwrap();
     bench.taken()
 }
 
-fn all(sources: &[config::Source]) -> Vec<Seen> {
+pub(super) fn all(sources: &[config::Source]) -> Vec<Seen> {
     read_all(sources, config::Read::default(), Positions::new(), 0).iter().flat_map(seen).collect()
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-fn zst(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn zst(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
 /// Contents as raw texts, the reasons in brackets.
-fn brief(seen: &[Seen]) -> Vec<String> {
+pub(super) fn brief(seen: &[Seen]) -> Vec<String> {
     let text = |seen: &Seen| match seen.reason {
         Some(reason) => format!("[{reason}] {}", String::from_utf8_lossy(&seen.raw)),
         None => String::from_utf8_lossy(&seen.raw).into_owned(),
@@ -182,7 +184,7 @@ fn missing_path_is_an_error_unless_the_source_waits_for_it() {
     let source = source("s", &folder.path().join("none.jsonl"));
     let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
     assert_eq!(bench.look(&source, true), []);
-    let ended = read_source(&source, true, &mut bench.files, &mut bench.lines);
+    let ended = read_source(&source, true, &mut bench.files, &mut bench.blocks);
     assert!(matches!(ended, Err(End::Failed(SourceError::Missing { .. }))));
 }
 
@@ -307,7 +309,7 @@ fn growing_file_is_read_on_and_its_last_line_waits_for_its_end() {
     assert_eq!(grow(&"x".repeat(9_000)), Vec::<String>::new());
     assert_eq!(grow("\nfour\n"), ["x".repeat(9_000), "four".to_owned()]);
     assert_eq!(
-        bench.lines.position(&("s".into(), Some("a.jsonl".into()))).unwrap().end,
+        bench.blocks.position(&("s".into(), Some("a.jsonl".into()))).unwrap().end,
         4 + 4 + 6 + 9_001 + 5
     );
 }
@@ -407,7 +409,7 @@ fn followed_source_is_read_on_until_the_stop() {
 }
 
 /// Gives its bytes in pieces of these sizes.
-struct Pieces(Cursor<Vec<u8>>, Vec<usize>);
+pub(super) struct Pieces(pub Cursor<Vec<u8>>, pub Vec<usize>);
 
 impl std::io::Read for Pieces {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
@@ -431,7 +433,7 @@ fn twin(text: &str) -> Vec<(u64, u64, String)> {
     lines
 }
 
-fn any_lines() -> impl Strategy<Value = String> {
+pub(super) fn any_lines() -> impl Strategy<Value = String> {
     proptest::collection::vec("[a-c \r\t]{0,3}\n|[a-c]{1,80}\n|\n|d", 0..12).prop_map(|lines| lines.concat())
 }
 
@@ -449,8 +451,8 @@ proptest! {
         positions.set(("pipe".into(), None), Position { end: at, ..Position::default() });
         let mut bench = Bench::new(small(block_lines, 1_000), positions, 3);
         let source = config::Source { name: "pipe".into(), path: "-".into(), ..config::Source::default() };
-        stdin::read_from(Pieces(Cursor::new(text.clone().into_bytes()), pieces), &source, &mut bench.lines).unwrap();
-        bench.lines.flush().unwrap();
+        stdin::read_from(Pieces(Cursor::new(text.clone().into_bytes()), pieces), &source, &mut bench.blocks).unwrap();
+        bench.blocks.flush().unwrap();
         let seen: Vec<Seen> = bench.taken().iter().flat_map(seen).collect();
         let found: Vec<_> = seen.iter().map(|seen| (seen.start - at, seen.end - at, brief(std::slice::from_ref(seen)).concat())).collect();
         prop_assert_eq!(found, twin(&text));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::SourceError;
-use crate::config;
+use crate::config::{self, Format};
 
 /// A file of a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,12 +17,21 @@ pub(super) struct Found {
     pub path: PathBuf,
 }
 
-/// The files of `source`, by their path below its root. A source that is one file has its name.
+/// The files of a source.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// Those that are read, by their path below the source's root.
+    pub found: Vec<Found>,
+    /// Those that are passed over, because their ending is not one of the source's format.
+    pub passed: Vec<String>,
+}
+
+/// The files of `source`. A source that is one file has its name, whatever its ending.
 ///
 /// Hidden files and folders (a leading dot: half-written files of many programs) are passed over, and
 /// links to folders are not followed, as they may lead in circles. Where the source waits for files,
 /// a path that is not there yet has none.
-pub(super) fn files(source: &config::Source, waits: bool) -> Result<Vec<Found>, SourceError> {
+pub(super) fn files(source: &config::Source, waits: bool) -> Result<Walk, SourceError> {
     let root = Path::new(&source.path);
     let failed = |act, path: &Path, error| SourceError::Io {
         name: source.name.clone(),
@@ -32,7 +41,7 @@ pub(super) fn files(source: &config::Source, waits: bool) -> Result<Vec<Found>, 
     };
     let metadata = match fs::metadata(root) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == ErrorKind::NotFound && waits => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound && waits => return Ok(Walk::default()),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Err(SourceError::Missing { name: source.name.clone(), path: root.to_owned() });
         }
@@ -42,9 +51,9 @@ pub(super) fn files(source: &config::Source, waits: bool) -> Result<Vec<Found>, 
         let name = root.file_name().unwrap_or(root.as_os_str());
         let unreadable = || SourceError::Name { name: source.name.clone(), path: root.to_owned() };
         let relative = name.to_str().ok_or_else(unreadable)?.into();
-        return Ok(vec![Found { relative, path: root.to_owned() }]);
+        return Ok(Walk { found: vec![Found { relative, path: root.to_owned() }], passed: Vec::new() });
     }
-    let mut found = Vec::new();
+    let mut walk = Walk::default();
     let mut open = vec![(String::new(), root.to_owned())];
     while let Some((prefix, folder)) = open.pop() {
         let entries = match fs::read_dir(&folder) {
@@ -59,7 +68,11 @@ pub(super) fn files(source: &config::Source, waits: bool) -> Result<Vec<Found>, 
             let kind = entry.file_type().map_err(|error| failed("look at", &path, error))?;
             let name = entry.file_name();
             let lossy = name.to_string_lossy();
-            if lossy.starts_with('.') || !(kind.is_dir() || is_read(&lossy)) {
+            if lossy.starts_with('.') {
+                continue;
+            }
+            if !kind.is_dir() && !is_read(source.format, &lossy) {
+                walk.passed.push(format!("{prefix}{lossy}"));
                 continue;
             }
             let Some(name) = name.to_str() else {
@@ -69,12 +82,13 @@ pub(super) fn files(source: &config::Source, waits: bool) -> Result<Vec<Found>, 
             if kind.is_dir() {
                 open.push((format!("{relative}/"), path));
             } else if kind.is_file() || fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
-                found.push(Found { relative: relative.into(), path });
+                walk.found.push(Found { relative: relative.into(), path });
             }
         }
     }
-    found.sort_by(|a, b| a.relative.cmp(&b.relative));
-    Ok(found)
+    walk.found.sort_by(|a, b| a.relative.cmp(&b.relative));
+    walk.passed.sort();
+    Ok(walk)
 }
 
 /// How the bytes of a file are packed.
@@ -103,9 +117,15 @@ pub(super) fn packing(name: &str) -> (Packing, &str) {
     }
 }
 
-/// Whether a file of this name, found in a folder, is one of JSON Lines.
-fn is_read(name: &str) -> bool {
-    let (_, stem) = packing(name);
+/// Whether a file of this name, found in a folder, is one of the format.
+fn is_read(format: Format, name: &str) -> bool {
+    // Parquet packs its pages itself.
+    let stem = if format == Format::Parquet { name } else { packing(name).1 };
     let ending = stem.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
-    matches!(ending.as_deref(), Some("jsonl" | "ndjson" | "json"))
+    let endings: &[&str] = match format {
+        Format::Jsonl => &["jsonl", "ndjson", "json"],
+        Format::Text => &["txt"],
+        Format::Parquet => &["parquet"],
+    };
+    ending.is_some_and(|ending| endings.contains(&ending.as_str()))
 }

@@ -10,7 +10,7 @@ use super::{ONCE, readings, source};
 
 /// The folder of one collection; nothing, with a message, where it is not there.
 #[expect(clippy::disallowed_methods, reason = "a test finds its data by the environment")]
-fn collection(name: &str, inputs: usize) -> Option<PathBuf> {
+pub(super) fn collection(name: &str, inputs: usize) -> Option<PathBuf> {
     let folder =
         std::env::var_os("PERENNIAL_DATA").map(|root| Path::new(&root).join("bad-inputs").join(name));
     let there = folder.filter(|folder| folder.is_dir());
@@ -21,7 +21,7 @@ fn collection(name: &str, inputs: usize) -> Option<PathBuf> {
 }
 
 /// The files of a folder, by name.
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub(super) fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();

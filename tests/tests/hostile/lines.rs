@@ -224,7 +224,7 @@ async fn file_that_grows_is_read_on_and_one_that_shrinks_or_is_another_is_read_a
 }
 
 /// The most memory that a running program ever had, in MiB.
-fn most_memory(process: u32) -> u64 {
+pub(super) fn most_memory(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() / 1024
