@@ -6,9 +6,12 @@
 //!                            \--> a buffer: draw  --> pieces of records --text--> pack --> batch
 //! ```
 //!
-//! [`outline`] decides which tokens of which records go where, without reading any text; [`fill`]
-//! reads it. Who serves fetches the texts in between, all at once.
+//! [`outline`] decides which tokens of which records go where; [`fill`] writes them. Who serves
+//! fetches the texts in between, all at once. With bytes for tokens an outline needs no text at all;
+//! with a subword tokenizer it may say which texts it needs to go on, and is asked again with them.
+//! How often, and what was read beside, plays no part in what comes of it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,12 +19,13 @@ use schemas::id::{Seq, Shard};
 use schemas::wire::{Batch, BatchRow, Cursor, Ticket};
 
 use crate::buffer::Members;
-use crate::draw;
+use crate::draw::{Drawn, Draws};
 use crate::error::{ReplayError, Result};
-use crate::fresh::{Permutation, Reader};
+use crate::fresh::{Held, Permutation, Reader};
 use crate::index::{Index, Limits};
-use crate::pack::{self, Piece, PlannedRow};
+use crate::pack::{self, PlannedRow};
 use crate::plan::{Plan, refused};
+use crate::tokenise::{Contents, Tokens};
 
 /// What a batch needs to know of the store, at the versions that its ticket names.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +40,7 @@ pub struct View<'a> {
     pub permutation: Option<&'a Arc<Permutation>>,
 }
 
-/// A batch before its text is read.
+/// A batch before its text is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outline {
     /// Its rows. New-text rows for which there was no text at all are not among them.
@@ -59,36 +63,87 @@ impl Outline {
     }
 }
 
-/// The batch that `ticket` names. `text` gives the text of a piece's record, `None` when it was
-/// removed from the store.
+/// What came of an outline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outlined {
+    /// It is whole.
+    Whole(Outline),
+    /// Records whose text it needs first, none of which was read, at least one, in order.
+    Unread(Vec<(Shard, Seq)>),
+}
+
+/// The batch that `ticket` names. `tokens` gives the tokens of the record at a place, `None` when it
+/// was removed from the store.
 ///
 /// # Errors
-/// As [`outline`] and [`fill`].
+/// As [`outline`], [`fill`] and `tokens`.
 pub fn batch(
     ticket: &Ticket,
     plan: &Plan,
     view: View<'_>,
-    text: impl FnMut(&Piece) -> Option<Arc<str>>,
+    tokens: impl FnMut(&Shard, Seq) -> Result<Option<Tokens>>,
 ) -> Result<Batch> {
-    fill(&outline(ticket, plan, view)?, plan, text)
+    let (outline, contents) = laid_out(ticket, plan, view, tokens)?;
+    fill(&outline, plan, &contents)
 }
 
-/// Which tokens of which records go where.
+/// The outline of the batch that `ticket` names, with the tokens of all its records.
+///
+/// # Errors
+/// As [`outline`] and `tokens`.
+pub fn laid_out(
+    ticket: &Ticket,
+    plan: &Plan,
+    view: View<'_>,
+    mut tokens: impl FnMut(&Shard, Seq) -> Result<Option<Tokens>>,
+) -> Result<(Outline, Contents)> {
+    let mut contents = Contents::new();
+    loop {
+        let (whole, wanted) = match outline(ticket, plan, view, &contents)? {
+            Outlined::Whole(outline) => {
+                let records = outline.records();
+                (Some(outline), records)
+            }
+            Outlined::Unread(places) => (None, places),
+        };
+        for place in wanted {
+            if let Entry::Vacant(entry) = contents.entry(place) {
+                let (shard, seq) = entry.key();
+                let read = tokens(shard, *seq)?;
+                entry.insert(read);
+            }
+        }
+        if let Some(outline) = whole {
+            return Ok((outline, contents));
+        }
+    }
+}
+
+/// Which tokens of which records go where, as far as `contents`, what was read, goes.
 ///
 /// # Errors
 /// A ticket that the plan refuses ([`Plan::check`]), or whose cursor stands nowhere
 /// ([`ReplayError::Ticket`]).
-pub fn outline(ticket: &Ticket, plan: &Plan, view: View<'_>) -> Result<Outline> {
+pub fn outline(ticket: &Ticket, plan: &Plan, view: View<'_>, contents: &Contents) -> Result<Outlined> {
     plan.check(ticket)?;
     let length = plan.length as u64;
-    let mut fresh = Reader::new(plan, view.index, view.limits, view.permutation, &ticket.fresh)
+    let mut fresh = Reader::new(plan, view.index, view.limits, view.permutation, &ticket.fresh, contents)
         .map_err(|why| refused(ticket, why))?;
     let mut outline = Outline { rows: Vec::new(), after: Cursor::new(), fresh: 0, missing: 0 };
+    let mut unread = BTreeSet::new();
+    let mut wanted = 0_u64;
     let end = ticket.row.saturating_add(u64::from(plan.rows));
     for row in ticket.row..end {
         if let Some(buffer) = plan.mix.buffer(row) {
             let members = members(ticket, view, buffer)?;
-            let pieces = draw::row(ticket.seed, buffer, row, length, members, view.index, plan.tokenizer);
+            let (job, index, tokenizer) = (ticket.seed, view.index, &plan.tokenizer);
+            let pieces = match (Draws { job, buffer, members, index, tokenizer, contents }).row(row, length) {
+                Drawn::Row(pieces) => pieces,
+                Drawn::Unread(places) => {
+                    unread.extend(places);
+                    continue;
+                }
+            };
             if !pieces.is_empty() {
                 outline.rows.push(PlannedRow { row, buffer: Some(buffer.to_owned()), pieces });
                 continue;
@@ -97,13 +152,24 @@ pub fn outline(ticket: &Ticket, plan: &Plan, view: View<'_>) -> Result<Outline> 
         let pieces = fresh.take(length);
         let tokens = pieces.iter().map(|piece| piece.tokens).sum::<u64>();
         outline.fresh += tokens;
-        outline.missing += length - tokens;
-        if !pieces.is_empty() {
+        // After a removed text there may be more, but not here: such a row is padding.
+        match fresh.held() {
+            None => outline.missing += length - tokens,
+            Some(Held::Unread) => wanted += length - tokens,
+            Some(Held::Removed) => {}
+        }
+        if !pieces.is_empty() || fresh.held() == Some(Held::Removed) {
             outline.rows.push(PlannedRow { row, buffer: None, pieces });
         }
     }
     outline.after.clone_from(fresh.cursor());
-    Ok(outline)
+    if fresh.held() == Some(Held::Unread) {
+        unread.extend(fresh.ahead(wanted));
+    }
+    if unread.is_empty() {
+        return Ok(Outlined::Whole(outline));
+    }
+    Ok(Outlined::Unread(unread.into_iter().collect()))
 }
 
 /// The members of a buffer at the ticket's change.
@@ -118,26 +184,14 @@ fn members<'a>(ticket: &Ticket, view: View<'a>, buffer: &str) -> Result<&'a Memb
     }
 }
 
-/// Reads the text of an outline into a batch.
+/// Writes the tokens of an outline's records into a batch. What `contents` has not was removed.
 ///
 /// # Errors
 /// [`ReplayError::Inconsistent`] when a text is not as long as its record says.
-pub fn fill(
-    outline: &Outline,
-    plan: &Plan,
-    mut text: impl FnMut(&Piece) -> Option<Arc<str>>,
-) -> Result<Batch> {
-    let row = |row| pack::fill(row, plan.length, plan.tokenizer, &mut text);
+pub fn fill(outline: &Outline, plan: &Plan, contents: &Contents) -> Result<Batch> {
+    let row = |row| pack::fill(row, plan.length, &plan.tokenizer, contents);
     let rows: Vec<BatchRow> = outline.rows.iter().map(row).collect::<Result<_>>()?;
     Ok(Batch::from_rows(plan.length, &rows)?)
-}
-
-/// The ticket after this one, at the same versions: who serves may choose newer ones.
-///
-/// # Errors
-/// As [`outline`].
-pub fn next(ticket: &Ticket, plan: &Plan, view: View<'_>) -> Result<Ticket> {
-    Ok(following(ticket, plan, outline(ticket, plan, view)?.after))
 }
 
 /// The ticket after one whose new text ended at `after`.

@@ -1,6 +1,8 @@
 //! The config of replay, and the [`Plan`] it makes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use schemas::id::check_name;
 use schemas::program::config::{Bytes, Problems, Share, Table};
@@ -12,7 +14,7 @@ use crate::buffer::Spec;
 use crate::mix::Mix;
 use crate::plan::{Horizon, Order, Plan};
 use crate::serve::ServeConfig;
-use crate::tokenise::Tokenizer;
+use crate::tokenise::{LoadError, Subword, Tokenizer};
 
 /// The most rows of a batch, and the most tokens of a row.
 const MOST: u32 = 1 << 20;
@@ -70,13 +72,49 @@ pub struct BatchConfig {
     pub rows: u32,
     /// Tokens of a row.
     pub tokens: u32,
-    /// How text becomes tokens.
-    pub tokenizer: Tokenizer,
+    /// How text becomes tokens: `bytes`, or the path of a `tokenizer.json` of the Hugging Face
+    /// `tokenizers` library.
+    pub tokenizer: String,
+    /// The special token of that file that begins and ends a record, as `<|endoftext|>`; absent: its
+    /// only one that by its name ends a text.
+    pub boundary: Option<String>,
 }
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        Self { rows: 8, tokens: 1024, tokenizer: Tokenizer::Bytes }
+        Self { rows: 8, tokens: 1024, tokenizer: BYTES.to_owned(), boundary: None }
+    }
+}
+
+/// The tokenizer that needs no file.
+const BYTES: &str = "bytes";
+
+impl BatchConfig {
+    /// The tokenizer, read from its file.
+    ///
+    /// # Errors
+    /// The key that is wrong, and why.
+    fn load(&self) -> Result<Tokenizer, (&'static str, String)> {
+        if self.tokenizer == BYTES {
+            return match self.boundary {
+                None => Ok(Tokenizer::Bytes),
+                Some(_) => Err((
+                    "batch.boundary",
+                    "is for a `tokenizer.json`; leave it out with `batch.tokenizer = \"bytes\"`".to_owned(),
+                )),
+            };
+        }
+        let subword =
+            Subword::load(Path::new(&self.tokenizer), self.boundary.as_deref()).map_err(|error| {
+                let boundary = matches!(error, LoadError::Boundary { .. });
+                let source = std::error::Error::source(&error).map(|source| format!(" ({source})"));
+                let why = format!("{error}{}; {}", source.unwrap_or_default(), error.mend());
+                (if boundary { "batch.boundary" } else { "batch.tokenizer" }, why)
+            })?;
+        for setting in subword.ignored() {
+            tracing::warn!(setting, file = self.tokenizer, "the tokenizer's setting is ignored");
+        }
+        Ok(Tokenizer::Subword(Arc::new(subword)))
     }
 }
 
@@ -119,7 +157,7 @@ impl Default for FollowConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CacheConfig {
-    /// Text that is kept in memory.
+    /// Tokens of records that are kept in memory, beside those of the batch at hand.
     pub bytes: Bytes,
 }
 
@@ -147,6 +185,8 @@ impl Config {
         if self.follow.block == 0 || self.follow.block > u64::from(MOST) {
             refuse(problems, "follow.block", &format!("must be from 1 to {MOST}"));
         }
+        let tokenizer =
+            self.batch.load().map_err(|(name, why)| refuse(problems, name, &why)).unwrap_or_default();
         let mut buffers = BTreeMap::new();
         for (name, table) in &mut self.buffer {
             if let Err(error) = check_name("buffer", name) {
@@ -182,7 +222,7 @@ impl Config {
             seed: Seed::new(self.seed),
             rows: self.batch.rows,
             length: usize::try_from(self.batch.tokens).unwrap_or(usize::MAX),
-            tokenizer: self.batch.tokenizer,
+            tokenizer,
             order: self.fresh.order,
             keep: self.fresh.keep,
             mix,
@@ -218,6 +258,31 @@ mod tests {
             loaded.canonical()
         );
         assert_eq!(uneven_defaults::<Config>(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn tokenizer_is_bytes_or_what_its_file_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.json");
+        std::fs::write(&path, crate::tokenise::tests::TINY).unwrap();
+        let file = format!("batch.tokenizer={}", path.display());
+        let plan = |settings: &[&str]| load(settings).unwrap().1.unwrap();
+        assert_eq!(plan(&["batch.tokenizer=bytes"]).digest(), plan(&[]).digest());
+        let subword = plan(&[&file]);
+        assert_eq!(subword.tokenizer, crate::tokenise::tests::tiny());
+        assert_eq!(plan(&[&file, "batch.boundary=<|endoftext|>"]).digest(), subword.digest());
+        let padded = plan(&[&file, "batch.boundary=<|pad|>"]);
+        assert_eq!(padded.tokenizer.boundary(), 1);
+        assert_ne!(padded.digest(), subword.digest());
+        assert_ne!(subword.digest(), plan(&[]).digest());
+        let refused = |settings: &[&str]| load(settings).unwrap_err().to_string();
+        let missing = refused(&["batch.tokenizer=byte"]);
+        assert!(missing.contains("`batch.tokenizer` names `byte`, which cannot be read"), "{missing}");
+        assert!(missing.contains("give `bytes` or the path of a `tokenizer.json`"), "{missing}");
+        let none = refused(&[&file, "batch.boundary=</s>"]);
+        assert!(none.contains("`batch.boundary` cannot be: `</s>` is no special token"), "{none}");
+        let bytes = refused(&["batch.boundary=</s>"]);
+        assert!(bytes.contains("`batch.boundary` is for a `tokenizer.json`"), "{bytes}");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What can go wrong in replay, by what the caller should do about it.
 
-use schemas::id::{Change, IdError, Version};
+use schemas::id::{Change, IdError, Seq, Shard, Version};
 use schemas::program::config::ConfigError;
 use schemas::program::error::{Fault, Kind};
 use schemas::store::StoreError;
 use schemas::table::TableError;
 use schemas::wire::{WIRE_FORMAT, WireError};
+
+use crate::tokenise::EncodeError;
 
 /// A ticket that cannot be evaluated, a buffer that cannot be kept, or a store that says no.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,16 @@ pub enum ReplayError {
         step: u64,
         /// What is wrong with it.
         why: String,
+    },
+    /// A step that the job was served before, asked for again from elsewhere.
+    #[error("job `{job}` was served step {step} before, {why}")]
+    Served {
+        /// The job.
+        job: String,
+        /// The step.
+        step: u64,
+        /// What was different.
+        why: &'static str,
     },
     /// A version of `records` that the store does not have.
     #[error("the store has no version {asked} of table `records`: {why}")]
@@ -82,6 +94,19 @@ pub enum ReplayError {
         /// The contradiction, with its place.
         why: String,
     },
+    /// A record that cannot be tokenised.
+    #[error("record {seq} of shard `{shard}` cannot be tokenised")]
+    Text {
+        /// The record's shard.
+        shard: Shard,
+        /// Its place in the shard.
+        seq: Seq,
+        /// What the tokenizer said.
+        source: EncodeError,
+    },
+    /// The tokenizer broke off.
+    #[error("the tokenizer broke off")]
+    Encoder(#[source] tokio::task::JoinError),
     /// A configuration that cannot be.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -105,10 +130,11 @@ pub type Result<T, E = ReplayError> = std::result::Result<T, E>;
 impl Fault for ReplayError {
     fn kind(&self) -> Kind {
         match self {
-            Self::OtherConfig { .. } => Kind::Conflict,
+            Self::OtherConfig { .. } | Self::Served { .. } => Kind::Conflict,
             Self::Ticket { .. } => Kind::Input,
             Self::NoVersion { .. } | Self::NoChange { .. } => Kind::NotFound,
-            Self::OtherPolicy { .. } => Kind::Config,
+            Self::OtherPolicy { .. } | Self::Text { .. } => Kind::Config,
+            Self::Encoder(_) => Kind::Bug,
             Self::State { .. } | Self::Inconsistent { .. } => Kind::Corrupt,
             Self::Config(error) => error.kind(),
             Self::Id(error) => error.kind(),
@@ -123,6 +149,9 @@ impl Fault for ReplayError {
             Self::OtherConfig { .. } => Some(format!(
                 "use the config (mix, buffers, packing, tokenizer, seed) that the job began with, in a release of wire format {WIRE_FORMAT}"
             )),
+            Self::Served { .. } => {
+                Some("give the job a name of its own, or go on from its newest checkpoint".into())
+            }
             Self::NoVersion { .. } => Some(
                 "ask for a new ticket: old versions expire, the `draws` table says what was served".into(),
             ),
@@ -137,7 +166,11 @@ impl Fault for ReplayError {
             Self::Store(error) => error.hint(),
             Self::Table(error) => error.hint(),
             Self::Wire(error) => error.hint(),
-            Self::Ticket { .. } | Self::State { .. } | Self::Inconsistent { .. } => None,
+            Self::Text { .. } => Some(
+                "use a `batch.tokenizer` that falls back to bytes or has an unknown token, in a job of its own"
+                    .into(),
+            ),
+            Self::Encoder(_) | Self::Ticket { .. } | Self::State { .. } | Self::Inconsistent { .. } => None,
         }
     }
 }

@@ -39,7 +39,6 @@ pub struct Follow {
     digest: String,
     seed: schemas::seed::Seed,
     block: u64,
-    tokenizer: crate::tokenise::Tokenizer,
     log: Log,
     committer: Committer,
     policy: Box<dyn Policy>,
@@ -76,8 +75,7 @@ impl Follow {
             digest: spec.digest(plan.seed, plan.block),
             seed: plan.seed,
             block: plan.block.max(1),
-            tokenizer: plan.tokenizer,
-            log: Log::new(&spec.name, plan.tokenizer),
+            log: Log::new(&spec.name),
             committer,
             policy: spec.policy(plan.seed),
             offered: BTreeMap::new(),
@@ -301,7 +299,7 @@ impl Follow {
         let version = self.store.version(Table::Buffers).await?;
         let filter = Some(format!("buffer = '{name}'"));
         let scan = Scan { columns: &[], filter, order: &["change"] };
-        let mut log = Log::new(name, self.tokenizer);
+        let mut log = Log::new(name);
         for batch in self.store.scan(Table::Buffers, version, &scan).await? {
             for row in View::new(&batch)?.iter() {
                 if row.policy_digest != self.digest {

@@ -4,6 +4,11 @@
 //! ones; the cursor says for each shard where it goes on. In permuted order records come by a keyed
 //! hash of their id; the cursor has one entry, the record that was read last, with the tokens of it
 //! that were delivered. Records that the plan's `keep` leaves out are passed over in both.
+//!
+//! A subword tokenizer makes a batch wait for texts: [`Reader::ahead`] says which. Where a text was
+//! removed since the ticket was issued, nobody knows any more how many tokens it had, so nothing
+//! after it can stand where it stood: the rest of the batch's new text is padding, and the next batch
+//! goes on with the next record.
 
 use std::sync::Arc;
 
@@ -14,7 +19,7 @@ use schemas::wire::{Cursor, Place};
 use crate::index::{Index, Limits, Record};
 use crate::pack::Piece;
 use crate::plan::{Order, Plan};
-use crate::tokenise::Tokenizer;
+use crate::tokenise::{Contents, Known, Tokenizer, byte_tokens};
 
 /// Whether a record is used, by its id: the same for every job of a plan.
 #[derive(Debug, Clone, Copy)]
@@ -63,13 +68,51 @@ impl Permutation {
     }
 }
 
+/// Bytes of text for each token still wanted that are asked for at once: of ordinary text about twice
+/// as many as are needed, so that the next batch finds its own read.
+const AHEAD: u64 = 8;
+
+/// In permuted order, the token at which the cursor stands behind a record whose count its text alone
+/// tells: should the text be removed, it is still known that nothing is left of it. Beyond the tokens
+/// of any record, and a number that every JSON reader keeps.
+const PASSED: u64 = (1 << 53) - 1;
+
 /// Reads new text from a cursor on.
 #[derive(Debug)]
 pub struct Reader<'a> {
     source: Source<'a>,
     current: Option<Reading<'a>>,
     cursor: Cursor,
-    tokenizer: Tokenizer,
+    read: Read<'a>,
+    held: Option<Held>,
+}
+
+/// Why no more can be taken though there may be more text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// The next record's text was not read yet.
+    Unread,
+    /// The next record's text was removed.
+    Removed,
+}
+
+/// The texts that were read, and the tokenizer that says when one is needed.
+#[derive(Debug, Clone, Copy)]
+struct Read<'a> {
+    tokenizer: &'a Tokenizer,
+    contents: &'a Contents,
+}
+
+impl<'a> Read<'a> {
+    fn known(self, shard: &Shard, record: &Record) -> Known<'a> {
+        self.tokenizer.known(self.contents, shard, record.seq, record.bytes)
+    }
+
+    /// Whether a record may have tokens from `token` on.
+    fn has(self, shard: &Shard, record: &Record, token: u64) -> bool {
+        // Every record has one.
+        token == 0 || self.known(shard, record).count().unwrap_or(PASSED) > token
+    }
 }
 
 /// A record and the first token of it that was not delivered.
@@ -95,16 +138,17 @@ struct Head<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// From `cursor` on, over the records below `limits`.
+    /// From `cursor` on, over the records below `limits`, of which `contents` were read.
     ///
     /// # Errors
     /// What is wrong with the cursor.
     pub fn new(
-        plan: &Plan,
+        plan: &'a Plan,
         index: &'a Index,
         limits: &Limits,
         permutation: Option<&Arc<Permutation>>,
         cursor: &Cursor,
+        contents: &'a Contents,
     ) -> Result<Self, String> {
         let source = match plan.order {
             Order::Stream => {
@@ -121,23 +165,58 @@ impl<'a> Reader<'a> {
                 Source::Permuted { index, permutation, next, token }
             }
         };
-        Ok(Self { source, current: None, cursor: cursor.clone(), tokenizer: plan.tokenizer })
+        let read = Read { tokenizer: &plan.tokenizer, contents };
+        Ok(Self { source, current: None, cursor: cursor.clone(), read, held: None })
     }
 
-    /// The next `room` tokens, or as many as there are.
+    /// The next `room` tokens, or as many as there are before reading is [`held`](Self::held). The
+    /// piece of a removed record takes all that is left of the room.
     pub fn take(&mut self, mut room: u64) -> Vec<Piece> {
         let mut pieces = Vec::new();
-        while room > 0 {
-            let Some(reading) = self.current.or_else(|| self.source.next(self.tokenizer)) else { break };
-            let count = self.tokenizer.count(reading.record.bytes);
+        while room > 0 && self.held.is_none() {
+            let Some(reading) = self.current.or_else(|| self.source.next(self.read)) else { break };
+            let known = self.read.known(reading.shard, reading.record);
+            let Some(count) = known.count() else {
+                let removed = matches!(known, Known::Removed);
+                if removed {
+                    pieces.push(Piece::of(reading.shard, reading.record, reading.token, room));
+                    self.source.advance(&mut self.cursor, &reading, PASSED, true);
+                }
+                self.held = Some(if removed { Held::Removed } else { Held::Unread });
+                self.current = Some(reading).filter(|_| !removed);
+                break;
+            };
             let tokens = room.min(count.saturating_sub(reading.token));
             let end = reading.token + tokens;
             pieces.push(Piece::of(reading.shard, reading.record, reading.token, tokens));
-            self.source.advance(&mut self.cursor, &reading, end, end == count);
+            let whole = end == count;
+            let counted = matches!(known, Known::Bytes(_));
+            let stand = if whole && !counted { PASSED } else { end };
+            self.source.advance(&mut self.cursor, &reading, stand, whole);
             self.current = (end < count).then_some(Reading { token: end, ..reading });
             room -= tokens;
         }
         pieces
+    }
+
+    /// Why no more can be taken though there may be more text.
+    #[must_use]
+    pub const fn held(&self) -> Option<Held> {
+        self.held
+    }
+
+    /// The records whose text must be read to take about `room` tokens more, in order.
+    #[must_use]
+    pub fn ahead(mut self, room: u64) -> Vec<(Shard, Seq)> {
+        let (mut places, mut bytes) = (Vec::new(), 0_u64);
+        while bytes < room.saturating_mul(AHEAD) {
+            let Some(reading) = self.current.take().or_else(|| self.source.next(self.read)) else { break };
+            if matches!(self.read.known(reading.shard, reading.record), Known::Unread) {
+                places.push((reading.shard.clone(), reading.record.seq));
+            }
+            bytes = bytes.saturating_add(byte_tokens(reading.record.bytes));
+        }
+        places
     }
 
     /// Where reading goes on.
@@ -149,11 +228,11 @@ impl<'a> Reader<'a> {
 
 impl<'a> Source<'a> {
     /// The next record with a token to deliver.
-    fn next(&mut self, tokenizer: Tokenizer) -> Option<Reading<'a>> {
+    fn next(&mut self, read: Read<'_>) -> Option<Reading<'a>> {
         match self {
             Self::Stream { heads, thinning } => {
                 let heads = heads.iter_mut().filter_map(|head| {
-                    let first = head.skip(*thinning, tokenizer)?;
+                    let first = head.skip(*thinning, read)?;
                     Some((first, head))
                 });
                 let (record, head) = heads.min_by_key(|(record, head)| (record.seq, head.shard))?;
@@ -166,14 +245,14 @@ impl<'a> Source<'a> {
                 *next += 1;
                 let from = std::mem::take(token);
                 let (shard, record) = index.entry(shard, *seq)?;
-                if from < tokenizer.count(record.bytes) {
+                if read.has(shard, record, from) {
                     return Some(Reading { shard, record, token: from });
                 }
             },
         }
     }
 
-    /// Notes in the cursor that the record was delivered up to token `end`.
+    /// Notes in the cursor that the record was delivered up to token `end`, `whole` if that is all of it.
     fn advance(&self, cursor: &mut Cursor, reading: &Reading<'_>, end: u64, whole: bool) {
         let seq = reading.record.seq;
         let place = match self {
@@ -190,10 +269,9 @@ impl<'a> Source<'a> {
 
 impl<'a> Head<'a> {
     /// Passes over what is not used or was delivered; the first record that is left.
-    fn skip(&mut self, thinning: Thinning, tokenizer: Tokenizer) -> Option<&'a Record> {
-        let used = |record: &Record| {
-            thinning.keeps(record) && self.delivered(record) < tokenizer.count(record.bytes)
-        };
+    fn skip(&mut self, thinning: Thinning, read: Read<'_>) -> Option<&'a Record> {
+        let used =
+            |record: &Record| thinning.keeps(record) && read.has(self.shard, record, self.delivered(record));
         let at = self.records.iter().position(used).unwrap_or(self.records.len());
         self.records = self.records.get(at..).unwrap_or(&[]);
         self.records.first()

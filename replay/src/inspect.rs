@@ -9,14 +9,14 @@ use crate::buffer::Seen;
 use crate::error::Result;
 use crate::index::Record;
 use crate::library::Library;
-use crate::tokenise::Tokenizer;
+use crate::tokenise::byte_tokens;
 
-/// Records and their tokens.
+/// Records and their byte tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
     /// How many records.
     pub records: u64,
-    /// How many tokens, a boundary for each record among them.
+    /// How many byte tokens under any tokenizer: bytes of text, and one for the boundary of each record.
     pub tokens: u64,
 }
 
@@ -71,8 +71,8 @@ impl Count {
 }
 
 impl Census {
-    fn add(&mut self, record: &Record, tokenizer: Tokenizer) {
-        let tokens = tokenizer.count(record.bytes);
+    fn add(&mut self, record: &Record) {
+        let tokens = byte_tokens(record.bytes);
         self.total.add(tokens);
         match self.by_source.get_mut(&*record.source) {
             Some(count) => count.add(tokens),
@@ -90,7 +90,6 @@ impl Census {
 /// # Errors
 /// Where a buffer's changes contradict each other.
 pub fn inspect(library: &mut Library) -> Result<Inspection> {
-    let tokenizer = library.plan().tokenizer;
     let mut buffers = BTreeMap::new();
     for name in library.buffers().keys().cloned().collect::<Vec<_>>() {
         let members = library.newest_members(&name)?;
@@ -105,14 +104,14 @@ pub fn inspect(library: &mut Library) -> Result<Inspection> {
         };
         for member in members.list() {
             match library.index().get(&member.shard, member.seq).filter(|record| record.id == member.id) {
-                Some(record) => census.members.add(record, tokenizer),
-                None => census.removed.add(tokenizer.count(member.bytes)),
+                Some(record) => census.members.add(record),
+                None => census.removed.add(byte_tokens(member.bytes)),
             }
         }
         buffers.insert(name, census);
     }
     let mut stream = Census::default();
-    library.index().iter().for_each(|(_, record)| stream.add(record, tokenizer));
+    library.index().iter().for_each(|(_, record)| stream.add(record));
     Ok(Inspection { records: library.version(), config: library.plan().digest(), stream, buffers })
 }
 

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use schemas::id::{Seq, Shard, Version, check_name};
 use schemas::program::config::Bytes;
 use schemas::store::Store;
+use schemas::table::column::unpack_u32;
 use schemas::table::records::View as Rows;
 use schemas::wire::{Batch, Ticket};
 
-use crate::batch::{self, Outline, View};
+use crate::batch::{self, Outline, Outlined, View};
 use crate::buffer::Members;
 use crate::error::{ReplayError, Result};
 use crate::follow::{Follow, Progress};
@@ -19,8 +21,9 @@ use crate::issue::{self, Issued, Request};
 use crate::plan::{Order, Plan};
 use crate::records::Records;
 use crate::texts::Texts;
+use crate::tokenise::{Contents, EncodeError, Tokenizer, Tokens};
 
-/// An open store, its buffers, and a cache of texts. One owner: calls follow each other.
+/// An open store, its buffers, and a cache of tokens. One owner: calls follow each other.
 #[derive(Debug)]
 pub struct Library {
     store: Store,
@@ -32,6 +35,16 @@ pub struct Library {
     texts: Texts,
     /// The order of the version read last, where the plan permutes.
     permutation: Option<(Version, Arc<Permutation>)>,
+    /// What was laid out last: a ticket is issued, evaluated and followed by the next one in turn.
+    laid: Option<Laid>,
+}
+
+/// The outline of a ticket, and the tokens that were read for it: those it needed, or all it holds.
+#[derive(Debug)]
+struct Laid {
+    ticket: Ticket,
+    outline: Arc<Outline>,
+    contents: Contents,
 }
 
 /// What is known of the store at a ticket.
@@ -51,7 +64,7 @@ impl Known {
 
 impl Library {
     /// Opens the store, reads what it holds, and brings the plan's buffers up to date. `cache` bounds
-    /// the text that is kept in memory.
+    /// the tokens that are kept in memory beside those of the batch laid out last.
     ///
     /// # Errors
     /// [`ReplayError::OtherPolicy`] for a buffer that other settings chose, and the store's errors.
@@ -64,7 +77,8 @@ impl Library {
         let records = Records::open(&store).await?;
         let rewrites = records.rewrites();
         let texts = Texts::new(cache);
-        let mut library = Self { store, plan, records, buffers, rewrites, texts, permutation: None };
+        let (permutation, laid) = (None, None);
+        let mut library = Self { store, plan, records, buffers, rewrites, texts, permutation, laid };
         library.follow().await?;
         Ok(library)
     }
@@ -94,6 +108,7 @@ impl Library {
             self.rewrites = self.records.rewrites();
             // A text that was removed must not come out of the cache.
             self.texts.clear();
+            self.laid = None;
             self.permutation = None;
             self.buffers.values_mut().for_each(Follow::rewritten);
         }
@@ -164,8 +179,14 @@ impl Library {
     /// made, and the store's errors.
     pub async fn batch(&mut self, ticket: &Ticket) -> Result<Batch> {
         let outline = self.outline(ticket).await?;
-        let texts = self.read(&outline.records()).await?;
-        batch::fill(&outline, &self.plan, |piece| texts.get(&(piece.shard.clone(), piece.seq)).cloned())
+        let mut contents =
+            self.laid.as_mut().map(|laid| std::mem::take(&mut laid.contents)).unwrap_or_default();
+        let read = self.read(&mut contents, &outline.records()).await;
+        let batch = read.and_then(|()| batch::fill(&outline, &self.plan, &contents));
+        if let Some(laid) = &mut self.laid {
+            laid.contents = contents;
+        }
+        batch
     }
 
     /// Where a job stands after the batch that a ticket names.
@@ -174,13 +195,26 @@ impl Library {
     /// As [`Library::batch`].
     pub async fn after(&mut self, ticket: &Ticket) -> Result<Request> {
         let outline = self.outline(ticket).await?;
-        Ok(Request::of(&batch::following(ticket, &self.plan, outline.after)))
+        Ok(Request::of(&batch::following(ticket, &self.plan, outline.after.clone())))
     }
 
-    async fn outline(&mut self, ticket: &Ticket) -> Result<Outline> {
+    /// The outline of a ticket, which then is the one laid out last.
+    async fn outline(&mut self, ticket: &Ticket) -> Result<Arc<Outline>> {
+        let known = |laid: &&Laid| laid.ticket == *ticket;
+        if let Some(laid) = self.laid.as_ref().filter(known) {
+            return Ok(Arc::clone(&laid.outline));
+        }
         self.plan.check(ticket)?;
         let known = self.known(ticket).await?;
-        batch::outline(ticket, &self.plan, known.view())
+        let mut contents = Contents::new();
+        let outline = loop {
+            match batch::outline(ticket, &self.plan, known.view(), &contents)? {
+                Outlined::Whole(outline) => break Arc::new(outline),
+                Outlined::Unread(places) => self.read(&mut contents, &places).await?,
+            }
+        };
+        self.laid = Some(Laid { ticket: ticket.clone(), outline: Arc::clone(&outline), contents });
+        Ok(outline)
     }
 
     async fn known(&mut self, ticket: &Ticket) -> Result<Known> {
@@ -201,29 +235,67 @@ impl Library {
         Ok(Known { index, limits, members, permutation })
     }
 
-    /// The texts of these records, as the newest version has them: what was removed since is absent.
-    async fn read(&mut self, places: &[(Shard, Seq)]) -> Result<BTreeMap<(Shard, Seq), Arc<str>>> {
-        let mut found = BTreeMap::new();
+    /// Adds the tokens of these records to `contents`, of their texts as the newest version has them:
+    /// none for what was removed since.
+    async fn read(&mut self, contents: &mut Contents, places: &[(Shard, Seq)]) -> Result<()> {
         let mut wanted = Vec::new();
         for place in places {
-            match self.texts.get(place) {
-                Some(text) => drop(found.insert(place.clone(), text)),
+            if contents.contains_key(place) {
+                continue;
+            }
+            let laid = self.laid.as_ref().and_then(|laid| laid.contents.get(place).cloned().flatten());
+            match laid.or_else(|| self.texts.get(place)) {
+                Some(tokens) => drop(contents.insert(place.clone(), Some(tokens))),
                 None => wanted.push(place.clone()),
             }
         }
         if wanted.is_empty() {
-            return Ok(found);
+            return Ok(());
         }
-        let rows = self.store.fetch(self.records.version(), &wanted, &["text"]).await?;
+        let columns: &[&str] = match self.plan.tokenizer {
+            Tokenizer::Bytes => &["text"],
+            Tokenizer::Subword(_) => &["text", "passages"],
+        };
+        let rows = self.store.fetch(self.records.version(), &wanted, columns).await?;
+        let mut texts: Vec<Text> = Vec::new();
         for row in Rows::new(&rows)?.iter() {
             let (Some(seq), Some(text)) = (row.seq, row.text) else { continue };
             let place = (row.shard.parse::<Shard>()?, Seq::from_i64(seq));
-            let text: Arc<str> = text.into();
-            self.texts.insert(place.clone(), Arc::clone(&text));
-            found.insert(place, text);
+            let passages = row.passages.map(|blob| unpack_u32(blob).collect()).unwrap_or_default();
+            texts.push(Text { place, text: text.into(), passages });
         }
-        Ok(found)
+        contents.extend(wanted.into_iter().map(|place| (place, None)));
+        for (place, tokens) in encode(&self.plan.tokenizer, texts).await? {
+            let (shard, seq) = (place.0.clone(), place.1);
+            let tokens = tokens.map_err(|source| ReplayError::Text { shard, seq, source })?;
+            self.texts.insert(place.clone(), tokens.clone());
+            contents.insert(place, Some(tokens));
+        }
+        Ok(())
     }
+}
+
+/// A record's text as it was fetched.
+struct Text {
+    place: (Shard, Seq),
+    text: Arc<str>,
+    passages: Vec<u32>,
+}
+
+/// The tokens of each text, in their order.
+async fn encode(
+    tokenizer: &Tokenizer,
+    texts: Vec<Text>,
+) -> Result<Vec<((Shard, Seq), Result<Tokens, EncodeError>)>> {
+    let bytes = matches!(tokenizer, Tokenizer::Bytes);
+    let tokenizer = tokenizer.clone();
+    let one = move |text: Text| (text.place, tokenizer.encode(text.text, &text.passages));
+    if bytes {
+        return Ok(texts.into_iter().map(one).collect());
+    }
+    // It would hold up whatever else the runtime does.
+    let all = tokio::task::spawn_blocking(move || texts.into_par_iter().map(one).collect());
+    all.await.map_err(ReplayError::Encoder)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use replay::issue::{Issued, Request};
 use replay::library::Library;
 use replay::plan::Plan;
 use replay::serve;
+use replay::tokenise::Tokenizer;
 use schemas::program::cli::{self, ConfigCommand, Log};
 use schemas::program::clock::Clock;
 use schemas::program::error::Failure;
@@ -134,7 +135,7 @@ async fn show(library: &mut Library, ticket: &Ticket, digests: bool) -> Result<(
     let batch = library.batch(ticket).await?;
     let mut text = format!("ticket {}\ndigest {:032x}\n", ticket.to_json(), batch.digest());
     if !digests {
-        describe(&batch, &mut text)?;
+        describe(&batch, &library.plan().tokenizer, &mut text)?;
     }
     cli::print(&text)?;
     Ok(())
@@ -143,16 +144,15 @@ async fn show(library: &mut Library, ticket: &Ticket, digests: bool) -> Result<(
 /// Characters of a row's text that are shown.
 const SHOWN: usize = 96;
 
-fn describe(batch: &Batch, text: &mut String) -> Result<(), ReplayError> {
+fn describe(batch: &Batch, tokenizer: &Tokenizer, text: &mut String) -> Result<(), ReplayError> {
     for row in 0..batch.rows() {
         let kind =
             batch.buffer(row).map_or_else(|| "new".to_owned(), |buffer| format!("replayed from {buffer}"));
         let _ = writeln!(text, "row {} {kind}", batch.row_number(row).unwrap_or(0));
         for span in batch.spans(row)? {
             let from = row * batch.length() + usize::try_from(span.start).unwrap_or(0);
-            let tokens = batch.tokens().iter().skip(from).take(usize::try_from(span.tokens).unwrap_or(0));
-            let bytes: Vec<u8> = tokens.filter_map(|token| u8::try_from(*token).ok()).collect();
-            let words = String::from_utf8_lossy(&bytes);
+            let end = from + usize::try_from(span.tokens).unwrap_or(0);
+            let words = tokenizer.decode(batch.tokens().get(from..end).unwrap_or_default());
             let start: String = words.chars().take(SHOWN).collect();
             let _ = writeln!(
                 text,
@@ -195,7 +195,7 @@ fn summarise(inspection: &Inspection) -> String {
 
 fn census(text: &mut String, what: &str, census: &Census) {
     let share = |tokens: u64| 100.0 * tokens as f64 / census.total.tokens.max(1) as f64;
-    let _ = writeln!(text, "{what}: {} records, {} tokens", census.total.records, census.total.tokens);
+    let _ = writeln!(text, "{what}: {} records, {} byte tokens", census.total.records, census.total.tokens);
     for (source, count) in &census.by_source {
         let _ = writeln!(
             text,

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use schemas::id::{Step, check_name};
 use schemas::store::commit::Committer;
-use schemas::store::{Store, StoreError};
-use schemas::table::draws::{Builder, PackedSpan, Row};
+use schemas::store::{Scan, Store, StoreError};
+use schemas::table::draws::{Builder, PackedSpan, Row, View};
 use schemas::table::{Table, TableError};
 use schemas::wire::{Batch, Ticket, WireError};
 
@@ -20,6 +20,9 @@ use crate::error::{ReplayError, Result};
 const WAITING: usize = 8;
 /// How often a group is tried against other servers that note the same job.
 const TRIES: usize = 4;
+
+/// Steps whose tickets are read at once when one is asked for again.
+const ASKED: u64 = 256;
 
 /// When a group of steps is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +63,8 @@ struct Job {
     /// The first step that is not in the store.
     next: u64,
     waiting: BTreeMap<u64, Draw>,
+    /// Tickets that the store has, as far as they were asked for again.
+    tickets: BTreeMap<u64, Ticket>,
     /// When the first of them came, on the store's clock.
     since: Duration,
 }
@@ -97,14 +102,8 @@ impl Notes {
                 "its step is beyond the largest that can be noted".into(),
             ));
         }
-        let now = self.store.clock().monotonic();
-        if !self.jobs.contains_key(&ticket.job) {
-            let next = self.store.transaction(Table::Draws, &fence(&ticket.job)).await?.unwrap_or(0);
-            let job = Job { next: u64::try_from(next).unwrap_or(0), ..Job::default() };
-            self.jobs.insert(ticket.job.clone(), job);
-        }
-        let time = self.store.clock().now_us();
-        let Some(job) = self.jobs.get_mut(&ticket.job) else { return Ok(Noted::Before) };
+        let (now, time) = (self.store.clock().monotonic(), self.store.clock().now_us());
+        let job = self.job(&ticket.job).await?;
         if step < job.next || job.waiting.contains_key(&step) {
             return Ok(Noted::Before);
         }
@@ -128,6 +127,36 @@ impl Notes {
                 Ok(Noted::Waiting)
             }
         }
+    }
+
+    /// The ticket that a step of a job was served before, by this server or another; `None` where it was
+    /// not. A job that goes on from a checkpoint asks for steps again that were served to it before it
+    /// died: with the same tickets it learns the same bytes, though the store has moved on.
+    ///
+    /// # Errors
+    /// The store's, and a row that holds no ticket.
+    pub async fn served(&mut self, job: &str, step: Step) -> Result<Option<Ticket>> {
+        let store = self.store.clone();
+        let known = self.job(job).await?;
+        if let Some(draw) = known.waiting.get(&step.0) {
+            return Ok(Some(Ticket::from_json(draw.ticket.as_bytes())?));
+        }
+        if step.0 >= known.next {
+            return Ok(None);
+        }
+        if !known.tickets.contains_key(&step.0) {
+            known.tickets = tickets(&store, job, step).await?;
+        }
+        Ok(known.tickets.get(&step.0).cloned())
+    }
+
+    async fn job(&mut self, name: &str) -> Result<&mut Job> {
+        if !self.jobs.contains_key(name) {
+            let next = self.store.transaction(Table::Draws, &fence(name)).await?.unwrap_or(0);
+            let job = Job { next: u64::try_from(next).unwrap_or(0), ..Job::default() };
+            self.jobs.insert(name.to_owned(), job);
+        }
+        Ok(self.jobs.entry(name.to_owned()).or_default())
     }
 
     /// How many steps wait.
@@ -190,6 +219,21 @@ impl Notes {
         }
         lost.map_or(Ok(()), |conflict| Err(conflict.into()))
     }
+}
+
+/// The tickets that the store has of [`ASKED`] steps from `first` on.
+async fn tickets(store: &Store, job: &str, first: Step) -> Result<BTreeMap<u64, Ticket>> {
+    let end = first.0.saturating_add(ASKED);
+    // A name has no quote in it.
+    let filter = Some(format!("job = '{job}' and step >= {first} and step < {end}"));
+    let version = store.version(Table::Draws).await?;
+    let mut tickets = BTreeMap::new();
+    for batch in store.scan(Table::Draws, version, &Scan { columns: &[], filter, order: &[] }).await? {
+        for row in View::new(&batch)?.iter() {
+            tickets.insert(Step::from_i64(row.step).0, Ticket::from_json(row.ticket.as_bytes())?);
+        }
+    }
+    Ok(tickets)
 }
 
 fn rows(job: &str, draws: &BTreeMap<u64, Draw>) -> Result<arrow::array::RecordBatch> {

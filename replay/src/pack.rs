@@ -10,14 +10,12 @@
 //! Every input of a piece has a target in its own record, so every one counts. What no piece holds,
 //! and what a removed record held, is padding with mask false.
 
-use std::sync::Arc;
-
 use schemas::id::{RecordId, Seq, Shard};
 use schemas::wire::{BatchRow, Span};
 
 use crate::error::{ReplayError, Result};
 use crate::index::Record;
-use crate::tokenise::Tokenizer;
+use crate::tokenise::{Contents, Tokenizer};
 
 /// A piece of a record: tokens `first .. first + tokens` of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,16 +53,11 @@ pub struct PlannedRow {
     pub pieces: Vec<Piece>,
 }
 
-/// Writes the tokens of a row. `text` gives the text of a piece's record, `None` when it was removed.
+/// Writes the tokens of a row. `contents` has the tokens of its records; what it has not was removed.
 ///
 /// # Errors
 /// [`ReplayError::Inconsistent`] when a text is not as long as its record says.
-pub fn fill(
-    row: &PlannedRow,
-    length: usize,
-    tokenizer: Tokenizer,
-    text: &mut impl FnMut(&Piece) -> Option<Arc<str>>,
-) -> Result<BatchRow> {
+pub fn fill(row: &PlannedRow, length: usize, tokenizer: &Tokenizer, contents: &Contents) -> Result<BatchRow> {
     let mut tokens = vec![tokenizer.pad(); length];
     let mut targets = tokens.clone();
     let mut mask = vec![false; length];
@@ -72,7 +65,7 @@ pub fn fill(
     let mut start = 0;
     for piece in &row.pieces {
         let end = start + usize::try_from(piece.tokens).unwrap_or(usize::MAX).min(length - start);
-        let text = text(piece);
+        let content = contents.get(&(piece.shard.clone(), piece.seq)).and_then(Option::as_ref);
         spans.push(Span {
             start: u32::try_from(start).unwrap_or(u32::MAX),
             tokens: u32::try_from(end - start).unwrap_or(u32::MAX),
@@ -80,13 +73,13 @@ pub fn fill(
             seq: piece.seq,
             id: piece.id,
             first_token: piece.first,
-            erased: text.is_none(),
+            erased: content.is_none(),
         });
         let room = (tokens.get_mut(start..end), targets.get_mut(start..end), mask.get_mut(start..end));
-        if let (Some(text), (Some(inputs), Some(targets), Some(mask))) = (text, room) {
-            let written = tokenizer.copy(&text, piece.first, inputs, targets);
-            if text.len() as u64 != piece.bytes || written != inputs.len() {
-                let (seq, shard, found, bytes) = (piece.seq, &piece.shard, text.len(), piece.bytes);
+        if let (Some(tokens), (Some(inputs), Some(targets), Some(mask))) = (content, room) {
+            let written = tokens.copy(piece.first, inputs, targets);
+            if tokens.text_bytes() != piece.bytes || written != inputs.len() {
+                let (seq, shard, found, bytes) = (piece.seq, &piece.shard, tokens.text_bytes(), piece.bytes);
                 let why =
                     format!("the text of record {seq} of shard `{shard}` has {found} bytes, not {bytes}");
                 return Err(ReplayError::Inconsistent { table: "records", why });

@@ -1,57 +1,58 @@
-//! Texts of records that were read lately, up to a number of bytes.
+//! Tokens of records that were read lately, up to a number of bytes. With bytes they are the texts.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use schemas::id::{Seq, Shard};
 use schemas::program::config::Bytes;
 
+use crate::tokenise::Tokens;
+
 type Place = (Shard, Seq);
 
-/// A cache of texts: the one asked for longest ago leaves first.
+/// A cache of records' tokens: those asked for longest ago leave first.
 #[derive(Debug)]
 pub struct Texts {
     limit: usize,
     used: usize,
     /// Counts the uses.
     now: u64,
-    texts: BTreeMap<Place, (u64, Arc<str>)>,
+    texts: BTreeMap<Place, (u64, Tokens)>,
     /// Places by their last use.
     uses: BTreeMap<u64, Place>,
 }
 
 impl Texts {
-    /// An empty cache of at most `limit` bytes of text.
+    /// An empty cache of at most `limit` bytes of memory.
     #[must_use]
     pub fn new(limit: Bytes) -> Self {
         Self { limit: limit.as_usize(), used: 0, now: 0, texts: BTreeMap::new(), uses: BTreeMap::new() }
     }
 
-    /// The text at a place, if it is here.
-    pub fn get(&mut self, place: &Place) -> Option<Arc<str>> {
+    /// The tokens of the record at a place, if they are here.
+    pub fn get(&mut self, place: &Place) -> Option<Tokens> {
         let (used, text) = self.texts.get_mut(place)?;
         self.now += 1;
         self.uses.remove(used);
         self.uses.insert(self.now, place.clone());
         *used = self.now;
-        Some(Arc::clone(text))
+        Some(text.clone())
     }
 
-    /// Keeps a text, if it fits at all.
-    pub fn insert(&mut self, place: Place, text: Arc<str>) {
-        if text.len() > self.limit {
+    /// Keeps a record's tokens, if they fit at all.
+    pub fn insert(&mut self, place: Place, text: Tokens) {
+        if text.memory() > self.limit {
             return;
         }
         self.now += 1;
-        self.used += text.len();
+        self.used += text.memory();
         self.uses.insert(self.now, place.clone());
         if let Some((used, old)) = self.texts.insert(place, (self.now, text)) {
-            self.used -= old.len();
+            self.used -= old.memory();
             self.uses.remove(&used);
         }
         while self.used > self.limit {
             let Some((_, place)) = self.uses.pop_first() else { break };
-            self.used -= self.texts.remove(&place).map_or(0, |(_, text)| text.len());
+            self.used -= self.texts.remove(&place).map_or(0, |(_, text)| text.memory());
         }
     }
 
@@ -66,7 +67,14 @@ impl Texts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use proptest::prelude::*;
+
+    fn text(of: &Tokens) -> &str {
+        let Tokens::Bytes(text) = of else { panic!("no bytes") };
+        text
+    }
 
     proptest! {
         #[test]
@@ -79,10 +87,11 @@ mod tests {
             for (seq, length) in uses {
                 let place = ("main".parse().unwrap(), Seq(seq));
                 let at = twin.iter().position(|(known, _)| *known == place);
-                prop_assert_eq!(texts.get(&place), at.map(|at| Arc::clone(&twin[at].1)));
+                let found = texts.get(&place);
+                prop_assert_eq!(found.as_ref().map(text), at.map(|at| &*twin[at].1));
                 let old = at.map(|at| twin.remove(at));
                 let text: Arc<str> = old.map_or_else(|| "x".repeat(length).into(), |(_, text)| text);
-                texts.insert(place.clone(), Arc::clone(&text));
+                texts.insert(place.clone(), Tokens::Bytes(Arc::clone(&text)));
                 twin.push((place, text));
                 while twin.iter().map(|(_, text)| text.len()).sum::<usize>() > 64 {
                     twin.remove(0);
@@ -97,10 +106,11 @@ mod tests {
     fn text_larger_than_the_cache_is_not_kept() {
         let mut texts = Texts::new(Bytes::new(3));
         let place: Place = ("main".parse().unwrap(), Seq(1));
-        texts.insert(place.clone(), "abcd".into());
-        assert_eq!((texts.get(&place), texts.used), (None, 0));
-        texts.insert(place.clone(), "abc".into());
+        texts.insert(place.clone(), Tokens::Bytes("abcd".into()));
+        assert_eq!((texts.get(&place).is_none(), texts.used), (true, 0));
+        texts.insert(place.clone(), Tokens::Bytes("abc".into()));
+        assert_eq!((texts.get(&place).as_ref().map(text), texts.used), (Some("abc"), 3));
         texts.clear();
-        assert_eq!((texts.get(&place), texts.used), (None, 0));
+        assert_eq!((texts.get(&place).is_none(), texts.used), (true, 0));
     }
 }

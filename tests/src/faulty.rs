@@ -1,11 +1,13 @@
 //! A proxy before an S3 server that fails as servers and networks do: it refuses, loses the answer to
-//! a commit that was made, and cuts bodies short. Which request meets what is a function of a seed and
+//! a commit that was made, cuts bodies short, and is slow. Which request meets what is a function of a seed and
 //! of the request's number.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use schemas::program::clock::Clock;
 use schemas::seed::{Seed, unit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,7 +24,12 @@ pub struct Faults {
     pub out_after_lost: bool,
     /// Answers to a GET whose body ends in the middle.
     pub cut: f64,
+    /// Requests that wait for [`SLOW`] before they are passed on.
+    pub slow: f64,
 }
+
+/// How long a slow request waits.
+pub const SLOW: Duration = Duration::from_millis(150);
 
 /// How many requests met what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +42,8 @@ pub struct Counts {
     pub lost: u64,
     /// Bodies cut.
     pub cut: u64,
+    /// Requests that waited.
+    pub slow: u64,
 }
 
 /// The proxy, which ends when it is dropped.
@@ -116,6 +125,10 @@ async fn pass(mut client: TcpStream, server: SocketAddr, state: &Mutex<State>) -
     if strikes("refused", faults.refused) {
         lock(state).counts.refused += 1;
         return client.write_all(UNAVAILABLE).await;
+    }
+    if strikes("slow", faults.slow) {
+        lock(state).counts.slow += 1;
+        Clock::system().sleep(SLOW).await;
     }
     let mut upstream = TcpStream::connect(server).await?;
     upstream.write_all(&request.with_closing_head()).await?;
@@ -265,7 +278,7 @@ mod tests {
         assert_eq!(ask(&proxy, "PUT", COMMIT).await, "");
         assert!(ask(&proxy, "PUT", "/bucket/records/part-0.parquet").await.starts_with("HTTP/1.1 200"));
         assert_eq!(seen.lock().unwrap().len(), 3);
-        assert_eq!(proxy.counts(), Counts { requests: 4, refused: 1, lost: 2, cut: 0 });
+        assert_eq!(proxy.counts(), Counts { requests: 4, refused: 1, lost: 2, ..Counts::default() });
 
         proxy.set(Faults { lost: 1.0, out_after_lost: true, ..Faults::default() });
         ask(&proxy, "PUT", COMMIT).await;
@@ -279,6 +292,17 @@ mod tests {
         proxy.set(Faults { cut: 1.0, ..Faults::default() });
         assert!(ask(&proxy, "GET", "/a").await.ends_with("content-length: 10\r\n\r\n01234"));
         assert!(ask(&proxy, "POST", "/a").await.ends_with("0123456789"));
+    }
+
+    #[tokio::test]
+    async fn slow_request_waits_and_is_passed_on() {
+        let (address, seen) = server().await;
+        let proxy = Faulty::before(address, Seed::new(1)).await;
+        proxy.set(Faults { slow: 1.0, ..Faults::default() });
+        let clock = Clock::system();
+        assert!(ask(&proxy, "GET", "/a").await.ends_with("0123456789"));
+        assert!(clock.monotonic() >= SLOW);
+        assert_eq!((seen.lock().unwrap().len(), proxy.counts().slow), (1, 1));
     }
 
     #[tokio::test]

@@ -3,11 +3,12 @@
 //! The tests themselves are modules of one binary, `tests/tests/main.rs`. They know the programs by
 //! their public faces only: they start them, talk to them, and read the store through `schemas`.
 //! [`binary`] gives the program to start, [`root`] the files of the repository, [`world`] a folder to run
-//! programs in, [`faulty`] a network that fails.
+//! programs in, [`s3`] a server with a bucket, [`faulty`] a network that fails.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise and says it")]
 
 pub mod faulty;
+pub mod s3;
 pub mod world;
 
 use std::fs;

@@ -1,18 +1,26 @@
 //! A folder with a store and jobs in it, and the three programs run in it as a user would.
 
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use schemas::program::clock::Clock;
-use schemas::store::{Store, StoreUrl};
+use schemas::seed::Seed;
+use schemas::store::check::{Report, check};
+use schemas::store::{Scan, Store};
+use schemas::table::Table;
+use schemas::table::records::View;
 
 use crate::{binary, root};
 
-/// A folder of its own, removed with it.
+/// A folder of its own, removed with it, and the store that belongs to it.
 #[derive(Debug)]
 pub struct World {
     folder: tempfile::TempDir,
+    /// Where the store is, if not in the folder, and the options that open it.
+    elsewhere: Option<(String, HashMap<String, String>)>,
 }
 
 impl Default for World {
@@ -28,7 +36,41 @@ impl World {
     /// Where the system gives no folder.
     #[must_use]
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("the system gives a temporary folder") }
+        Self { folder: tempfile::tempdir().expect("the system gives a temporary folder"), elsewhere: None }
+    }
+
+    /// An empty one whose store is at `url` and is opened with `options`.
+    ///
+    /// # Panics
+    /// Where the system gives no folder.
+    #[must_use]
+    pub fn with_store_at(url: &str, options: Vec<(&'static str, String)>) -> Self {
+        let options = options.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Self { elsewhere: Some((url.to_owned(), options)), ..Self::new() }
+    }
+
+    /// The table of a configuration that says where the store is, below `prefix` (`""` or `"replay."`).
+    #[must_use]
+    pub fn store_table(&self, prefix: &str) -> String {
+        let Some((url, options)) = &self.elsewhere else {
+            return format!("[{prefix}store]\nurl = \"store\"\n");
+        };
+        let mut text = format!("[{prefix}store]\nurl = \"{url}\"\n[{prefix}store.options]\n");
+        for (key, value) in options {
+            let _ = writeln!(text, "\"{key}\" = \"{value}\"");
+        }
+        text
+    }
+
+    /// The variables that say where the store is to a program whose variables begin with `prefix`.
+    #[must_use]
+    pub fn environment(&self, prefix: &str) -> Vec<(String, String)> {
+        let name = format!("{prefix}STORE__URL");
+        let Some((url, options)) = &self.elsewhere else { return vec![(name, "store".to_owned())] };
+        let mut variables = vec![(name, url.clone())];
+        let of_aws = options.iter().filter(|(key, _)| key.starts_with("aws_"));
+        variables.extend(of_aws.map(|(key, value)| (key.to_uppercase(), value.clone())));
+        variables
     }
 
     /// A path in it.
@@ -53,8 +95,14 @@ impl World {
     /// A program to be run in it, with a quiet log.
     #[must_use]
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        self.command_that_logs("warn", program, arguments)
+    }
+
+    /// A program to be run in it, which logs what `filter` says.
+    #[must_use]
+    pub fn command_that_logs(&self, filter: &str, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary(program));
-        command.current_dir(self.folder.path()).args(["--log", "warn"]).args(arguments);
+        command.current_dir(self.folder.path()).args(["--log", filter]).args(arguments);
         command.env_remove("PERENNIAL_FAILPOINT");
         command
     }
@@ -90,15 +138,69 @@ impl World {
         assert!(output.status.code().is_none(), "`{failpoint}` was not reached: {:?}\n{said}", output.status);
     }
 
-    /// The store in it that programs call `store`.
+    /// The store: the one that programs call `store`, unless it is elsewhere.
     ///
     /// # Panics
     /// Where there is none.
     pub async fn store(&self) -> Store {
-        let path = self.path("store");
-        let url: StoreUrl = path.to_str().expect("a path in UTF-8").parse().expect("a path is a URL");
-        Store::open(&url, &Default::default(), Clock::system()).await.expect("the store opens")
+        let here = (text(&self.path("store")).to_owned(), HashMap::new());
+        let (url, options) = self.elsewhere.as_ref().unwrap_or(&here);
+        let url = url.parse().expect("a path or a URL");
+        Store::open(&url, options, Clock::system()).await.expect("the store opens")
     }
+
+    /// What a reader of the records sees, but for the times of ingest: a line for each reading, in order.
+    ///
+    /// # Panics
+    /// Where the store cannot be read.
+    pub async fn readings(&self) -> Vec<String> {
+        let store = self.store().await;
+        let version = store.version(Table::Records).await.expect("the table has a version");
+        let scan = Scan { order: &["shard", "seq"], ..Scan::default() };
+        let batches = store.scan(Table::Records, version, &scan).await.expect("the table is read");
+        let mut lines = Vec::new();
+        for batch in &batches {
+            lines.extend(View::new(batch).expect("rows of records").iter().map(|row| {
+                format!(
+                    "{} {:?} {} {}..{} {:?} {:?} {:?} {:?}",
+                    row.source,
+                    row.seq,
+                    row.outcome,
+                    row.start,
+                    row.end,
+                    row.external_id,
+                    row.id,
+                    row.text,
+                    row.reason
+                )
+            }));
+        }
+        lines
+    }
+
+    /// Checks the store, which must be sound, and says what was found.
+    ///
+    /// # Panics
+    /// With what is wrong.
+    pub async fn checked(&self) -> Report {
+        let report = check(&self.store().await, &BTreeSet::new()).await.expect("the store is read");
+        assert_eq!(report.violations, []);
+        report
+    }
+}
+
+/// `count` lines of JSON whose texts are unlike each other.
+#[must_use]
+pub fn lines(count: u64) -> String {
+    let mut lines = String::new();
+    for number in 0..count {
+        let _ = write!(lines, "{{\"id\": {number}, \"text\": \"");
+        for word in 0..12 {
+            let _ = write!(lines, "{:x} ", Seed::new(3).at(&[number, word]));
+        }
+        lines += "\"}\n";
+    }
+    lines
 }
 
 /// A file of the bundled data.

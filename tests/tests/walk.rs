@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use schemas::store::check::check;
-use schemas::table::Table;
+use schemas::store::{Scan, Store};
+use schemas::table::{Table, draws};
 use tests::world::{World, data, text};
 
 /// A model and a job small enough to be run many times.
@@ -35,24 +36,27 @@ slice = "1KiB"
 document = "256B"
 "#;
 
-/// A world whose store holds the bundled stream, with `job.toml` in it.
+/// A world with `ingest.toml`, which reads the bundled stream into its store, and `job.toml`.
 pub fn ingested() -> World {
-    let world = World::new();
+    prepared(World::new())
+}
+
+/// The same, of a world wherever its store is.
+pub fn prepared(world: World) -> World {
     let slices = data("slices.toml");
     let job = JOB.replace("[evaluate]", &format!("[evaluate]\nslices = \"{}\"", text(&slices)));
-    world.write("job.toml", job);
+    world.write("job.toml", job + &world.store_table("replay."));
     let stream = data("stream.jsonl.zst");
     let source = format!(
         "[[source]]\nname = \"stream\"\npath = \"{}\"\n[read]\nblock_lines = 100\n[commit]\nbytes = \"100KB\"\n",
         text(&stream)
     );
-    world.write("ingest.toml", source);
+    world.write("ingest.toml", source + &world.store_table(""));
     world
 }
 
 pub const INGEST: &[&str] = &["--config", "ingest.toml", "run", "--once"];
-pub const TRAIN: &[&str] =
-    &["--config", "job.toml", "--store", "store", "--set", "job.name=a", "--set", "job.folder=a", "run"];
+pub const TRAIN: &[&str] = &["--config", "job.toml", "--set", "job.name=a", "--set", "job.folder=a", "run"];
 
 #[tokio::test]
 async fn bundled_text_becomes_a_sound_store_a_trained_model_and_a_report() {
@@ -66,7 +70,7 @@ async fn bundled_text_becomes_a_sound_store_a_trained_model_and_a_report() {
     assert!(done.starts_with("done after step 24"), "{done}");
     let again = world.succeed("perennial-train", TRAIN);
     assert!(again.starts_with("done after step 24"), "a job that has ended stays as it is: {again}");
-    let floor = ["--config", "job.toml", "--store", "store", "--set", "replay.mix={}", "--set", "job.name=b"];
+    let floor = ["--config", "job.toml", "--set", "replay.mix={}", "--set", "job.name=b"];
     world.succeed("perennial-train", &[&floor[..], &["--set", "job.folder=b", "run"]].concat());
 
     let runs = ["--run", "floor:b:no replay", "--run", "method:a:replay", "--out", "out"];
@@ -86,11 +90,31 @@ async fn bundled_text_becomes_a_sound_store_a_trained_model_and_a_report() {
     assert!(page.contains("<svg") && page.contains("no replay"));
 
     let store = world.store().await;
+    every_step_is_noted_with_the_bytes_it_was_fed(&world, &store).await;
     let checked = check(&store, &BTreeSet::new()).await.unwrap();
     assert_eq!(checked.violations, []);
     let sums = checked.sums.values().next().unwrap();
     assert_eq!((sums.read, sums.dead_letters, sums.balanced()), (1013, 28, true));
     assert!(checked.versions[&Table::Records].0 > 3, "several commits");
+}
+
+/// A job that reads the store itself leaves what it drew, as a server would: a noted ticket gives its bytes.
+async fn every_step_is_noted_with_the_bytes_it_was_fed(world: &World, store: &Store) {
+    let version = store.version(Table::Draws).await.unwrap();
+    let scan = Scan { filter: Some("job = 'a'".to_owned()), order: &["step"], ..Scan::default() };
+    let batches = store.scan(Table::Draws, version, &scan).await.unwrap();
+    let rows: Vec<_> = batches.iter().flat_map(|batch| draws::View::new(batch).unwrap().iter()).collect();
+    let steps: Vec<i64> = rows.iter().map(|row| row.step).collect();
+    // Batches are made ahead of the steps.
+    assert!(steps.len() >= 24 && steps.iter().copied().eq(0..steps.len() as i64), "{steps:?}");
+    let last = rows[23];
+    let settings =
+        ["batch.rows=2", "batch.tokens=128", "mix.main=0.25", "fresh.keep=0.75", "follow.block=16"];
+    let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
+    let arguments: Vec<&str> = ["--store", "store"].into_iter().chain(settings).collect();
+    let sample = [&arguments[..], &["sample", "--digests", "--ticket", last.ticket]].concat();
+    let said = world.succeed("perennial-replay", &sample);
+    assert!(said.contains(&format!("digest {}", last.digest)), "{said}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! One training step of the one-million-parameter byte model on one CPU thread, 4 rows of 256 tokens:
-//! rows of one document, and rows of several. Run `cargo bench -p trainer`.
+//! One training step of the one-million-parameter byte model on one CPU thread, 1,024 tokens: in documents
+//! of equal length and of many, in f32 and in bf16, at once and in parts. Run `cargo bench -p trainer`.
 //!
 //! The floor is the matrix products alone: 6 operations per parameter and token, at the rate that one
 //! product of the same shape reaches.
@@ -13,6 +13,7 @@ use schemas::id::{Step, Version};
 use schemas::seed::{Seed, below};
 use schemas::wire::{Ticket, WIRE_FORMAT};
 use tch::{Device, Kind, Tensor};
+use trainer::device::Precision;
 use trainer::feed::Sheet;
 use trainer::step::{Learner, Recipe};
 use trainer::torch::{TorchError, on_one_thread};
@@ -48,14 +49,23 @@ fn measure(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("step");
     group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
     group.throughput(Throughput::Elements(TOKENS as u64));
+    use Precision::{Bf16, F32};
+    let (few, many) = (vec![256; 4], vec![32; 32]);
+    let mixed = vec![256, 250, 6, 200, 56, 140, 116, 100, 90, 60, 30, 20];
     let cases = [
-        ("4 documents of 256 tokens", vec![256; 4]),
-        ("32 documents of 32 tokens", vec![32; 32]),
-        ("12 documents of 12 lengths", vec![256, 250, 6, 200, 56, 140, 116, 100, 90, 60, 30, 20]),
+        ("4 documents of 256 tokens, f32", &few, F32, 0),
+        ("4 documents of 256 tokens, f32, one by one", &few, F32, 1),
+        ("4 documents of 256 tokens, bf16", &few, Bf16, 0),
+        ("4 documents of 256 tokens, bf16, one by one", &few, Bf16, 1),
+        ("32 documents of 32 tokens, f32", &many, F32, 0),
+        ("32 documents of 32 tokens, bf16", &many, Bf16, 0),
+        ("12 documents of 12 lengths, f32", &mixed, F32, 0),
+        ("12 documents of 12 lengths, bf16", &mixed, Bf16, 0),
     ];
-    for (name, lengths) in cases {
-        let sheet = sheet(&lengths[..]);
-        let Ok(mut learner) = Learner::fresh(&Recipe::default(), Seed::new(0), Device::Cpu) else { continue };
+    for (name, lengths, precision, micro_rows) in cases {
+        let sheet = sheet(lengths);
+        let recipe = Recipe { precision, micro_rows, ..Recipe::default() };
+        let Ok(mut learner) = Learner::fresh(&recipe, Seed::new(0), Device::Cpu) else { continue };
         group.throughput(Throughput::Elements(sheet.tokens.len() as u64));
         group.bench_function(name, |bench| bench.iter(|| learner.step(&ticket(learner.at()), &sheet)));
     }

@@ -1,11 +1,12 @@
 //! Where a job's batches come from: the store, read in this process, or a replay server over Flight.
-//! The bytes are the same; a ticket names them.
+//! The bytes are the same, a ticket names them, and what was drawn is noted in the store either way.
 
 use replay::client::Client;
 use replay::issue::{Issued, Request};
 use replay::library::Library;
 use replay::plan::Plan;
-use schemas::id::Step;
+use replay::serve::session::Session;
+use schemas::id::{Step, Version};
 use schemas::program::clock::Clock;
 use schemas::program::error::{Failure, Fault, Kind};
 use schemas::program::stop::Stop;
@@ -39,6 +40,26 @@ impl Fault for OtherPlan {
     }
 }
 
+/// Notes of what was drawn.
+#[derive(Debug)]
+pub struct Notes {
+    session: Option<Session>,
+    runtime: Handle,
+}
+
+impl Notes {
+    /// Waits until the store has them.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn flush(&self) -> Result<(), Failure> {
+        match &self.session {
+            Some(session) => Ok(self.runtime.block_on(session.flush())?),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Where batches come from.
 pub struct Batches {
     reader: Reader,
@@ -47,9 +68,8 @@ pub struct Batches {
     stop: Stop,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a job has one")]
 enum Reader {
-    Here(Box<Library>),
+    Here(Session),
     Server { client: Client, url: String },
 }
 
@@ -71,10 +91,20 @@ impl Batches {
             }
             None => {
                 let library = Library::open(store.clone(), plan.clone(), config.replay.cache.bytes).await?;
-                Reader::Here(Box::new(library))
+                Reader::Here(Session::start(library, store.clone(), config.replay.serve.settings()))
             }
         };
         Ok(Self { reader, plan, clock: clock.clone(), stop: stop.clone() })
+    }
+
+    /// The notes of what this job draws. A server takes them itself.
+    #[must_use]
+    pub fn notes(&self, runtime: &Handle) -> Notes {
+        let session = match &self.reader {
+            Reader::Here(session) => Some(session.clone()),
+            Reader::Server { .. } => None,
+        };
+        Notes { session, runtime: runtime.clone() }
     }
 
     /// A feed of this job's batches from where `progress` stands, made ahead in a thread of its own.
@@ -110,16 +140,22 @@ impl Batches {
             if self.stop.is_triggered() {
                 return Ok(None);
             }
-            let issued = match &mut self.reader {
-                Reader::Here(library) => library.ticket(request).await?,
-                Reader::Server { client, .. } => client.ticket(request).await?,
+            let (issued, before) = match &mut self.reader {
+                Reader::Here(session) => {
+                    let before = session.version();
+                    (session.ticket(request.clone()).await?, before)
+                }
+                Reader::Server { client, .. } => (client.ticket(request).await?, Version(0)),
             };
             let missing = match issued {
                 Issued::Ticket(ticket) => return self.check(ticket).map(Some),
                 Issued::NotYet { missing } => missing,
             };
             let moved = match &mut self.reader {
-                Reader::Here(library) => library.follow().await?,
+                Reader::Here(session) => {
+                    session.follow().await?;
+                    session.version() != before
+                }
                 // The server follows the store by itself.
                 Reader::Server { .. } => false,
             };
@@ -148,7 +184,10 @@ impl Batches {
 
     async fn batch(&mut self, ticket: &Ticket) -> Result<(Batch, Request), Failure> {
         match &mut self.reader {
-            Reader::Here(library) => Ok((library.batch(ticket).await?, library.after(ticket).await?)),
+            Reader::Here(session) => {
+                let served = session.batch(ticket.clone()).await?;
+                Ok((served.batch.clone(), served.next.clone()))
+            }
             Reader::Server { client, .. } => {
                 let received = client.batch(ticket).await?;
                 Ok((received.batch, received.next))

@@ -9,11 +9,11 @@ use schemas::program::config::{Bytes, Problems};
 use schemas::seed::Seed;
 use serde::{Deserialize, Serialize};
 
-use crate::average::AverageConfig;
-use crate::device::DeviceChoice;
+use crate::average::Averaging;
+use crate::device::{DeviceChoice, Precision, PrecisionChoice};
 use crate::model::ModelConfig;
 use crate::optim::OptimConfig;
-use crate::schedule::Schedule;
+use crate::schedule::ScheduleConfig;
 use crate::step::Recipe;
 
 /// The configuration of `perennial-train`.
@@ -29,10 +29,10 @@ pub struct Config {
     /// The optimiser.
     pub optim: OptimConfig,
     /// The learning rate.
-    pub schedule: Schedule,
-    /// The averages of the weights that are kept beside them.
-    pub average: AverageConfig,
-    /// How the job runs: nothing here reaches the weights, but for `replay_weight`.
+    pub schedule: ScheduleConfig,
+    /// The averages of the weights that are kept beside them, and what is released of them.
+    pub average: Averaging,
+    /// How the job runs: nothing here reaches the weights, but for `precision`, `micro_rows` and `replay_weight`.
     pub run: RunConfig,
     /// What is measured along the way.
     pub evaluate: EvaluateConfig,
@@ -48,11 +48,14 @@ pub struct JobConfig {
     pub folder: PathBuf,
     /// The seed of its fresh weights.
     pub seed: u64,
+    /// Weights to start from in place of fresh ones: a file of safetensors with the names of the Llama
+    /// family, or a folder with `model.safetensors` in it. A job that goes on starts from nothing.
+    pub start: Option<PathBuf>,
 }
 
 impl Default for JobConfig {
     fn default() -> Self {
-        Self { name: "job".to_owned(), folder: PathBuf::from("job"), seed: 0 }
+        Self { name: "job".to_owned(), folder: PathBuf::from("job"), seed: 0, start: None }
     }
 }
 
@@ -62,6 +65,13 @@ impl Default for JobConfig {
 pub struct RunConfig {
     /// `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA where it can be had.
     pub device: DeviceChoice,
+    /// What the forward and backward pass computes in: `f32`, `bf16`, or `auto`: bf16 where the device has
+    /// instructions for it (CUDA from compute capability 8 on, a CPU with avx512_bf16), else f32. A job that
+    /// goes on stays with what it began in. Weights that learn, moments, averages and checkpoints are f32.
+    pub precision: PrecisionChoice,
+    /// Rows of a batch that are computed at a time, for less memory; 0: all. The gradients of the whole batch
+    /// are summed before the weights change.
+    pub micro_rows: u32,
     /// Threads of libtorch. One is best where several jobs share a machine.
     pub threads: u16,
     /// A replay server's Flight address, as `http://127.0.0.1:7401`, to read batches from; absent: the store
@@ -85,6 +95,8 @@ impl Default for RunConfig {
     fn default() -> Self {
         Self {
             device: DeviceChoice::Auto,
+            precision: PrecisionChoice::Auto,
+            micro_rows: 0,
             threads: 1,
             server: None,
             steps: None,
@@ -110,7 +122,7 @@ pub struct EvaluateConfig {
     pub slice: Bytes,
     /// Bytes of a document that are scored.
     pub document: Bytes,
-    /// Whether the averages are scored too, at the end.
+    /// Whether the averages, and the ways to them, are scored too, at the end.
     pub averages: bool,
 }
 
@@ -121,14 +133,16 @@ impl Default for EvaluateConfig {
 }
 
 impl Config {
-    /// What the learner follows.
+    /// What the learner follows, with the precision that `run.precision` comes to.
     #[must_use]
-    pub fn recipe(&self) -> Recipe {
+    pub fn recipe(&self, precision: Precision) -> Recipe {
         Recipe {
             model: self.model.clone(),
             optim: self.optim.clone(),
-            schedule: self.schedule,
-            average: self.average.clone(),
+            schedule: self.schedule.schedule(),
+            average: self.average.kept(),
+            precision,
+            micro_rows: self.run.micro_rows,
         }
     }
 
@@ -143,12 +157,18 @@ impl Config {
         if let Err(error) = check_name("job", &self.job.name) {
             problems.refuse("job.name", &format!("cannot be `{}`: {}", self.job.name, error.why));
         }
-        if let Err(error) = self.recipe().check() {
+        if let Err(error) = self.recipe(Precision::F32).check() {
             let source = std::error::Error::source(&error).map(ToString::to_string);
             problems.refuse(
                 "model",
                 &format!("or another table of the recipe: {}", source.unwrap_or(error.to_string())),
             );
+        }
+        for (key, why) in self.schedule.cooldown.problems() {
+            problems.refuse(&format!("schedule.cooldown.{key}"), why);
+        }
+        if let Some(why) = self.average.problem() {
+            problems.refuse("average.interpolate", why);
         }
         let positive = self.run.replay_weight.is_finite() && self.run.replay_weight > 0.0;
         if !positive {
@@ -199,6 +219,11 @@ mod tests {
             load("[job]\nname = \"A B\"\n[run]\nthreads = 0\nreplay_weight = -1.0\n[model]\ncontext = 8\n")
                 .unwrap_err();
         for key in ["job.name", "run.threads", "run.replay_weight", "model.context"] {
+            assert!(error.contains(key), "{key}: {error}");
+        }
+        let error = load("[schedule.cooldown]\nfinal = 2.0\nsteps = 5\n[average]\ninterpolate = [0.0]\n");
+        let error = error.unwrap_err();
+        for key in ["schedule.cooldown.final", "schedule.cooldown.from", "average.interpolate"] {
             assert!(error.contains(key), "{key}: {error}");
         }
         assert!(load("[optim]\nclipp = 1.0\n").unwrap_err().contains("did you mean `clip`"));

@@ -4,6 +4,8 @@
 //! side, padding and erased text left out. A sheet is plain numbers, so it can be made ahead in any
 //! thread; [`Sheet::input`] makes its tensors in the thread that calls libtorch.
 
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
@@ -206,6 +208,62 @@ impl Sheet {
 
     fn lay_out(&mut self) {
         self.documents = Documents::of_lengths(self.pieces.iter().map(|piece| piece.tokens as i64));
+    }
+
+    /// The sheet in parts of `rows` rows each, in the batch's order, without the rows in which nothing
+    /// counts; the sheet itself where `rows` is 0 or not below its own.
+    #[must_use]
+    pub fn split(&self, rows: u64) -> Vec<Cow<'_, Self>> {
+        if rows == 0 || rows >= self.rows {
+            return vec![Cow::Borrowed(self)];
+        }
+        let counts: BTreeSet<usize> =
+            self.pieces.iter().filter(|piece| piece.counted > 0).map(|piece| piece.row).collect();
+        let counts: Vec<usize> = counts.into_iter().collect();
+        let parts = counts.chunks(usize::try_from(rows).unwrap_or(usize::MAX));
+        parts.map(|rows| Cow::Owned(self.part(rows))).collect()
+    }
+
+    /// The documents of these rows, which are sorted.
+    fn part(&self, rows: &[usize]) -> Self {
+        let length = self.size / self.rows.max(1);
+        let n = rows.len() as u64;
+        let mut part = Self { size: length * n, rows: n, ..Self::default() };
+        for piece in self.pieces.iter().filter(|piece| rows.binary_search(&piece.row).is_ok()) {
+            let from = piece.start..piece.start + piece.tokens;
+            part.pieces.push(Piece { start: part.tokens.len(), ..*piece });
+            part.counted += piece.counted as u64;
+            part.tokens.extend_from_slice(self.tokens.get(from.clone()).unwrap_or_default());
+            part.targets.extend_from_slice(self.targets.get(from.clone()).unwrap_or_default());
+            part.counts.extend_from_slice(self.counts.get(from.clone()).unwrap_or_default());
+            part.weights.extend_from_slice(self.weights.get(from).unwrap_or_default());
+        }
+        part.lay_out();
+        part
+    }
+
+    /// One number per token of this sheet from `numbers`, those of its parts one after another; 0 where no
+    /// part has the token.
+    #[must_use]
+    pub fn joined(&self, parts: &[Cow<'_, Self>], numbers: &[f32]) -> Vec<f32> {
+        let mut all = vec![0.0; self.tokens.len()];
+        let starts: BTreeMap<(usize, usize), usize> =
+            self.pieces.iter().map(|piece| ((piece.row, piece.span), piece.start)).collect();
+        let mut begin = 0;
+        for part in parts {
+            for piece in &part.pieces {
+                let found = numbers.get(begin + piece.start..begin + piece.start + piece.tokens);
+                let place = starts.get(&(piece.row, piece.span)).and_then(|start| {
+                    let end = start + piece.tokens;
+                    all.get_mut(*start..end)
+                });
+                if let (Some(place), Some(found)) = (place, found) {
+                    place.copy_from_slice(found);
+                }
+            }
+            begin += part.tokens.len();
+        }
+        all
     }
 
     /// What all predictions weigh together; 0 where there is nothing to learn.

@@ -1,30 +1,30 @@
-//! A job from its configuration to its end: it starts, or goes on exactly where its last checkpoint
-//! stands, and leaves a checkpoint and its evaluations behind.
+//! A job from its configuration to its end: it starts, branches off another, or goes on exactly where its
+//! last checkpoint stands, and leaves a checkpoint, its evaluations and a release behind.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use replay::plan::Plan as ReadingPlan;
-use replay::receive::{self, Evaluation};
 use schemas::id::Step;
 use schemas::program::clock::Clock;
 use schemas::program::error::{Failure, Fault, Kind};
 use schemas::program::stop::Stop;
 use schemas::store::Store;
-use tch::Tensor;
+use tch::Device;
 use tokio::runtime::Handle;
 
-use crate::batches::Batches;
-use crate::checkpoint::{self, CheckpointError, Progress, Start};
+use crate::batches::{Batches, Notes};
+use crate::checkpoint::release::{self, Weights};
+use crate::checkpoint::{self, Branched, CheckpointError, Progress, Start, State};
 use crate::config::Config;
-use crate::device;
-use crate::evaluate::held_out::{self, Slice};
-use crate::evaluate::slices::score;
+use crate::device::{self, Precision};
+use crate::evaluate::held_out;
+use crate::evaluate::scorer::Scorer;
 use crate::model::Decoder;
 use crate::report::collect::CONFIG;
 use crate::step::Learner;
 use crate::torch;
-use crate::train::{self, Act, Hooks, Plan, Report};
+use crate::train::{self, Act, End, Hooks, Plan, Report};
 
 /// A job that cannot go on from where it stands.
 #[derive(Debug, thiserror::Error)]
@@ -37,74 +37,92 @@ pub enum JobError {
         /// What differs.
         what: &'static str,
     },
+    /// The weights that it started from are gone.
+    #[error("the weights that job `{job}` started from cannot be had again")]
+    Start {
+        /// The job.
+        job: String,
+        /// Why.
+        #[source]
+        source: CheckpointError,
+    },
 }
 
 impl Fault for JobError {
     fn kind(&self) -> Kind {
-        Kind::Conflict
+        match self {
+            Self::Changed { .. } => Kind::Conflict,
+            Self::Start { source, .. } => source.kind(),
+        }
     }
     fn hint(&self) -> Option<String> {
-        Some(
-            "go on with the job's own configuration, or give the new one another `job.name` and `job.folder`"
-                .into(),
-        )
+        Some(match self {
+            Self::Changed { .. } => {
+                "go on with the job's own configuration, or give the new one another `job.name` and `job.folder`"
+                    .into()
+            }
+            Self::Start { .. } => {
+                "put them back and run the job again, or set `average.interpolate` to `[]`".into()
+            }
+        })
     }
 }
 
-/// Runs the job that `config` describes (`effective` is its text, which is left in the job's folder),
-/// whose reading `plan` is, until its steps or its stream end,
-/// or `stop` asks. Must be called on a tokio runtime's blocking thread: it makes the one thread that
-/// calls libtorch and waits for it.
+/// What is to be run.
+pub struct Task<'a> {
+    /// The job.
+    pub config: &'a Config,
+    /// The configuration as text, which is left in the job's folder.
+    pub effective: &'a str,
+    /// Its reading.
+    pub plan: ReadingPlan,
+    /// The checkpoint that it branches from where it has none of its own.
+    pub from: Option<&'a Path>,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// How its training did.
+    pub report: Report,
+    /// The release it left.
+    pub release: Option<PathBuf>,
+    /// Steps that a branch is short of its cool-down, because its stream has ended.
+    pub short: u64,
+}
+
+/// Runs a job until its steps or its stream end, or `stop` asks. Must be called on a tokio runtime's
+/// blocking thread: it makes the one thread that calls libtorch and waits for it.
 ///
 /// # Errors
 /// [`JobError`] where the job's checkpoint belongs to another configuration, and whatever the store,
 /// libtorch or the disk refuses.
 pub fn run(
-    config: &Config,
-    effective: &str,
-    plan: ReadingPlan,
+    task: Task<'_>,
     store: &Store,
     clock: &Clock,
     stop: &Stop,
     runtime: &Handle,
-) -> Result<Report, Failure> {
+) -> Result<Ended, Failure> {
+    let Task { config, effective, plan, from } = task;
     let digest = plan.digest();
+    let tokenizer = plan.tokenizer.clone();
     let batches = runtime.block_on(Batches::open(config, plan, store, clock, stop))?;
     let slices = match &config.evaluate.slices {
         Some(path) => {
-            held_out::load(path, config.evaluate.slice.get(), limit(config.evaluate.document.get()))?
+            let document = limit(config.evaluate.document.get());
+            held_out::load(path, &tokenizer, config.evaluate.slice.get(), document)?
         }
         None => Vec::new(),
     };
-    torch::on_one_thread(config.run.threads, || -> Result<Report, Failure> {
+    torch::on_one_thread(config.run.threads, || -> Result<Ended, Failure> {
         torch::check_version()?;
-        let (mut learner, mut progress) = begin(config, &digest)?;
+        let (learner, progress) = begin(config, &digest, from)?;
         leave(&config.job.folder, effective)?;
-        let mut feed = batches.feed(&progress, learner.at(), config, runtime)?;
-        let scorer = Arc::new(Mutex::new(Scorer {
-            config,
-            slices: &slices,
-            store,
-            runtime,
-            tokens: progress.tokens,
-            scored: None,
-        }));
-        if learner.at() == Step(0) {
-            with(&scorer, |scorer| scorer.live(&learner))?;
-        }
-        let report = train::train(
-            &mut learner,
-            &mut progress,
-            &mut feed,
-            &schedule(config),
-            hooks(&scorer),
-            clock,
-            stop,
-        )?;
-        if report.end != train::End::Stopped {
-            with(&scorer, |scorer| scorer.last(&learner))?;
-        }
-        Ok(report)
+        let notes = batches.notes(runtime);
+        let feed = batches.feed(&progress, learner.at(), config, runtime)?;
+        let scorer = Scorer::new(config, &slices, store, runtime, progress.tokens);
+        Running { config, learner, progress, scorer, notes }.run(feed, clock, stop)
     })
 }
 
@@ -135,152 +153,228 @@ fn leave(folder: &Path, effective: &str) -> Result<(), CheckpointError> {
         .map_err(failed)
 }
 
-/// A fresh learner, or the one of the newest checkpoint.
-fn begin(config: &Config, digest: &str) -> Result<(Learner, Progress), Failure> {
+/// The learner of the job's newest checkpoint, or of the checkpoint that it branches from, or one that
+/// has learnt nothing yet.
+fn begin(config: &Config, digest: &str, from: Option<&Path>) -> Result<(Learner, Progress), Failure> {
     let chosen = device::choose(config.run.device)?;
     if let Some(why) = &chosen.why_not_cuda {
         tracing::info!(why, "computing on the CPU");
     }
-    match checkpoint::latest(&config.job.folder) {
-        Ok(path) => resume(config, digest, &path, chosen.device),
-        Err(CheckpointError::None { .. }) => {
-            let seed = config.weights_seed();
-            let learner = Learner::fresh(&config.recipe(), seed, chosen.device)?;
-            tracing::info!(
-                job = config.job.name,
-                parameters = learner.model().size(),
-                "starting with fresh weights"
-            );
-            let progress = Progress {
-                job: config.job.name.clone(),
-                tokens: 0,
-                row: 0,
-                next: schemas::wire::Cursor::new(),
-                config: digest.to_owned(),
-                start: Start::Seed(seed),
-            };
-            Ok((learner, progress))
-        }
-        Err(error) => Err(error.into()),
+    match (checkpoint::latest(&config.job.folder), from) {
+        (Ok(path), _) => resume(config, digest, &path, chosen.device),
+        (Err(CheckpointError::None { .. }), Some(from)) => branch_off(config, digest, from, chosen.device),
+        (Err(CheckpointError::None { .. }), None) => start(config, digest, chosen.device),
+        (Err(error), _) => Err(error.into()),
     }
+}
+
+/// What a job computes in, that is new or has `begun` in this; says so, and why.
+fn computing(config: &Config, device: Device, begun: Option<Precision>) -> Precision {
+    let found = device::precision(config.run.precision, device, begun);
+    tracing::info!(precision = %found.precision, why = found.why, "computing");
+    found.precision
+}
+
+fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, Progress), Failure> {
+    let recipe = config.recipe(computing(config, device, None));
+    let (start, learner) = match &config.job.start {
+        None => {
+            let seed = config.weights_seed();
+            (Start::Seed(seed), Learner::fresh(&recipe, seed, device)?)
+        }
+        Some(path) => {
+            let start = checkpoint::start_file(path)?;
+            let model = checkpoint::start_model(&start, &recipe, device)?;
+            (start, Learner::with_model(&recipe, model)?)
+        }
+    };
+    tracing::info!(
+        job = config.job.name,
+        parameters = learner.model().size(),
+        "starting with {}",
+        match &start {
+            Start::Seed(_) => "fresh weights".to_owned(),
+            Start::File { path, .. } => format!("the weights of `{}`", path.display()),
+        }
+    );
+    let progress = Progress {
+        job: config.job.name.clone(),
+        tokens: 0,
+        row: 0,
+        next: schemas::wire::Cursor::new(),
+        config: digest.to_owned(),
+        start,
+        branched: None,
+    };
+    Ok((learner, progress))
 }
 
 fn resume(
     config: &Config,
     digest: &str,
     path: &Path,
-    device: tch::Device,
+    device: Device,
 ) -> Result<(Learner, Progress), Failure> {
     let resumed = checkpoint::load(path, device)?;
-    let state = resumed.state;
-    let same = [
-        ("job.name", state.job == config.job.name),
-        ("recipe (model, optim, schedule, average)", state.recipe == config.recipe()),
-        ("reading (replay)", state.config == digest),
-    ];
-    if let Some((what, _)) = same.into_iter().find(|(_, same)| !same) {
-        return Err(JobError::Changed { checkpoint: path.display().to_string(), what }.into());
-    }
+    let start = agree(&resumed.state, config, digest, path)?;
+    computing(config, device, Some(resumed.state.recipe.precision));
+    let progress = Progress { start, ..resumed.state.progress() };
+    tracing::info!(
+        job = progress.job,
+        step = resumed.state.step.0,
+        tokens = progress.tokens,
+        "going on from `{}`",
+        path.display()
+    );
+    Ok((resumed.learner, progress))
+}
+
+/// The first checkpoint of a branch is what it branches from, under its own name: from then on it needs
+/// nothing of its parent, which may remove the checkpoint at any time.
+fn branch_off(
+    config: &Config,
+    digest: &str,
+    from: &Path,
+    device: Device,
+) -> Result<(Learner, Progress), Failure> {
+    let resumed = checkpoint::load_branch(from, device, config.schedule.schedule().cooldown)?;
+    let mut state = resumed.state;
+    let job = std::mem::replace(&mut state.job, config.job.name.clone());
+    let start = agree(&state, config, digest, from)?;
+    computing(config, device, Some(state.recipe.precision));
+    let model = state.model().cloned().ok_or_else(|| CheckpointError::None { path: from.to_owned() })?;
+    let branched = Branched { job, step: state.step, checkpoint: from.to_owned(), model };
     tracing::info!(
         job = state.job,
         step = state.step.0,
         tokens = state.tokens,
-        "going on from `{}`",
-        path.display()
+        "branching off job `{}` at `{}`",
+        branched.job,
+        from.display()
     );
-    let progress = Progress {
-        job: state.job,
-        tokens: state.tokens,
-        row: state.row,
-        next: state.next,
-        config: state.config,
-        start: state.start,
-    };
+    let progress = Progress { start, branched: Some(branched), ..state.progress() };
+    checkpoint::save(&config.job.folder, &resumed.learner, &progress, limit(u64::from(config.run.keep)))?;
     Ok((resumed.learner, progress))
 }
 
-/// Scores the slices and sends what came out to the store.
-struct Scorer<'a> {
+/// Refuses a checkpoint of another configuration; gives the start that the job has, where it is now.
+///
+/// # Errors
+/// [`JobError::Changed`] with what differs.
+pub fn agree(state: &State, config: &Config, digest: &str, path: &Path) -> Result<Start, JobError> {
+    let start = same_start(config, &state.start);
+    let precision = config.run.precision.of_job(state.recipe.precision);
+    let same = [
+        ("job.name", state.job == config.job.name),
+        ("run.precision", state.recipe.precision == precision),
+        ("run.micro_rows", state.recipe.micro_rows == config.run.micro_rows),
+        ("recipe (model, optim, schedule, average)", state.recipe == config.recipe(precision)),
+        ("reading (replay)", state.config == digest),
+    ];
+    let other = same.into_iter().find(|(_, same)| !same).map(|(what, _)| what);
+    match (other, start) {
+        (None, Some(start)) => Ok(start),
+        (other, _) => Err(JobError::Changed {
+            checkpoint: path.display().to_string(),
+            what: other.unwrap_or("start (job.seed, job.start)"),
+        }),
+    }
+}
+
+/// The start of a checkpoint, where the configuration names the same. The file need not be there any more,
+/// and may have moved; it may not have changed.
+fn same_start(config: &Config, start: &Start) -> Option<Start> {
+    let Some(path) = &config.job.start else {
+        return (*start == Start::Seed(config.weights_seed())).then(|| start.clone());
+    };
+    let Start::File { path: was, note } = start else { return None };
+    match checkpoint::start_file(path) {
+        Ok(Start::File { path, note: found }) => {
+            (found == *note).then_some(Start::File { path, note: found })
+        }
+        _ => was.starts_with(path).then(|| start.clone()),
+    }
+}
+
+/// A job that has a learner.
+struct Running<'a> {
     config: &'a Config,
-    slices: &'a [Slice],
-    store: &'a Store,
-    runtime: &'a Handle,
-    /// Tokens learnt so far.
-    tokens: u64,
-    /// The step at which the live weights were scored last.
-    scored: Option<Step>,
+    learner: Learner,
+    progress: Progress,
+    scorer: Scorer<'a>,
+    notes: Notes,
 }
 
 fn with<T>(scorer: &Mutex<Scorer<'_>>, act: impl FnOnce(&mut Scorer<'_>) -> T) -> T {
     act(&mut scorer.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn hooks<'a>(scorer: &Arc<Mutex<Scorer<'a>>>) -> Hooks<'a> {
+fn hooks<'a>(scorer: &Arc<Mutex<Scorer<'a>>>, notes: Notes) -> Hooks<'a> {
     let (counted, asked) = (Arc::clone(scorer), Arc::clone(scorer));
     Hooks {
         observe: Box::new(move |delivery, _| {
-            with(&counted, |scorer| scorer.tokens += delivery.sheet.tokens.len() as u64);
+            with(&counted, |scorer| scorer.learnt(delivery.sheet.tokens.len() as u64));
             Ok(())
         }),
         evaluate: Box::new(move |learner| with(&asked, |scorer| scorer.live(learner))),
+        settle: Box::new(move || notes.flush()),
     }
 }
 
-impl Scorer<'_> {
-    fn live(&mut self, learner: &Learner) -> Result<(), Failure> {
-        if self.scored == Some(learner.at()) {
-            return Ok(());
+impl Running<'_> {
+    fn run(self, mut feed: crate::feed::Feed, clock: &Clock, stop: &Stop) -> Result<Ended, Failure> {
+        let Self { config, mut learner, mut progress, scorer, notes } = self;
+        let scorer = Arc::new(Mutex::new(scorer));
+        let first = progress.branched.as_ref().map_or(Step(0), |branched| branched.step);
+        if learner.at() == first {
+            with(&scorer, |scorer| scorer.live(&learner))?;
         }
-        let scores = self.score("live", learner.model())?;
-        self.scored = Some(learner.at());
-        self.send("live", learner.at(), &scores)
-    }
-
-    /// After the last step: the live weights where they were not just scored, and the averages.
-    fn last(&mut self, learner: &Learner) -> Result<(), Failure> {
-        self.live(learner)?;
-        let mut scores = Vec::new();
-        if self.config.evaluate.averages {
-            for average in learner.averages().all() {
-                let values: Vec<Tensor> = average.values().iter().map(Tensor::shallow_clone).collect();
-                let model = torch::guarded(|| learner.model().with_values(&values))?;
-                let model = model.map_err(crate::step::RecipeError::from)?;
-                scores.extend(self.score(&format!("average-{}", average.horizon()), &model)?);
-            }
+        let plan = schedule(config);
+        let report =
+            train::train(&mut learner, &mut progress, &mut feed, &plan, hooks(&scorer, notes), clock, stop)?;
+        if report.end == End::Stopped {
+            return Ok(Ended { report, release: None, short: 0 });
         }
-        self.send("averages", learner.at(), &scores)
-    }
-
-    fn score(&self, weights: &str, model: &Decoder) -> Result<Vec<Evaluation>, Failure> {
-        let window = usize::try_from(self.config.replay.batch.tokens).unwrap_or(usize::MAX);
-        let mut all = Vec::new();
-        for slice in self.slices {
-            let scores = score(model, &slice.documents, window, 4 * window)?;
-            for (id, score) in slice.ids.iter().zip(scores) {
-                all.push(Evaluation {
-                    weights: weights.to_owned(),
-                    slice: slice.entry.name.clone(),
-                    document: id.clone(),
-                    nats: score.nats,
-                    predicted: score.tokens,
-                    bytes: score.bytes,
-                });
-            }
+        let (all, start) = with(&scorer, |scorer| finish(config, &learner, &progress, scorer))?;
+        let end = learner.recipe().schedule.cooldown.map_or(Step(0), |cooldown| cooldown.end());
+        let short = if progress.branched.is_some() { end.0.saturating_sub(report.steps.0) } else { 0 };
+        if short > 0 {
+            tracing::warn!(
+                short,
+                "the cool-down was cut short: these weights are no release; run it again when the stream has \
+                 more text"
+            );
+            return Ok(Ended { report, release: None, short });
         }
-        Ok(all)
-    }
-
-    fn send(&self, series: &str, step: Step, scores: &[Evaluation]) -> Result<(), Failure> {
-        if scores.is_empty() {
-            return Ok(());
-        }
-        let sent = receive::evaluations(self.store, &self.config.job.name, series, step, self.tokens, scores);
-        self.runtime.block_on(sent)?;
-        let all = scores.iter();
-        let (nats, bytes) =
-            all.fold((0.0, 0), |(nats, bytes), score| (nats + score.nats, bytes + score.bytes));
-        let bits = nats / std::f64::consts::LN_2 / bytes as f64;
-        tracing::info!(series, step = step.0, "evaluated: {bits:.3} bits per byte over all slices");
-        Ok(())
+        let release = release::write(&report.checkpoint, &learner, &progress, &all, start.as_ref())?;
+        Ok(Ended { report, release: Some(release), short })
     }
 }
+
+/// Scores all that a job leaves, and gives it: which weights, and what the interpolated ones begin at.
+fn finish(
+    config: &Config,
+    learner: &Learner,
+    progress: &Progress,
+    scorer: &mut Scorer<'_>,
+) -> Result<(Vec<Weights>, Option<Decoder>), Failure> {
+    let shares = config.average.shares(matches!(progress.start, Start::File { .. }));
+    let all = Weights::all(&config.average.horizons, &shares);
+    let (ways, averages): (Vec<Weights>, Vec<Weights>) = all.iter().partition(|one| one.is_interpolated());
+    scorer.live(learner)?;
+    if config.evaluate.averages {
+        scorer.rest(learner, &averages, None)?;
+    }
+    if ways.is_empty() {
+        return Ok((all, None));
+    }
+    let start = checkpoint::start_model(&progress.start, learner.recipe(), learner.model().device());
+    let start = start.map_err(|source| JobError::Start { job: progress.job.clone(), source })?;
+    if config.evaluate.averages {
+        scorer.rest(learner, &ways, Some(&start))?;
+    }
+    Ok((all, Some(start)))
+}
+
+#[cfg(test)]
+mod tests;

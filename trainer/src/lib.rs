@@ -19,6 +19,7 @@
 
 pub mod average;
 pub mod batches;
+pub mod branch;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
@@ -34,6 +35,7 @@ pub mod schedule;
 pub mod step;
 pub mod torch;
 pub mod train;
+pub mod watch;
 
 #[cfg(test)]
 mod testing;

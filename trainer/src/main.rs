@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use schemas::program::cli::{self, ConfigCommand, Log};
 use schemas::program::clock::Clock;
+use schemas::program::config::Loaded;
 use schemas::program::error::{Failure, Fault as _};
 use schemas::program::start;
 use schemas::program::stop::Stop;
@@ -14,7 +15,7 @@ use schemas::store::Store;
 use trainer::checkpoint::CheckpointError;
 use trainer::config::Config;
 use trainer::report::collect::{Compared, collect};
-use trainer::{job, torch};
+use trainer::{branch, job, torch};
 
 /// Trains a language model on the batches of a Perennial store.
 ///
@@ -35,6 +36,33 @@ struct Cli {
 enum Command {
     /// Run a job: start it, or go on from its newest checkpoint.
     Run,
+    /// Cut a release: branch off a job's checkpoint and anneal the learning rate to its end.
+    ///
+    /// The job itself never ends and is not touched. The branch begins with its checkpoint (weights,
+    /// moments, averages, place in the stream) and goes on reading where it stood, under a name and in a
+    /// folder of its own, while the learning rate goes down over N steps as `[schedule.cooldown]` says. At
+    /// its end it is scored, and leaves its weights, their averages and the ways from the start to them in
+    /// OUT/release.
+    ///
+    /// It may be killed: the same command, or `--config OUT/config.toml run`, goes on where it stood.
+    #[command(
+        after_help = "Example:\n  perennial-train --config job.toml branch --out release-1 --steps 500"
+    )]
+    Branch {
+        /// Where to branch off: the step of one of the job's checkpoints, or a checkpoint's folder. The
+        /// job's newest where absent.
+        #[arg(long, value_name = "STEP|CHECKPOINT")]
+        from: Option<String>,
+        /// The folder of the branch. It must not be in the job's.
+        #[arg(long, value_name = "FOLDER")]
+        out: PathBuf,
+        /// Steps of the cool-down: some 10 to 20 % of those since the last release.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        steps: u64,
+        /// The branch's name in tickets, draws and evaluations; `<job>-cooldown-<step>` where absent.
+        #[arg(long)]
+        name: Option<String>,
+    },
     /// Compare runs: write one self-contained page, `report.html`, and its figures, `report.json`.
     Report {
         /// The folder to write to.
@@ -62,38 +90,57 @@ fn main() -> ExitCode {
         if matches!(cli.command, Command::Doctor) {
             return torch::on_one_thread(1, doctor);
         }
-        let mut plan = None;
-        let loaded =
-            cli.config.load::<Config>("train", "replay.store.url", &environment, |config, problems| {
-                plan = config.check(problems);
-            })?;
-        match (&cli.command, plan) {
+        let load = |flags: &cli::Config| {
+            let mut plan = None;
+            let loaded =
+                flags.load::<Config>("train", "replay.store.url", &environment, |config, problems| {
+                    plan = config.check(problems);
+                })?;
+            Ok::<_, Failure>((loaded, plan))
+        };
+        let (loaded, plan) = load(&cli.config)?;
+        match (cli.command, plan) {
             (Command::Config(command), _) => command.run(&loaded),
             (Command::Report { out, runs, title }, _) => {
                 let runs = runs.iter().map(|run| run.parse()).collect::<Result<Vec<Compared>, _>>()?;
-                report(&loaded.value, &runs, title, out).await
+                report(&loaded.value, &runs, &title, &out).await
             }
-            (_, Some(plan)) => {
-                let effective = loaded.show();
-                run(loaded.value, effective, plan, stop).await
+            (Command::Branch { from, out, steps, name }, Some(plan)) => {
+                let asked = branch::Asked { from, out, steps, name };
+                let decided = branch::decide(&loaded.value, &plan.digest(), &asked)?;
+                let mut flags = cli.config.clone();
+                flags.set.extend(decided.settings);
+                match load(&flags)? {
+                    (loaded, Some(plan)) => run(loaded, plan, Some(decided.from), stop).await,
+                    (_, None) => Ok(()),
+                }
             }
+            (_, Some(plan)) => run(loaded, plan, None, stop).await,
             // `check` gives a plan wherever it has no problem to tell.
             (_, None) => Ok(()),
         }
     })
 }
 
-async fn run(config: Config, effective: String, plan: replay::plan::Plan, stop: Stop) -> Result<(), Failure> {
+async fn run(
+    loaded: Loaded<Config>,
+    plan: replay::plan::Plan,
+    from: Option<PathBuf>,
+    stop: Stop,
+) -> Result<(), Failure> {
+    let (config, effective) = (loaded.value.clone(), loaded.show());
     let clock = Clock::system();
     let (url, options) = config.replay.store.parts()?;
     let store = Store::open(&url, &options, clock.clone()).await?;
     let runtime = tokio::runtime::Handle::current();
     let work = tokio::task::spawn_blocking(move || {
-        job::run(&config, &effective, plan, &store, &clock, &stop, &runtime)
+        let task = job::Task { config: &config, effective: &effective, plan, from: from.as_deref() };
+        job::run(task, &store, &clock, &stop, &runtime)
     });
-    let report = work.await.map_err(|error| torch::TorchError::Thread(error.to_string()))??;
-    cli::print(&format!(
-        "{} after step {}: {} tokens; checkpoint {}\n",
+    let job::Ended { report, release, short } =
+        work.await.map_err(|error| torch::TorchError::Thread(error.to_string()))??;
+    let mut text = format!(
+        "{} after step {}: {} tokens; checkpoint {}",
         match report.end {
             trainer::train::End::Done => "done",
             trainer::train::End::Stream => "the stream has ended",
@@ -102,7 +149,13 @@ async fn run(config: Config, effective: String, plan: replay::plan::Plan, stop: 
         report.steps,
         report.tokens,
         report.checkpoint.display()
-    ))?;
+    );
+    let _ = match release {
+        Some(release) => write!(text, "; release {}", release.display()),
+        None if short > 0 => write!(text, "; no release: the cool-down is {short} steps short"),
+        None => Ok(()),
+    };
+    cli::print(&format!("{text}\n"))?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use schemas::id::Step;
 use schemas::program::error::{Fault, Kind};
 use serde::{Deserialize, Serialize};
 
+use crate::feed::Sheet;
 use crate::loss::next_token::Sum;
 use crate::step::Outcome;
 
@@ -40,6 +41,9 @@ pub struct Line {
     pub loss_new: Option<f64>,
     /// Mean loss over replayed text.
     pub loss_replayed: Option<f64>,
+    /// Share of the tokens of text that were replayed; `null` where there were none.
+    #[serde(default)]
+    pub replay_share: Option<f64>,
     /// Mean joint norm of the gradients before clipping.
     pub grad_norm: f64,
     /// Learning rate of the last step.
@@ -55,6 +59,7 @@ pub struct Line {
 pub struct Interval {
     steps: u64,
     tokens: u64,
+    replayed_tokens: u64,
     fresh: Sum,
     replayed: Sum,
     norms: f64,
@@ -63,10 +68,12 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Adds a step over `tokens` of text that waited so long for its batch.
-    pub fn add(&mut self, outcome: &Outcome, tokens: u64, waited: Duration) {
+    /// Adds a step over the text of `sheet`, that waited so long for it.
+    pub fn add(&mut self, outcome: &Outcome, sheet: &Sheet, waited: Duration) {
         self.steps += 1;
-        self.tokens += tokens;
+        self.tokens += sheet.tokens.len() as u64;
+        let replayed = sheet.pieces.iter().filter(|piece| piece.replayed);
+        self.replayed_tokens += replayed.map(|piece| piece.tokens as u64).sum::<u64>();
         self.norms += outcome.norm;
         self.rate = outcome.rate;
         self.waited += waited;
@@ -91,6 +98,7 @@ impl Interval {
             loss: (self.fresh + self.replayed).mean(),
             loss_new: self.fresh.mean(),
             loss_replayed: self.replayed.mean(),
+            replay_share: (self.tokens > 0).then(|| self.replayed_tokens as f64 / self.tokens as f64),
             grad_norm: self.norms / self.steps.max(1) as f64,
             rate: self.rate,
             tokens_per_second: per_second(self.tokens as f64),
@@ -163,6 +171,7 @@ fn kept(file: &mut File, after: Step) -> std::io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feed::Piece;
     use crate::loss::next_token::Tally;
 
     fn line(step: u64) -> Line {
@@ -195,18 +204,32 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_a_job_that_did_not_know_its_replay_share_can_be_read() {
+        let json = serde_json::to_string(&line(10)).unwrap();
+        let older = json.replace("\"replay_share\":null,", "");
+        assert_ne!(older, json);
+        assert_eq!(serde_json::from_str::<Line>(&older).unwrap(), line(10));
+    }
+
+    #[test]
     fn an_interval_sums_losses_by_token_and_time_by_share() {
         let outcome = |fresh: (f64, u64), replayed: (f64, u64), norm: f64| {
             let sum = |(nats, tokens)| Sum { nats, tokens };
             let tally = Tally { fresh: sum(fresh), replayed: sum(replayed), spans: Vec::new() };
             Outcome { step: Step(0), loss: None, tally, norm, rate: 0.5 }
         };
+        let sheet = |fresh: usize, replayed: usize| {
+            let piece = |tokens, replayed| Piece { row: 0, span: 0, replayed, start: 0, tokens, counted: 0 };
+            let pieces = vec![piece(fresh, false), piece(replayed, true)];
+            Sheet { tokens: vec![0; fresh + replayed], pieces, ..Sheet::default() }
+        };
         let mut interval = Interval::default();
-        interval.add(&outcome((6.0, 2), (0.0, 0), 1.0), 10, Duration::from_millis(500));
-        interval.add(&outcome((2.0, 2), (9.0, 3), 3.0), 30, Duration::from_millis(500));
+        interval.add(&outcome((6.0, 2), (0.0, 0), 1.0), &sheet(10, 0), Duration::from_millis(500));
+        interval.add(&outcome((2.0, 2), (9.0, 3), 3.0), &sheet(26, 4), Duration::from_millis(500));
         let line = interval.line(Step(2), 40, Duration::from_secs(4));
         assert_eq!((line.loss_new, line.loss_replayed), (Some(2.0), Some(3.0)));
         assert_eq!(line.loss, Some(17.0 / 7.0));
+        assert_eq!(line.replay_share, Some(0.1));
         assert_eq!([line.grad_norm, line.rate, line.tokens_per_second, line.wait], [2.0, 0.5, 10.0, 0.25]);
     }
 }

@@ -1,10 +1,57 @@
 //! The learning rate: a linear warm-up, then constant, without an end. It knows no total, so a job can
-//! always go on.
+//! always go on. A release is cut from it on a branch, where the rate is annealed over a known number of
+//! steps (Hu et al. 2024; Ibrahim et al. 2024).
 
 use schemas::id::Step;
 use serde::{Deserialize, Serialize};
 
-/// The learning rate at each step.
+/// `[schedule]`: the learning rate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// The rate after the warm-up.
+    pub rate: f64,
+    /// Steps of the warm-up.
+    pub warmup: u64,
+    /// How a branch anneals the rate.
+    pub cooldown: CooldownConfig,
+}
+
+/// `[schedule.cooldown]`: how the rate goes down, on a branch and nowhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CooldownConfig {
+    /// `root`, `linear` or `exponential`.
+    pub shape: Shape,
+    /// The rate of the last step, as a share of that of the first: 0 to 1.
+    #[serde(rename = "final")]
+    pub last: f64,
+    /// Its first step. `branch` sets it; a job without it never cools down.
+    pub from: Option<u64>,
+    /// How many steps it takes. `branch` sets it.
+    pub steps: Option<u64>,
+}
+
+impl Default for CooldownConfig {
+    fn default() -> Self {
+        Self { shape: Shape::default(), last: 0.01, from: None, steps: None }
+    }
+}
+
+/// The way from the rate down to its final share f, with p going from 0 at the first step to 1 at the last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shape {
+    /// `f + (1 - f)(1 - sqrt(p))`: soon low, then long low (Haegele et al. 2024).
+    #[default]
+    Root,
+    /// `f + (1 - f)(1 - p)` (Zhai et al. 2022).
+    Linear,
+    /// `f^p` (Ibrahim et al. 2024).
+    Exponential,
+}
+
+/// The rate at each step: a pure function of the step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Schedule {
@@ -12,32 +59,216 @@ pub struct Schedule {
     pub rate: f64,
     /// Steps of the warm-up.
     pub warmup: u64,
+    /// The cool-down of a branch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cooldown: Option<Cooldown>,
+}
+
+/// A cool-down: from the rate of step `from`, in `steps` steps, to its share `last`, where it stays.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cooldown {
+    /// The first step: it still has the rate it would have had without.
+    pub from: Step,
+    /// How many steps; the last of them has the final rate.
+    pub steps: u64,
+    /// The way down.
+    pub shape: Shape,
+    /// The final rate, as a share of that of step `from`.
+    #[serde(rename = "final")]
+    pub last: f64,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self { rate: 1e-3, warmup: 30, cooldown: CooldownConfig::default() }
+    }
 }
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self { rate: 1e-3, warmup: 30 }
+        ScheduleConfig::default().schedule()
+    }
+}
+
+impl ScheduleConfig {
+    /// The rate at each step. How a job would cool down is no part of it before it does.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        let CooldownConfig { shape, last, from, steps } = self.cooldown;
+        let cooldown = from.zip(steps).map(|(from, steps)| {
+            let from = Step(from);
+            Cooldown { from, steps, shape, last }
+        });
+        Schedule { rate: self.rate, warmup: self.warmup, cooldown }
+    }
+}
+
+impl CooldownConfig {
+    /// The keys below `schedule.cooldown` that break a rule, and the rule.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
+        let lowest = match self.shape {
+            Shape::Exponential => f64::MIN_POSITIVE,
+            Shape::Root | Shape::Linear => 0.0,
+        };
+        let mut problems = Vec::new();
+        if !(lowest..=1.0).contains(&self.last) {
+            problems
+                .push(("final", "must be a share from 0 to 1, and above 0 where the shape is exponential"));
+        }
+        if self.steps == Some(0) {
+            problems.push(("steps", "must be at least 1"));
+        }
+        if self.from.is_some() != self.steps.is_some() {
+            problems.push(("from", "and `schedule.cooldown.steps` go together: `branch` sets both"));
+        }
+        problems
     }
 }
 
 impl Schedule {
-    /// The rate of step `step`: `rate * (step + 1) / warmup` until that reaches `rate`.
+    /// The rate of step `step`: `rate * (step + 1) / warmup` until that reaches `rate`, then `rate`; from
+    /// the first step of a cool-down on, the rate of that step times [`Cooldown::share`].
     #[must_use]
     pub fn at(&self, step: Step) -> f64 {
+        match &self.cooldown {
+            Some(cooldown) if step >= cooldown.from => self.endless(cooldown.from) * cooldown.share(step),
+            _ => self.endless(step),
+        }
+    }
+
+    fn endless(&self, step: Step) -> f64 {
         let done = step.0.saturating_add(1);
         if done >= self.warmup { self.rate } else { self.rate * done as f64 / self.warmup as f64 }
+    }
+}
+
+impl Cooldown {
+    /// The share of the first step's rate that `step` has: 1 at the first step, `last` at the last and after.
+    #[must_use]
+    pub fn share(&self, step: Step) -> f64 {
+        let (made, last) = (step.0.saturating_sub(self.from.0), self.steps.saturating_sub(1));
+        if made >= last {
+            return self.last;
+        }
+        let part = made as f64 / last as f64;
+        match self.shape {
+            Shape::Root => self.last + (1.0 - self.last) * (1.0 - part.sqrt()),
+            Shape::Linear => self.last + (1.0 - self.last) * (1.0 - part),
+            Shape::Exponential => self.last.powf(part),
+        }
+    }
+
+    /// The step at which it is done.
+    #[must_use]
+    pub const fn end(&self) -> Step {
+        Step(self.from.0.saturating_add(self.steps))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn constant(rate: f64, warmup: u64) -> Schedule {
+        Schedule { rate, warmup, cooldown: None }
+    }
 
     #[test]
     fn rate_rises_to_its_value_and_stays() {
-        let schedule = Schedule { rate: 0.5, warmup: 4 };
+        let schedule = constant(0.5, 4);
         let rates: Vec<f64> = [0, 1, 2, 3, 4, u64::MAX].map(|step| schedule.at(Step(step))).to_vec();
         assert_eq!(rates, [0.125, 0.25, 0.375, 0.5, 0.5, 0.5]);
-        assert_eq!(Schedule { rate: 0.5, warmup: 0 }.at(Step(0)).to_bits(), 0.5_f64.to_bits());
+        assert_eq!(constant(0.5, 0).at(Step(0)).to_bits(), 0.5_f64.to_bits());
+    }
+
+    #[test]
+    fn shapes_have_the_values_of_their_definitions() {
+        let share =
+            |shape, step| Cooldown { from: Step(10), steps: 5, shape, last: 0.0625 }.share(Step(step));
+        // p = 1/4: 1 - sqrt(p) = 1/2, 1 - p = 3/4, f^p = 1/2.
+        assert_eq!(share(Shape::Root, 11), 0.0625 + 0.9375 * 0.5);
+        assert_eq!(share(Shape::Linear, 11), 0.0625 + 0.9375 * 0.75);
+        assert!((share(Shape::Exponential, 11) - 0.5).abs() < 1e-15);
+        assert_eq!(Cooldown { from: Step(3), steps: 1, shape: Shape::Root, last: 0.5 }.share(Step(3)), 0.5);
+    }
+
+    #[test]
+    fn a_job_that_does_not_cool_down_has_no_word_of_it_in_its_recipe() {
+        let mut config = ScheduleConfig::default();
+        config.cooldown.shape = Shape::Linear;
+        assert_eq!(config.schedule(), Schedule::default());
+        let json = serde_json::to_string(&config.schedule()).unwrap();
+        assert_eq!(json, r#"{"rate":0.001,"warmup":30}"#);
+        config.cooldown = CooldownConfig { from: Some(7), steps: Some(3), ..config.cooldown };
+        let schedule = config.schedule();
+        let cooldown = schedule.cooldown.unwrap();
+        assert_eq!((cooldown.from, cooldown.end(), cooldown.shape), (Step(7), Step(10), Shape::Linear));
+        let json = serde_json::to_string(&schedule).unwrap();
+        assert_eq!(serde_json::from_str::<Schedule>(&json).unwrap(), schedule);
+    }
+
+    #[test]
+    fn cooldowns_that_cannot_be_are_refused_by_key() {
+        let keys = |config: CooldownConfig| -> Vec<&str> {
+            config.problems().into_iter().map(|(key, _)| key).collect()
+        };
+        let with = |last, shape| CooldownConfig { last, shape, ..CooldownConfig::default() };
+        assert!(keys(CooldownConfig::default()).is_empty());
+        assert!(keys(with(0.0, Shape::Linear)).is_empty());
+        assert_eq!(keys(with(0.0, Shape::Exponential)), ["final"]);
+        assert_eq!(keys(with(1.5, Shape::Root)), ["final"]);
+        assert_eq!(keys(with(f64::NAN, Shape::Root)), ["final"]);
+        assert_eq!(keys(CooldownConfig { steps: Some(0), ..Default::default() }), ["steps", "from"]);
+        assert_eq!(keys(CooldownConfig { from: Some(3), ..Default::default() }), ["from"]);
+    }
+
+    fn cooldowns() -> impl Strategy<Value = Cooldown> {
+        let shape = prop_oneof![Just(Shape::Root), Just(Shape::Linear), Just(Shape::Exponential)];
+        (0_u64..500, 1_u64..300, shape, 1e-6_f64..=1.0).prop_map(|(from, steps, shape, last)| Cooldown {
+            from: Step(from),
+            steps,
+            shape,
+            last,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_cooldown_begins_at_the_rate_falls_and_ends_at_the_final_rate(
+            cooldown in cooldowns(),
+            warmup in 0_u64..600,
+        ) {
+            let before = constant(3e-3, warmup);
+            let schedule = Schedule { cooldown: Some(cooldown), ..before };
+            let from = cooldown.from.0;
+            for step in 0..from {
+                prop_assert_eq!(schedule.at(Step(step)).to_bits(), before.at(Step(step)).to_bits());
+            }
+            let first = before.at(cooldown.from);
+            if cooldown.steps > 1 {
+                // Whoever branches goes on with the rate that the parent would have had.
+                prop_assert!((schedule.at(cooldown.from) / first - 1.0).abs() < 1e-12);
+            }
+            let rates: Vec<f64> =
+                (from..from + cooldown.steps).map(|step| schedule.at(Step(step))).collect();
+            prop_assert!(rates.windows(2).all(|pair| pair[1] <= pair[0]), "{:?}", rates);
+            prop_assert_eq!(rates[rates.len() - 1], first * cooldown.last);
+            prop_assert_eq!(schedule.at(cooldown.end()), first * cooldown.last, "it stays there");
+        }
+
+        #[test]
+        fn steps_of_a_longer_cooldown_are_smaller(cooldown in cooldowns(), shape_steps in 2_u64..200) {
+            // Nothing jumps: halving the step of p never widens the largest fall.
+            let largest = |steps: u64| {
+                let longer = Cooldown { steps, ..cooldown };
+                let shares: Vec<f64> =
+                    (0..steps).map(|k| longer.share(Step(cooldown.from.0 + k))).collect();
+                shares.windows(2).map(|pair| pair[0] - pair[1]).fold(0.0, f64::max)
+            };
+            prop_assert!(largest(2 * shape_steps - 1) <= largest(shape_steps) + 1e-12);
+        }
     }
 }

@@ -3,9 +3,11 @@
 //! With weights w, batch B, loss L, and AdamW's update U:
 //!
 //! ```text
-//! logits = f_w(B)              forward     model
-//! l      = L(logits, B)        terms       loss
-//! g      = dl/dw               backward
+//! b      = bf16(w)             round       model (where it computes in bf16; else b is w)
+//! for each part P of B:        split       feed  (`micro_rows` rows; else P is B)
+//!     logits = f_b(P)          forward     model
+//!     l     += L(logits, P)    terms       loss
+//!     g     += dl/db           backward    in f32
 //! g      = clip(g)             clip        optim
 //! w      = U(w, g)             update      optim, schedule
 //! e      = e + (w - e)/h       average     average
@@ -23,11 +25,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::average::{AverageConfig, Averages, HorizonError};
+use crate::device::Precision;
 use crate::feed::{Sheet, to_host};
-use crate::loss::next_token::{Tally, next_token};
+use crate::loss::next_token::{NextToken, Tally, next_token};
 use crate::model::config::ShapeError;
 use crate::model::decoder::WeightsError;
-use crate::model::{Decoder, ModelConfig};
+use crate::model::{Decoder, ModelConfig, Rounded};
 use crate::optim::{OptimConfig, OptimError, Optimizer};
 use crate::schedule::Schedule;
 use crate::torch::{TorchError, guarded};
@@ -44,6 +47,11 @@ pub struct Recipe {
     pub schedule: Schedule,
     /// The averages that are kept.
     pub average: AverageConfig,
+    /// The numbers that the forward and backward pass compute in.
+    pub precision: Precision,
+    /// Rows of a batch that go through the model at a time; 0 for all. Their gradients are summed, so it
+    /// changes no more than the order of a sum.
+    pub micro_rows: u32,
 }
 
 /// A recipe that no learner can follow.
@@ -177,6 +185,8 @@ pub struct Learner {
     pub(crate) optimizer: Optimizer,
     pub(crate) averages: Averages,
     pub(crate) step: Step,
+    /// The model in bf16, where it computes in that.
+    rounded: Option<Rounded>,
     recipe: Recipe,
 }
 
@@ -200,7 +210,11 @@ impl Learner {
         let optimizer = guarded(|| Optimizer::new(recipe.optim.clone(), model.parameters()))?;
         let averages =
             guarded(|| Averages::new(&recipe.average, model.tensors().collect::<Vec<_>>().into_iter()))?;
-        Ok(Self { model, optimizer, averages, step: Step(0), recipe: recipe.clone() })
+        let rounded = match recipe.precision {
+            Precision::F32 => None,
+            Precision::Bf16 => Some(guarded(|| Rounded::of(&model))??),
+        };
+        Ok(Self { model, optimizer, averages, step: Step(0), rounded, recipe: recipe.clone() })
     }
 
     /// Learns one batch.
@@ -226,16 +240,20 @@ impl Learner {
 
     fn equation(&mut self, sheet: &Sheet) -> Result<Outcome, TorchError> {
         let rate = self.recipe.schedule.at(self.step);
-        if sheet.weight() <= 0.0 {
+        let weight = sheet.weight();
+        if weight <= 0.0 {
             let tally = Tally::of(sheet, &[]);
             return Ok(Outcome { step: self.step, loss: None, tally, norm: 0.0, rate });
         }
-        // forward
-        let logits = self.model.logits(&sheet.input(self.model.device()));
-        // terms
-        let loss = next_token(&logits, sheet);
-        // backward
-        loss.mean.backward();
+        // round
+        if let Some(rounded) = &mut self.rounded {
+            rounded.refresh()?;
+        }
+        // split
+        let parts = sheet.split(u64::from(self.recipe.micro_rows));
+        // forward, terms, backward
+        let losses: Vec<NextToken> =
+            parts.iter().map(|part| self.backward(part, weight)).collect::<Result<_, _>>()?;
         // clip
         let clipped = self.optimizer.clip()?;
         // update
@@ -244,9 +262,28 @@ impl Learner {
         // average
         self.averages.update(self.model.tensors().collect::<Vec<_>>().into_iter())?;
         // The only read of the device in a step: everything above was issued before.
-        let tally = Tally::of(sheet, &to_host(&loss.nll)?);
-        let [mean, norm] = [&loss.mean, &clipped.norm].map(|scalar: &Tensor| scalar.double_value(&[]));
+        let (nll, [mean, norm]) = read(&losses, &clipped.norm)?;
+        let tally = Tally::of(sheet, &sheet.joined(&parts, &nll));
         Ok(Outcome { step: self.step, loss: Some(mean), tally, norm, rate })
+    }
+
+    /// Adds the gradients of a part of a batch, whose predictions all together weigh `total`, to the weights'.
+    fn backward(&self, part: &Sheet, total: f64) -> Result<NextToken, TorchError> {
+        let input = part.input(self.model.device());
+        // forward
+        let logits = match &self.rounded {
+            Some(rounded) => rounded.logits(&input),
+            None => self.model.logits(&input),
+        };
+        // terms
+        let loss = next_token(&logits, part, total);
+        // backward
+        loss.mean.backward();
+        if let Some(rounded) = &self.rounded {
+            rounded.collect_gradients()?;
+        }
+        // The graph, and all that it holds, goes before the next part comes.
+        Ok(NextToken { mean: loss.mean.detach(), nll: loss.nll })
     }
 
     /// The model.
@@ -272,6 +309,20 @@ impl Learner {
     pub const fn recipe(&self) -> &Recipe {
         &self.recipe
     }
+}
+
+/// Brings the losses of a batch's parts to the host in one go: each token's, part after part, and the sum of
+/// the means beside the gradients' norm.
+fn read(parts: &[NextToken], norm: &Tensor) -> Result<(Vec<f32>, [f64; 2]), TorchError> {
+    let mut all: Vec<Tensor> = parts.iter().map(|part| part.nll.shallow_clone()).collect();
+    let mean = parts.iter().map(|part| part.mean.shallow_clone()).reduce(|sum, mean| sum + mean);
+    all.extend(mean.iter().chain([norm]).map(|scalar| scalar.to_kind(tch::Kind::Float).view([1])));
+    let mut nll = to_host(&Tensor::cat(&all, 0))?;
+    let scalars = nll.split_off(nll.len().saturating_sub(2));
+    let [mean, norm] = scalars[..] else {
+        return Err(TorchError::Refused(format!("a step ended with {} scalars, not 2", scalars.len())));
+    };
+    Ok((nll, [f64::from(mean), f64::from(norm)]))
 }
 
 #[cfg(test)]

@@ -12,14 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Progress};
 use crate::feed::{Delivery, Feed};
-use crate::metrics::{Interval, Line, Metrics};
+use crate::metrics::{Interval, Metrics};
 use crate::step::{Learner, Outcome};
+use crate::watch::Watch;
 
 /// What can happen every so many steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Act {
-    /// A line in `metrics.jsonl`, and one for whoever watches.
+    /// A line in `metrics.jsonl`.
     Metrics,
     /// The evaluation hook.
     Evaluate,
@@ -46,17 +47,23 @@ pub type Observe<'a> = dyn FnMut(&Delivery, &Outcome) -> Result<(), Failure> + '
 /// Shown the learner.
 pub type Evaluate<'a> = dyn FnMut(&Learner) -> Result<(), Failure> + 'a;
 
+/// Asked for something that has to be done.
+pub type Settle<'a> = dyn FnMut() -> Result<(), Failure> + 'a;
+
 /// What others do with a job while it runs; they get no way to change it.
 pub struct Hooks<'a> {
     /// Told of each step: what became of the batch.
     pub observe: Box<Observe<'a>>,
     /// Called by [`Act::Evaluate`].
     pub evaluate: Box<Evaluate<'a>>,
+    /// Called before a checkpoint is written: what must outlive the steps that it covers, for those are
+    /// never made again.
+    pub settle: Box<Settle<'a>>,
 }
 
 impl Default for Hooks<'_> {
     fn default() -> Self {
-        Self { observe: Box::new(|_, _| Ok(())), evaluate: Box::new(|_| Ok(())) }
+        Self { observe: Box::new(|_, _| Ok(())), evaluate: Box::new(|_| Ok(())), settle: Box::new(|| Ok(())) }
     }
 }
 
@@ -95,6 +102,7 @@ struct Job<'a> {
     clock: &'a Clock,
     /// When the interval began.
     since: Duration,
+    watch: Watch,
     saved: Option<PathBuf>,
 }
 
@@ -115,7 +123,8 @@ pub fn train(
     make_folder(&plan.dir)?;
     let metrics = Metrics::open(&plan.dir.join("metrics.jsonl"), learner.at())?;
     let (interval, since) = (Interval::default(), clock.monotonic());
-    let mut job = Job { learner, progress, plan, hooks, metrics, interval, clock, since, saved: None };
+    let watch = Watch::new(since, plan.until);
+    let mut job = Job { learner, progress, plan, hooks, metrics, interval, clock, since, watch, saved: None };
     let end = loop {
         if plan.until.is_some_and(|until| job.learner.at() >= until) {
             break End::Done;
@@ -135,6 +144,9 @@ pub fn train(
         }
     };
     job.act(Act::Metrics)?;
+    if let Some(told) = job.watch.last(job.learner.at(), job.progress.tokens, clock.monotonic()) {
+        told.log();
+    }
     let checkpoint = match job.saved.take() {
         Some(path) => path,
         None => job.save()?,
@@ -156,8 +168,13 @@ impl Job<'_> {
         self.progress.tokens += tokens;
         self.progress.row = delivery.ticket.row + delivery.sheet.rows;
         self.progress.next.clone_from(&delivery.next);
-        self.interval.add(&outcome, tokens, waited);
-        (self.hooks.observe)(delivery, &outcome)
+        self.interval.add(&outcome, &delivery.sheet, waited);
+        self.watch.add(&outcome, &delivery.sheet, waited);
+        (self.hooks.observe)(delivery, &outcome)?;
+        if let Some(told) = self.watch.told(self.learner.at(), self.progress.tokens, self.clock.monotonic()) {
+            told.log();
+        }
+        Ok(())
     }
 
     fn act(&mut self, act: Act) -> Result<(), Failure> {
@@ -176,7 +193,6 @@ impl Job<'_> {
         let lasted = now.saturating_sub(self.since);
         let line = self.interval.line(self.learner.at(), self.progress.tokens, lasted);
         self.metrics.write(&line)?;
-        show(&line);
         self.interval = Interval::default();
         self.since = now;
         Ok(())
@@ -186,23 +202,9 @@ impl Job<'_> {
     fn save(&mut self) -> Result<PathBuf, Failure> {
         self.write_line()?;
         self.metrics.sync()?;
+        (self.hooks.settle)()?;
         Ok(checkpoint::save(&self.plan.dir, self.learner, self.progress, self.plan.keep)?)
     }
-}
-
-fn show(line: &Line) {
-    tracing::info!(
-        step = line.step.0,
-        tokens = line.tokens,
-        loss = line.loss,
-        loss_new = line.loss_new,
-        loss_replayed = line.loss_replayed,
-        grad_norm = line.grad_norm,
-        rate = line.rate,
-        tokens_per_second = line.tokens_per_second,
-        wait = line.wait,
-        "trained"
-    );
 }
 
 #[cfg(test)]

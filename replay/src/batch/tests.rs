@@ -7,10 +7,13 @@ use schemas::wire::{Place, Span, WIRE_FORMAT};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::buffer::{Member, Spec};
+use crate::draw;
 use crate::index::Record;
 use crate::mix::Mix;
 use crate::plan::{Horizon, Order};
 use crate::tokenise::Tokenizer;
+
+mod subword;
 
 /// A store in memory: kept records with their texts, and one buffer.
 #[derive(Debug)]
@@ -45,12 +48,7 @@ impl World {
             texts.insert((shard(name), Seq(*seq)), Arc::from(text.as_str()));
         }
         let limits = index.limits();
-        Self {
-            index,
-            limits,
-            texts,
-            members: [("main".to_owned(), Arc::new(Members::none(Tokenizer::Bytes)))].into(),
-        }
+        Self { index, limits, texts, members: [("main".to_owned(), Arc::new(Members::none()))].into() }
     }
 
     /// Puts these records into the buffer `main`, at change 1.
@@ -66,7 +64,7 @@ impl World {
             let records = self.index.visible(shard, Seq(0), &self.limits).iter();
             records.filter(|record| keep(record)).map(move |record| member(shard, record))
         });
-        let members = Members::new(Change(1), list.collect(), Tokenizer::Bytes);
+        let members = Members::new(Change(1), list.collect());
         self.members.insert("main".into(), Arc::new(members));
     }
 
@@ -74,8 +72,19 @@ impl World {
         View { index: &self.index, limits: &self.limits, members: &self.members, permutation: None }
     }
 
+    /// The tokens of the record at a place.
+    fn tokens(&self, plan: &Plan, shard: &Shard, seq: Seq) -> Result<Option<Tokens>> {
+        let Some(text) = self.texts.get(&(shard.clone(), seq)) else { return Ok(None) };
+        let passages = &self.index.get(shard, seq).unwrap().passages;
+        Ok(Some(plan.tokenizer.encode(Arc::clone(text), passages).unwrap()))
+    }
+
+    fn laid_out(&self, ticket: &Ticket, plan: &Plan) -> Result<(Outline, Contents)> {
+        laid_out(ticket, plan, self.view(), |shard, seq| self.tokens(plan, shard, seq))
+    }
+
     fn batch(&self, ticket: &Ticket, plan: &Plan) -> Result<Batch> {
-        batch(ticket, plan, self.view(), |piece| self.texts.get(&(piece.shard.clone(), piece.seq)).cloned())
+        batch(ticket, plan, self.view(), |shard, seq| self.tokens(plan, shard, seq))
     }
 
     fn first(&self, plan: &Plan) -> Ticket {
@@ -97,12 +106,12 @@ impl World {
         let mut ticket = self.first(plan);
         let mut batches = Vec::new();
         loop {
-            let outline = outline(&ticket, plan, self.view()).unwrap();
+            let (outline, contents) = self.laid_out(&ticket, plan).unwrap();
             if outline.fresh == 0 && outline.missing > 0 {
                 return batches;
             }
-            batches.push(self.batch(&ticket, plan).unwrap());
-            ticket = next(&ticket, plan, self.view()).unwrap();
+            batches.push(fill(&outline, plan, &contents).unwrap());
+            ticket = following(&ticket, plan, outline.after);
         }
     }
 }
@@ -245,9 +254,9 @@ fn removed_text_is_padding_of_the_same_shape() {
     let ticket = world.first(&plan);
     let whole = world.batch(&ticket, &plan).unwrap();
     let gone = whole.spans(1).unwrap()[0].clone();
-    let without = |piece: &Piece| {
-        let text = world.texts.get(&(piece.shard.clone(), piece.seq)).cloned();
-        text.filter(|_| (&piece.shard, piece.seq) != (&gone.shard, gone.seq))
+    let without = |shard: &Shard, seq| {
+        let tokens = world.tokens(&plan, shard, seq)?;
+        Ok(tokens.filter(|_| (shard, seq) != (&gone.shard, gone.seq)))
     };
     let erased = batch(&ticket, &plan, world.view(), without).unwrap();
     let (mut places, mut count) = (vec![true; 4 * 64], 0);
@@ -272,8 +281,10 @@ fn removed_text_is_padding_of_the_same_shape() {
 fn text_of_another_length_is_refused() {
     let world = World::new(&corpus(), 24);
     let plan = plan(2, 64, 0.0);
-    let short =
-        |piece: &Piece| world.texts.get(&(piece.shard.clone(), piece.seq)).map(|text| text[1..].into());
+    let short = |shard: &Shard, seq| {
+        let text = world.texts.get(&(shard.clone(), seq));
+        Ok(text.map(|text| Tokens::Bytes(text[1..].into())))
+    };
     let error = batch(&world.first(&plan), &plan, world.view(), short).unwrap_err();
     assert!(matches!(error, ReplayError::Inconsistent { table: "records", .. }));
 }
@@ -382,8 +393,8 @@ proptest! {
         let row = |rows: u32, at: u64| {
             let plan = Plan { rows, ..all.clone() };
             let ticket = Ticket { row: at, ..world.first(&plan) };
-            let rows = outline(&ticket, &plan, world.view()).unwrap().rows;
-            rows.into_iter().find(|planned| planned.row == from + 5 && planned.buffer.is_some())
+            let (outline, _) = world.laid_out(&ticket, &plan).unwrap();
+            outline.rows.into_iter().find(|planned| planned.row == from + 5 && planned.buffer.is_some())
         };
         let drawn = row(8, from);
         prop_assert_eq!(&drawn, &row(1, from + 5));

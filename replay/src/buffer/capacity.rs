@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Candidate;
 
-/// A limit on a buffer: `"100000 records"`, `"64MiB"` of text, or `"50000000 tokens"` (bytes of
-/// text, and one for the boundary of each record).
+/// A limit on a buffer: `"100000 records"`, `"64MiB"` of text, or `"50000000 tokens"` (byte tokens,
+/// whatever the tokenizer: bytes of text, and one for the boundary of each record).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capacity {
     /// So many records.

@@ -4,12 +4,8 @@
 
 use std::sync::Arc;
 
-use schemas::seed::Seed;
-use serde::{Deserialize, Serialize};
-
-use super::keyed::{Keyed, Keys};
-use super::{Capacity, Entry, Policy, Recipe};
-use crate::error::Result;
+use super::keyed::{Keys, Sample};
+use super::{Capacity, Entry};
 
 const NAME: &str = "fifo";
 
@@ -19,37 +15,11 @@ pub const ENTRY: Entry = Entry {
     summary: "the newest text",
     paper: "the sliding window of stream learning",
     example: "policy = \"fifo\"\ncapacity = \"100000 records\"\n",
-    read: |table| Ok(Arc::new(table.take::<Settings>()?)),
+    read: |table| Ok(Arc::new(Sample::read(table, of)?)),
 };
 
-/// Settings of a window.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Settings {
-    /// How much it holds.
-    pub capacity: Capacity,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { capacity: Capacity::Records(100_000) }
-    }
-}
-
-impl Recipe for Settings {
-    fn settings(&self) -> String {
-        serde_json::json!({ "capacity": self.capacity }).to_string()
-    }
-
-    fn capacity(&self) -> Option<Capacity> {
-        Some(self.capacity)
-    }
-
-    fn policy(&self, _seed: Seed) -> Box<dyn Policy> {
-        Box::new(Keyed::new(self.capacity, Keys::Newest))
-    }
-
-    fn restore(&self, _seed: Seed, state: &[u8]) -> Result<Box<dyn Policy>> {
-        Ok(Box::new(Keyed::restore(NAME, self.capacity, Keys::Newest, state)?))
-    }
+/// A window of this capacity.
+#[must_use]
+pub fn of(capacity: Capacity) -> Sample {
+    Sample::new(NAME, capacity, |_| Keys::Newest)
 }

@@ -12,11 +12,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::id::RecordId;
+use schemas::program::config::{ConfigError, Table};
 use schemas::seed::{Seed, unit};
 use schemas::table::buffers::Op;
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Capacity, Delta, Policy};
+use super::{Candidate, Capacity, Delta, Policy, Recipe};
 use crate::error::{ReplayError, Result};
 
 /// What a record's key is.
@@ -70,6 +71,62 @@ const fn rank_of(value: f64) -> u64 {
 /// The inverse of [`rank_of`].
 const fn value_of(rank: u64) -> f64 {
     f64::from_bits(if rank >> 63 == 1 { rank & !(1 << 63) } else { !rank })
+}
+
+/// A policy that is told nothing but how much it holds.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    policy: &'static str,
+    capacity: Capacity,
+    keys: fn(Seed) -> Keys,
+}
+
+/// Its settings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+struct Settings {
+    /// How much it holds.
+    capacity: Capacity,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { capacity: Capacity::Records(100_000) }
+    }
+}
+
+impl Sample {
+    /// The policy of this name, whose keys are `keys` of the buffer's seed.
+    #[must_use]
+    pub const fn new(policy: &'static str, capacity: Capacity, keys: fn(Seed) -> Keys) -> Self {
+        Self { policy, capacity, keys }
+    }
+
+    /// Reads the capacity from the table of a buffer.
+    ///
+    /// # Errors
+    /// All that is wrong with the table.
+    pub fn read(table: &mut Table, of: fn(Capacity) -> Self) -> Result<Self, ConfigError> {
+        Ok(of(table.take::<Settings>()?.capacity))
+    }
+}
+
+impl Recipe for Sample {
+    fn settings(&self) -> String {
+        serde_json::json!({ "capacity": self.capacity }).to_string()
+    }
+
+    fn capacity(&self) -> Option<Capacity> {
+        Some(self.capacity)
+    }
+
+    fn policy(&self, seed: Seed) -> Box<dyn Policy> {
+        Box::new(Keyed::new(self.capacity, (self.keys)(seed)))
+    }
+
+    fn restore(&self, seed: Seed, state: &[u8]) -> Result<Box<dyn Policy>> {
+        Ok(Box::new(Keyed::restore(self.policy, self.capacity, (self.keys)(seed), state)?))
+    }
 }
 
 /// What [`Policy::state`] saves.

@@ -8,7 +8,6 @@ use schemas::table::buffers::{Op, Row};
 
 use super::{Member, Members};
 use crate::error::{ReplayError, Result};
-use crate::tokenise::Tokenizer;
 
 /// Up to and with which seq of each shard a policy had seen the stream.
 pub type Seen = BTreeMap<Shard, Seq>;
@@ -50,7 +49,6 @@ const SNAPSHOTS: usize = 8;
 #[derive(Debug)]
 pub struct Log {
     buffer: String,
-    tokenizer: Tokenizer,
     rows: Vec<Logged>,
     seen: Arc<Seen>,
     /// The text `seen` was read from: rows of one block share it.
@@ -63,10 +61,9 @@ pub struct Log {
 impl Log {
     /// Of a buffer that nothing happened to.
     #[must_use]
-    pub fn new(buffer: &str, tokenizer: Tokenizer) -> Self {
+    pub fn new(buffer: &str) -> Self {
         Self {
             buffer: buffer.to_owned(),
-            tokenizer,
             rows: Vec::new(),
             seen: Arc::default(),
             seen_json: String::new(),
@@ -164,7 +161,7 @@ impl Log {
         }
         let below = self.snapshots.iter().filter(|members| members.change() < change);
         let nearest = below.max_by_key(|members| members.change()).map(Arc::clone);
-        let from = nearest.unwrap_or_else(|| Arc::new(Members::none(self.tokenizer)));
+        let from = nearest.unwrap_or_else(|| Arc::new(Members::none()));
         let members = Arc::new(self.replay(&from, change)?);
         if self.snapshots.len() == SNAPSHOTS {
             self.snapshots.remove(0);
@@ -197,7 +194,7 @@ impl Log {
         let mut list: Vec<Member> = stay.chain(touched.values().copied().flatten()).cloned().collect();
         // Two sorted runs: merged in one pass.
         list.sort_by(|a, b| (&a.shard, a.seq).cmp(&(&b.shard, b.seq)));
-        Ok(Members::new(to, list, self.tokenizer))
+        Ok(Members::new(to, list))
     }
 }
 
@@ -237,7 +234,7 @@ mod tests {
 
     /// A log that touches these places in turn: enters when out, leaves when in.
     fn log(touches: &[i64]) -> (Log, Vec<BTreeSet<i64>>) {
-        let mut log = Log::new("main", Tokenizer::Bytes);
+        let mut log = Log::new("main");
         let mut sets = vec![BTreeSet::new()];
         for (change, seq) in (1..).zip(touches) {
             let mut set = sets.last().unwrap().clone();
@@ -278,7 +275,7 @@ mod tests {
     #[test]
     fn log_refuses_changes_that_cannot_follow() {
         let fill = || {
-            let mut log = Log::new("main", Tokenizer::Bytes);
+            let mut log = Log::new("main");
             log.push(&row(1, "admit", 4, &[1; 16], "{\"main\":9}")).unwrap();
             log
         };

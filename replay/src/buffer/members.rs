@@ -3,7 +3,7 @@
 use schemas::id::{Change, RecordId, Seq, Shard};
 use schemas::seed::{Seed, below};
 
-use crate::tokenise::Tokenizer;
+use crate::tokenise::byte_tokens;
 
 /// A record in a buffer.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +16,7 @@ pub struct Member {
     pub id: RecordId,
     /// Bytes of its text.
     pub bytes: u64,
-    /// Relative draw weight; `None` means by its tokens.
+    /// Relative draw weight; `None` means by its byte tokens.
     pub weight: Option<f32>,
 }
 
@@ -27,7 +27,6 @@ pub struct Members {
     list: Vec<Member>,
     /// Sums of the weights up to and with each member.
     ends: Vec<u64>,
-    tokenizer: Tokenizer,
 }
 
 /// Weights of a policy are counted in parts of this size, so that their sums are exact.
@@ -36,25 +35,25 @@ const PARTS: f64 = (1_u64 << 20) as f64;
 impl Members {
     /// The members at `change`, each once, in the order of (shard, seq).
     #[must_use]
-    pub fn new(change: Change, list: Vec<Member>, tokenizer: Tokenizer) -> Self {
+    pub fn new(change: Change, list: Vec<Member>) -> Self {
         let mut end = 0_u64;
         let weigh = |member: &Member| match member.weight {
             // A weight that is no number, or below zero, is zero.
             Some(weight) => (f64::from(weight) * PARTS) as u64,
-            None => tokenizer.count(member.bytes),
+            None => byte_tokens(member.bytes),
         };
         let sum = |member: &Member| {
             end = end.saturating_add(weigh(member));
             end
         };
         let ends = list.iter().map(sum).collect();
-        Self { change, list, ends, tokenizer }
+        Self { change, list, ends }
     }
 
     /// The empty buffer: change 0.
     #[must_use]
-    pub fn none(tokenizer: Tokenizer) -> Self {
-        Self::new(Change(0), Vec::new(), tokenizer)
+    pub fn none() -> Self {
+        Self::new(Change(0), Vec::new())
     }
 
     /// The change at which they are the members.
@@ -69,10 +68,10 @@ impl Members {
         &self.list
     }
 
-    /// Tokens of all members.
+    /// Byte tokens of all members.
     #[must_use]
-    pub fn tokens(&self) -> u64 {
-        self.list.iter().map(|member| self.tokenizer.count(member.bytes)).sum()
+    pub fn byte_tokens(&self) -> u64 {
+        self.list.iter().map(|member| byte_tokens(member.bytes)).sum()
     }
 
     /// Whether nothing can be drawn.
@@ -81,7 +80,7 @@ impl Members {
         self.ends.last().is_none_or(|total| *total == 0)
     }
 
-    /// Draw `j` of row `row`: a member with a probability in proportion to its weight, and a token
+    /// Draw `j` of row `row`: a member with a probability in proportion to its weight, and a byte token
     /// of it, each as likely as any other. `seed` is the job's child for this buffer.
     #[must_use]
     pub fn draw(&self, seed: Seed, row: u64, j: u64) -> Option<(&Member, u64)> {
@@ -91,9 +90,9 @@ impl Members {
         let member = self.list.get(index)?;
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         let token = match member.weight {
-            // Weighed by tokens, the place within the weight is the token.
+            // Weighed by byte tokens, the place within the weight is the token.
             None => at - start,
-            Some(_) => below(seed.at(&[row, j, 1]), self.tokenizer.count(member.bytes)),
+            Some(_) => below(seed.at(&[row, j, 1]), byte_tokens(member.bytes)),
         };
         Some((member, token))
     }
@@ -110,7 +109,7 @@ mod tests {
 
     fn counts(list: Vec<Member>, draws: u64) -> Vec<Vec<f64>> {
         let sizes: Vec<u64> = list.iter().map(|member| member.bytes + 1).collect();
-        let members = Members::new(Change(1), list, Tokenizer::Bytes);
+        let members = Members::new(Change(1), list);
         let mut counts: Vec<Vec<f64>> =
             sizes.iter().map(|size| vec![0.0; usize::try_from(*size).unwrap()]).collect();
         for j in 0..draws {
@@ -147,7 +146,7 @@ mod tests {
     #[test]
     fn members_without_weight_are_as_none() {
         for list in [vec![], vec![member(0, 5, Some(0.0))]] {
-            let members = Members::new(Change(1), list, Tokenizer::Bytes);
+            let members = Members::new(Change(1), list);
             assert!(members.is_empty());
             assert_eq!(members.draw(Seed::new(1), 0, 0), None);
         }

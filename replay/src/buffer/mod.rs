@@ -53,7 +53,7 @@ pub struct Delta {
     pub candidate: Candidate,
     /// The policy's key: larger stays longer.
     pub key: f64,
-    /// Relative draw weight; `None` means by its tokens. A policy sets it for all members or none.
+    /// Relative draw weight; `None` means by its byte tokens. A policy sets it for all members or none.
     pub weight: Option<f32>,
     /// The group the policy put it in.
     pub class: Option<Arc<str>>,

@@ -8,12 +8,8 @@
 
 use std::sync::Arc;
 
-use schemas::seed::Seed;
-use serde::{Deserialize, Serialize};
-
-use super::keyed::{Keyed, Keys};
-use super::{Capacity, Entry, Policy, Recipe};
-use crate::error::Result;
+use super::keyed::{Keys, Sample};
+use super::{Capacity, Entry};
 
 const NAME: &str = "reservoir";
 
@@ -23,37 +19,11 @@ pub const ENTRY: Entry = Entry {
     summary: "a uniform sample of all text seen, the same in any order of arrival",
     paper: "Vitter 1985; keys as in Efraimidis, Spirakis 2006 with equal weights",
     example: "policy = \"reservoir\"\ncapacity = \"100000 records\"\n",
-    read: |table| Ok(Arc::new(table.take::<Settings>()?)),
+    read: |table| Ok(Arc::new(Sample::read(table, of)?)),
 };
 
-/// Settings of a reservoir.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Settings {
-    /// How much it holds.
-    pub capacity: Capacity,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { capacity: Capacity::Records(100_000) }
-    }
-}
-
-impl Recipe for Settings {
-    fn settings(&self) -> String {
-        serde_json::json!({ "capacity": self.capacity }).to_string()
-    }
-
-    fn capacity(&self) -> Option<Capacity> {
-        Some(self.capacity)
-    }
-
-    fn policy(&self, seed: Seed) -> Box<dyn Policy> {
-        Box::new(Keyed::new(self.capacity, Keys::Uniform(seed)))
-    }
-
-    fn restore(&self, seed: Seed, state: &[u8]) -> Result<Box<dyn Policy>> {
-        Ok(Box::new(Keyed::restore(NAME, self.capacity, Keys::Uniform(seed), state)?))
-    }
+/// A reservoir of this capacity.
+#[must_use]
+pub fn of(capacity: Capacity) -> Sample {
+    Sample::new(NAME, capacity, Keys::Uniform)
 }

@@ -21,6 +21,8 @@ use crate::mix::Mix;
 use crate::plan::Horizon;
 use crate::tokenise::Tokenizer;
 
+mod subword;
+
 /// A store in a folder of its own, and its one writer of each shard.
 struct World {
     _folder: TempDir,
@@ -87,6 +89,29 @@ impl World {
         committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
     }
 
+    /// One commit of these texts, all kept.
+    async fn write_texts(&mut self, name: &'static str, texts: &[String]) {
+        let mut committer =
+            Committer::open(&self.store, Table::Records, &format!("ingest/{name}")).await.unwrap();
+        let mut builder = Builder::new();
+        for (seq, text) in (0..).zip(texts) {
+            let id = xxh3_128(text.as_bytes()).to_be_bytes();
+            let passages = pack_u32(&[u32::try_from(text.len()).unwrap()]);
+            builder.push(Row {
+                seq: Some(seq),
+                start: seq,
+                end: seq + 1,
+                id: Some(&id),
+                text: Some(text),
+                passages: Some(&passages),
+                ..Row::new(Outcome::Kept, name, "files")
+            });
+        }
+        let next = i64::try_from(texts.len()).unwrap();
+        let transactions = vec![(format!("ingest/{name}"), next), (format!("seq/{name}"), next)];
+        committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
+    }
+
     /// Takes the kept records of one version out of `records`, as an erase or a retention rule does.
     async fn remove(&self, version: u64) {
         let log = self.store.url().local_path().unwrap().join("records/_delta_log");
@@ -137,7 +162,7 @@ fn spec(name: &str) -> Spec {
 }
 
 fn with_capacity(capacity: Capacity) -> Spec {
-    Spec { recipe: Arc::new(crate::buffer::reservoir::Settings { capacity }), ..spec("main") }
+    Spec { recipe: Arc::new(crate::buffer::reservoir::of(capacity)), ..spec("main") }
 }
 
 fn plan(share: f64) -> Plan {
@@ -558,7 +583,7 @@ async fn inspection_counts_what_buffer_and_stream_hold() {
         (main.policy, main.capacity.as_deref(), main.change),
         ("reservoir", Some("12 records"), members.change())
     );
-    assert_eq!((main.members.total.records, main.members.total.tokens), (12, members.tokens()));
+    assert_eq!((main.members.total.records, main.members.total.tokens), (12, members.byte_tokens()));
     assert_eq!(main.members.by_source.values().map(|count| count.records).sum::<u64>(), 12);
     assert_eq!(main.seen, [(shard("a"), Seq(95))].into());
 }

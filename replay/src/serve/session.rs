@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use schemas::id::{Step, check_name};
+use schemas::id::{Step, Version, check_name};
 use schemas::program::clock::Clock;
-use schemas::store::{Scan, Store};
+use schemas::store::{Scan, Store, StoreError};
 use schemas::table::Table;
 use schemas::wire::{Batch, Ticket};
 use tokio::sync::{mpsc, oneshot};
@@ -94,6 +94,7 @@ enum Command {
     Evaluations(Evaluations, Answer<Received>),
     Buffers(Answer<Inspection>),
     Follow(Answer<()>),
+    Flush(Answer<()>),
     Close(Answer<()>),
 }
 
@@ -195,6 +196,14 @@ impl Session {
         self.ask(Command::Follow).await
     }
 
+    /// Notes what waits.
+    ///
+    /// # Errors
+    /// As [`Notes::flush`].
+    pub async fn flush(&self) -> Result<()> {
+        self.ask(Command::Flush).await
+    }
+
     /// Notes what waits and ends the owner; later requests are refused.
     ///
     /// # Errors
@@ -216,6 +225,12 @@ impl Session {
         let version = self.store.version(Table::Draws).await.map_err(ReplayError::from)?;
         let scan = Scan { columns: &[], filter, order: &["step"] };
         Ok(self.store.scan(Table::Draws, version, &scan).await.map_err(ReplayError::from)?)
+    }
+
+    /// The newest version of `records` that was read.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        Version(self.counts.version.load(Relaxed))
     }
 
     /// What was counted.
@@ -314,6 +329,9 @@ impl Owner {
             Command::Follow(answer) => {
                 let _ = answer.send(self.follow().await);
             }
+            Command::Flush(answer) => {
+                let _ = answer.send(self.notes.flush().await.map_err(ServeError::from));
+            }
             // The loop answers it: nothing is served after it.
             Command::Close(_) => {}
         }
@@ -340,13 +358,40 @@ impl Owner {
     }
 
     async fn ticket(&mut self, request: &Request) -> Result<Issued> {
-        let issued = self.library.ticket(request).await?;
+        let issued = match self.served(request).await? {
+            Some(ticket) => Issued::Ticket(ticket),
+            None => self.library.ticket(request).await?,
+        };
         let count = match issued {
             Issued::Ticket(_) => &self.counts.tickets,
             Issued::NotYet { .. } => &self.counts.not_yet,
         };
         count.fetch_add(1, Relaxed);
         Ok(issued)
+    }
+
+    /// The ticket that the job was served at this step before, if its batch can still be had.
+    async fn served(&mut self, request: &Request) -> Result<Option<Ticket>> {
+        let Some(ticket) = self.notes.served(&request.job, request.step).await? else { return Ok(None) };
+        let refused = |why| ReplayError::Served { job: request.job.clone(), step: request.step.0, why };
+        if ticket.config != self.library.plan().digest() {
+            return Err(refused("under another config").into());
+        }
+        if ticket.row != request.row || ticket.fresh != request.fresh {
+            return Err(refused("from another place of the stream").into());
+        }
+        if ticket.records > self.library.version() {
+            self.follow().await?;
+        }
+        match self.library.after(&ticket).await {
+            Ok(_) => Ok(Some(ticket)),
+            Err(ReplayError::Store(StoreError::Version { .. }) | ReplayError::NoVersion { .. }) => {
+                let (job, step) = (&request.job, request.step.0);
+                tracing::warn!(job, step, "what was served before has expired: a new ticket is issued");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn batch(&mut self, ticket: Ticket) -> Result<Arc<Served>> {
@@ -361,7 +406,7 @@ impl Owner {
             Err(
                 ReplayError::NoVersion { .. }
                 | ReplayError::NoChange { .. }
-                | ReplayError::Store(schemas::store::StoreError::Version { .. }),
+                | ReplayError::Store(StoreError::Version { .. }),
             ) => {
                 self.follow().await?;
                 self.library.batch(&ticket).await?

@@ -157,7 +157,7 @@ async fn stranger(url: &str) -> FlightServiceClient<tonic::transport::Channel> {
 }
 
 fn plan() -> Plan {
-    let recipe = Arc::new(reservoir::Settings { capacity: Capacity::Records(12) });
+    let recipe = Arc::new(reservoir::of(Capacity::Records(12)));
     let spec = Spec::read("main", &mut Settings::of("policy", "reservoir")).unwrap();
     Plan {
         seed: Seed::new(9),
@@ -506,6 +506,46 @@ async fn ticket_of_a_server_that_has_read_further_is_served() {
     let Issued::Ticket(ticket) = ahead.ticket(request).await.unwrap() else { panic!("no ticket") };
     let (one, two) = (ahead.batch(ticket.clone()).await.unwrap(), behind.batch(ticket).await.unwrap());
     assert_eq!(one.digest, two.digest);
+}
+
+#[tokio::test]
+async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_moved_on() {
+    let mut world = World::new(80).await;
+    // With the whole store as its horizon a new ticket would draw from what came since.
+    let plan = Plan { horizon: Horizon::Store, ..plan() };
+    let (mut request, mut tickets) = (Request::first("demo"), Vec::new());
+    let session = world.session(&plan).await;
+    for _ in 0..3 {
+        let Issued::Ticket(ticket) = session.ticket(request).await.unwrap() else { panic!("no ticket") };
+        let served = session.batch(ticket.clone()).await.unwrap();
+        request = served.next.clone();
+        tickets.push((ticket, served.digest));
+    }
+    world.write(40).await;
+    session.follow().await.unwrap();
+    let again = async |session: &Session| {
+        let mut request = Request::first("demo");
+        for (ticket, digest) in &tickets {
+            assert_eq!(session.ticket(request).await.unwrap(), Issued::Ticket(ticket.clone()));
+            let served = session.batch(ticket.clone()).await.unwrap();
+            assert_eq!(served.digest, *digest);
+            request = served.next.clone();
+        }
+        // What was not served yet is drawn from the store as it is.
+        let Issued::Ticket(next) = session.ticket(request).await.unwrap() else { panic!("no ticket") };
+        assert!(next.records > tickets[0].0.records);
+    };
+    again(&session).await;
+    session.close().await.unwrap();
+    again(&world.session(&plan).await).await;
+
+    let elsewhere = Request { row: 4, ..Request::first("demo") };
+    let other = Plan { rows: 5, ..plan.clone() };
+    for (plan, request) in [(&plan, elsewhere), (&other, Request::first("demo"))] {
+        let error = world.session(plan).await.ticket(request).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Conflict);
+        assert!(error.hint().unwrap().contains("a name of its own"));
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 //! `step-<n>` is complete. An older one of the same step is `step-<n>.replaced` between the two renames.
 //! The newest is found by looking, never by a pointer that can lie.
 
+pub mod release;
 mod tensors;
 
 use std::collections::BTreeMap;
@@ -27,13 +28,14 @@ use tch::{Device, Tensor};
 
 use crate::model::Decoder;
 use crate::model::decoder::{WeightsError, listed};
+use crate::schedule::Cooldown;
 use crate::step::{Learner, Recipe, RecipeError};
 use crate::torch::{self, TorchError};
 
 pub use tensors::{TensorFile, note, write as write_tensors};
 
 /// The format of what this program writes. It changes whenever an older program could misread it.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const MODEL: &str = "model.safetensors";
 const TRAINER: &str = "trainer.safetensors";
@@ -65,6 +67,20 @@ pub enum Start {
     },
 }
 
+/// The checkpoint of another job that a branch went on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Branched {
+    /// The other job.
+    pub job: String,
+    /// Steps it had made.
+    pub step: Step,
+    /// Where the checkpoint was.
+    pub checkpoint: PathBuf,
+    /// What its weights were.
+    pub model: FileNote,
+}
+
 /// Where a job is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,8 +101,11 @@ pub struct State {
     pub config: String,
     /// What the learner follows.
     pub recipe: Recipe,
-    /// Where the weights came from.
+    /// Where the weights came from; of a branch, what its parent started from.
     pub start: Start,
+    /// The job that it branched from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branched: Option<Branched>,
     /// Updates of the averages.
     pub averaged: u64,
     /// The libtorch that computed.
@@ -226,6 +245,7 @@ impl Fault for CheckpointError {
                 );
                 Some(source.hint().map_or_else(|| back.clone(), |hint| format!("{hint}; or {back}")))
             }
+            Self::Recipe { source, .. } => source.hint(),
             _ => None,
         }
     }
@@ -246,6 +266,30 @@ pub struct Progress {
     pub config: String,
     /// Where the weights came from.
     pub start: Start,
+    /// The job that it branched from.
+    pub branched: Option<Branched>,
+}
+
+impl State {
+    /// What its weights are.
+    #[must_use]
+    pub fn model(&self) -> Option<&FileNote> {
+        self.files.get(MODEL)
+    }
+
+    /// Where the job goes on.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress {
+            job: self.job.clone(),
+            tokens: self.tokens,
+            row: self.row,
+            next: self.next.clone(),
+            config: self.config.clone(),
+            start: self.start.clone(),
+            branched: self.branched.clone(),
+        }
+    }
 }
 
 /// Writes a checkpoint of the learner to `<dir>/step-<n>` and removes all but the newest `keep`
@@ -282,13 +326,14 @@ pub fn save(
         config: progress.config.clone(),
         recipe: learner.recipe().clone(),
         start: progress.start.clone(),
+        branched: progress.branched.clone(),
         averaged: learner.averages.updates(),
         libtorch: torch::version()?,
         threads: u16::try_from(tch::get_num_threads()).unwrap_or(1),
         isa: torch::cpu_capability()?,
         files,
     };
-    write_state(&partial.join(STATE), &state)?;
+    write_json(&partial.join(STATE), &state)?;
     sync_folder(&partial)?;
     failpoint::hit("train.checkpoint.before_rename");
     if done.exists() {
@@ -308,7 +353,7 @@ pub fn save(
     Ok(done)
 }
 
-fn write_state(path: &Path, state: &State) -> Result<(), CheckpointError> {
+fn write_json(path: &Path, state: &impl Serialize) -> Result<(), CheckpointError> {
     let io = |source| CheckpointError::Write { path: path.to_owned(), source };
     let broken =
         |error: serde_json::Error| CheckpointError::Broken { path: path.to_owned(), why: error.to_string() };
@@ -398,7 +443,27 @@ pub struct Resumed {
 /// [`CheckpointError::Unusable`] with the reason, and the complete checkpoint before it as the mend:
 /// nothing is ever left out or filled in.
 pub fn load(path: &Path, device: Device) -> Result<Resumed, CheckpointError> {
-    read(path, device).map_err(|error| {
+    load_as(path, device, |_| {})
+}
+
+/// As [`load`], but the learner goes on with this cool-down; so does the state's recipe.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_branch(
+    path: &Path,
+    device: Device,
+    cooldown: Option<Cooldown>,
+) -> Result<Resumed, CheckpointError> {
+    load_as(path, device, |recipe| recipe.schedule.cooldown = cooldown)
+}
+
+fn load_as(
+    path: &Path,
+    device: Device,
+    change: impl FnOnce(&mut Recipe),
+) -> Result<Resumed, CheckpointError> {
+    read(path, device, change).map_err(|error| {
         let step = step_of(path);
         let siblings = path.parent().and_then(|dir| complete(dir).ok()).unwrap_or_default();
         let before = siblings.into_iter().rev().find(|(other, _)| step.is_some_and(|step| *other < step));
@@ -427,8 +492,9 @@ pub fn state(path: &Path) -> Result<State, CheckpointError> {
     }
 }
 
-fn read(path: &Path, device: Device) -> Result<Resumed, CheckpointError> {
-    let state = state(path)?;
+fn read(path: &Path, device: Device, change: impl FnOnce(&mut Recipe)) -> Result<Resumed, CheckpointError> {
+    let mut state = state(path)?;
+    change(&mut state.recipe);
     for name in [MODEL, TRAINER] {
         let file = path.join(name);
         let found = note(&file)?;
@@ -496,11 +562,9 @@ fn rest(learner: &Learner) -> Result<Vec<(String, Tensor)>, CheckpointError> {
 ///
 /// # Errors
 /// [`CheckpointError`] where the file is gone or changed, or does not fit.
-pub fn start_model(state: &State, device: Device) -> Result<Decoder, CheckpointError> {
-    let (path, made) = match &state.start {
-        Start::Seed(seed) => {
-            (PathBuf::from("fresh weights"), Decoder::fresh(&state.recipe.model, *seed, device))
-        }
+pub fn start_model(start: &Start, recipe: &Recipe, device: Device) -> Result<Decoder, CheckpointError> {
+    let (path, made) = match start {
+        Start::Seed(seed) => (PathBuf::from("fresh weights"), Decoder::fresh(&recipe.model, *seed, device)),
         Start::File { path, note: wanted } => {
             if note(path)? != *wanted {
                 return Err(CheckpointError::Broken {
@@ -508,10 +572,21 @@ pub fn start_model(state: &State, device: Device) -> Result<Decoder, CheckpointE
                     why: "its bytes have changed".into(),
                 });
             }
-            (path.clone(), read_model(path, &state.recipe, device)?)
+            (path.clone(), read_model(path, recipe, device)?)
         }
     };
     made.map_err(|source| CheckpointError::Recipe { path, source: Box::new(source.into()) })
+}
+
+/// [`Start::File`] of the weights at `path`: a file of tensors, or a folder that holds
+/// `model.safetensors`, as a checkpoint and a model of Hugging Face do.
+///
+/// # Errors
+/// [`CheckpointError::Read`] where it cannot be read.
+pub fn start_file(path: &Path) -> Result<Start, CheckpointError> {
+    let path = if path.is_dir() { path.join(MODEL) } else { path.to_owned() };
+    let note = note(&path)?;
+    Ok(Start::File { path, note })
 }
 
 fn read_model(

@@ -24,6 +24,7 @@ fn progress() -> Progress {
         next: delivery(2, &recipe().model).next,
         config: "0".repeat(32),
         start: Start::Seed(Seed::new(11)),
+        branched: None,
     }
 }
 
@@ -55,7 +56,7 @@ fn a_checkpoint_gives_back_everything() {
         ("test", 123, 6, &progress().next)
     );
     assert!(state.libtorch.starts_with("2.11.") && !state.isa.is_empty());
-    let start = start_model(&state, Device::Cpu).unwrap();
+    let start = start_model(&state.start, &state.recipe, Device::Cpu).unwrap();
     let fresh = learned(0);
     assert!(start.tensors().zip(fresh.model.tensors()).all(|(a, b)| a.equal(b)));
 }
@@ -189,7 +190,7 @@ fn a_truncated_or_changed_file_is_refused() {
     assert!(text.ends_with("its bytes have changed"), "{text}");
     let (text, _) = refused(|path| fs::remove_file(path.join(MODEL)).unwrap());
     assert!(text.starts_with("cannot read"), "{text}");
-    let (text, _) = refused(|path| fs::write(path.join(STATE), b"{\"format\": 1").unwrap());
+    let (text, _) = refused(|path| fs::write(path.join(STATE), b"{\"format\": 2").unwrap());
     assert!(text.contains("is damaged"), "{text}");
 }
 
@@ -228,9 +229,9 @@ fn missing_extra_and_misshapen_tensors_are_refused_by_name() {
 #[test]
 fn a_newer_format_is_refused_even_if_it_has_unknown_keys() {
     let (text, hint) = refused(|path| {
-        fs::write(path.join(STATE), b"{\"format\": 2, \"colour\": \"blue\"}").unwrap();
+        fs::write(path.join(STATE), b"{\"format\": 3, \"colour\": \"blue\"}").unwrap();
     });
-    assert!(text.ends_with("has format 2; this program reads up to 1"), "{text}");
+    assert!(text.ends_with("has format 3; this program reads up to 2"), "{text}");
     assert!(hint.starts_with("resume with the release"), "{hint}");
 }
 
@@ -251,10 +252,13 @@ fn a_start_from_a_file_is_read_again_unless_it_changed() {
     let start = Start::File { path: file.clone(), note: note(&file).unwrap() };
     let second = save(&dir.path().join("b"), &learned(2), &Progress { start, ..progress() }, 5).unwrap();
     let state = state(&second).unwrap();
-    let read = start_model(&state, Device::Cpu).unwrap();
+    let read = start_model(&state.start, &state.recipe, Device::Cpu).unwrap();
     assert!(read.tensors().zip(learner.model.tensors()).all(|(a, b)| a.equal(b)));
     fs::write(&file, b"other").unwrap();
-    assert!(matches!(start_model(&state, Device::Cpu), Err(CheckpointError::Broken { .. })));
+    assert!(matches!(
+        start_model(&state.start, &state.recipe, Device::Cpu),
+        Err(CheckpointError::Broken { .. })
+    ));
 }
 
 #[test]

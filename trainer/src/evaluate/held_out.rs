@@ -4,6 +4,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use replay::tokenise::{EncodeError, Tokenizer};
 use schemas::program::error::{Fault, Kind};
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,16 @@ pub enum HeldOutError {
         #[source]
         source: serde_json::Error,
     },
+    /// A text has no tokens.
+    #[error("line {line} of `{path}` cannot be tokenised")]
+    Tokens {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the tokenizer said.
+        source: EncodeError,
+    },
     /// A slice without text would measure nothing.
     #[error("slice `{name}` has no text in `{path}`")]
     Empty {
@@ -96,7 +107,7 @@ impl Fault for HeldOutError {
     fn kind(&self) -> Kind {
         match self {
             Self::Read { .. } => Kind::NotFound,
-            Self::List { .. } | Self::Line { .. } | Self::Empty { .. } => Kind::Input,
+            Self::List { .. } | Self::Line { .. } | Self::Empty { .. } | Self::Tokens { .. } => Kind::Input,
         }
     }
     fn hint(&self) -> Option<String> {
@@ -107,7 +118,10 @@ impl Fault for HeldOutError {
             Self::Line { .. } => {
                 Some("each line is a JSON object with the strings `id` and `text`".to_owned())
             }
-            _ => None,
+            Self::Tokens { .. } => Some(
+                "use a `replay.batch.tokenizer` that falls back to bytes or has an unknown token".to_owned(),
+            ),
+            Self::Read { .. } | Self::Empty { .. } => None,
         }
     }
 }
@@ -124,18 +138,23 @@ pub fn list(path: &Path) -> Result<Vec<SliceEntry>, HeldOutError> {
     Ok(list.slice)
 }
 
-/// The slices that `path` lists. Of each, documents in the file's order until `slice_bytes` are
-/// reached, each cut to `document_bytes` at the end of a character.
+/// The slices that `path` lists, as tokens. Of each, documents in the file's order until `slice_bytes`
+/// are reached, each cut to `document_bytes` at the end of a character.
 ///
 /// # Errors
-/// [`HeldOutError`] where the list or a slice cannot be read.
-pub fn load(path: &Path, slice_bytes: u64, document_bytes: usize) -> Result<Vec<Slice>, HeldOutError> {
+/// [`HeldOutError`] where the list or a slice cannot be read or tokenised.
+pub fn load(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    slice_bytes: u64,
+    document_bytes: usize,
+) -> Result<Vec<Slice>, HeldOutError> {
     let folder = path.parent().unwrap_or(Path::new(""));
     list(path)?
         .into_iter()
         .map(|entry| {
             let file = folder.join(&entry.file);
-            read(&file, entry, slice_bytes, document_bytes)
+            read(&file, entry, tokenizer, slice_bytes, document_bytes)
         })
         .collect()
 }
@@ -143,6 +162,7 @@ pub fn load(path: &Path, slice_bytes: u64, document_bytes: usize) -> Result<Vec<
 fn read(
     file: &Path,
     entry: SliceEntry,
+    tokenizer: &Tokenizer,
     slice_bytes: u64,
     document_bytes: usize,
 ) -> Result<Slice, HeldOutError> {
@@ -158,7 +178,12 @@ fn read(
             source,
         })?;
         let cut = line.text.floor_char_boundary(document_bytes);
-        let document = Document::of_bytes(line.text.get(..cut).unwrap_or_default().as_bytes());
+        let text = line.text.get(..cut).unwrap_or_default();
+        let document = Document::of(tokenizer, text).map_err(|source| HeldOutError::Tokens {
+            path: file.to_owned(),
+            line: number + 1,
+            source,
+        })?;
         if document.bytes > 0 {
             bytes += document.bytes;
             ids.push(line.id);
@@ -189,7 +214,7 @@ mod tests {
     #[test]
     fn bundled_slices_load_within_their_bounds() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/slices.toml");
-        let slices = load(&path, 6_000, 1_000).unwrap();
+        let slices = load(&path, &Tokenizer::Bytes, 6_000, 1_000).unwrap();
         assert_eq!(slices.len(), 9);
         for slice in &slices {
             let bytes: u64 = slice.documents.iter().map(|document| document.bytes).sum();
@@ -203,16 +228,16 @@ mod tests {
     fn what_cannot_be_read_is_refused_with_its_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("slices.toml");
-        assert!(matches!(load(&path, 1, 1), Err(HeldOutError::Read { .. })));
+        assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::Read { .. })));
         std::fs::write(&path, "[[slice]]\nname = \"a\"\n").unwrap();
-        assert!(matches!(load(&path, 1, 1), Err(HeldOutError::List { .. })));
+        assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::List { .. })));
         let entry = "[[slice]]\nname='a'\nfile='a.jsonl'\nsource='s'\nlanguage='en'\nscript='latin'\nfrom='1'\nto='2'\n";
         std::fs::write(&path, entry).unwrap();
         std::fs::write(folder.path().join("a.jsonl"), "{\"id\":\"x\",\"text\":\"é\"}\n{\"id\":1}\n").unwrap();
-        assert!(matches!(load(&path, 100, 100), Err(HeldOutError::Line { line: 2, .. })));
+        assert!(matches!(load(&path, &Tokenizer::Bytes, 100, 100), Err(HeldOutError::Line { line: 2, .. })));
         // A character that does not fit is not cut in two.
-        assert!(matches!(load(&path, 1, 1), Err(HeldOutError::Line { line: 2, .. })));
+        assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::Line { line: 2, .. })));
         std::fs::write(folder.path().join("a.jsonl"), "{\"id\":\"x\",\"text\":\"\"}\n").unwrap();
-        assert!(matches!(load(&path, 1, 1), Err(HeldOutError::Empty { .. })));
+        assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::Empty { .. })));
     }
 }

@@ -9,7 +9,7 @@
 
 mod compare;
 
-pub use compare::{Arm, Bootstrap, Figure, Interval, Recovered, Summary, Worst, summarise};
+pub use compare::{Arm, Bootstrap, Figure, Interval, Left, Recovered, Summary, Worst, summarise};
 
 use crate::evaluate::matrix::{Block, Matrix, Track};
 use crate::report::input::NewText;

@@ -3,4 +3,5 @@
 pub mod held_out;
 pub mod matrix;
 pub mod metrics;
+pub mod scorer;
 pub mod slices;

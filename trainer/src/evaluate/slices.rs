@@ -1,5 +1,6 @@
 //! Scores documents: total nats, predictions and bytes of each, under any weights.
 
+use replay::tokenise::{EncodeError, Tokenizer};
 use schemas::program::error::{Fault, Kind};
 use tch::Tensor;
 
@@ -18,11 +19,16 @@ pub struct Document {
 }
 
 impl Document {
-    /// A text as byte tokens after the boundary token 256.
-    #[must_use]
-    pub fn of_bytes(text: &[u8]) -> Self {
-        let tokens = std::iter::once(256).chain(text.iter().map(|byte| i64::from(*byte))).collect();
-        Self { tokens, bytes: text.len() as u64 }
+    /// A text's tokens after the boundary.
+    ///
+    /// # Errors
+    /// [`EncodeError`] for a text that the tokenizer has no tokens for.
+    pub fn of(tokenizer: &Tokenizer, text: &str) -> Result<Self, EncodeError> {
+        let read = tokenizer.encode(text.into(), &[])?;
+        let count = usize::try_from(read.count()).unwrap_or(usize::MAX);
+        let (mut tokens, mut targets) = (vec![0; count], vec![0; count]);
+        read.copy(0, &mut tokens, &mut targets);
+        Ok(Self { tokens: tokens.into_iter().map(i64::from).collect(), bytes: text.len() as u64 })
     }
 }
 

@@ -94,6 +94,71 @@ proptest! {
     }
 }
 
+/// Rows of these documents; of row k nothing counts where bit k of `masked` is set.
+fn split_up(cuts: &[Vec<usize>], masked: u32) -> Sheet {
+    let mut rows: Vec<BatchRow> = cuts
+        .iter()
+        .enumerate()
+        .map(|(number, lengths)| row(number as u64, 28, lengths, 1, TEXT, number % 2 == 1))
+        .collect();
+    for (number, row) in rows.iter_mut().enumerate().filter(|(number, _)| (masked >> number) & 1 == 1) {
+        assert_eq!(row.row, number as u64);
+        row.mask.fill(false);
+    }
+    Sheet::of_batch(&batch(28, &rows), &tiny(), 0.5).unwrap()
+}
+
+#[test]
+fn a_sheet_is_not_split_where_all_its_rows_fit() {
+    let sheet = split_up(&[vec![3, 4], vec![2], vec![]], 0b10);
+    for rows in [0, 3, 4, u64::MAX] {
+        assert!(matches!(sheet.split(rows)[..], [Cow::Borrowed(same)] if *same == sheet));
+    }
+    // Two rows have text, in one of them it counts.
+    assert_eq!(sheet.split(1).len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn parts_of_a_sheet_hold_each_row_that_counts_once_and_in_order(
+        cuts in prop::collection::vec(prop::collection::vec(1_usize..6, 0..5), 1..8),
+        masked in 0_u32..256,
+        rows in 1_u64..9,
+    ) {
+        let sheet = split_up(&cuts, masked);
+        let counting: Vec<usize> =
+            (0..cuts.len()).filter(|row| (masked >> row) & 1 == 0 && !cuts[*row].is_empty()).collect();
+        let parts = sheet.split(rows);
+        let whole = rows >= cuts.len() as u64;
+        let mut seen = Vec::new();
+        for part in &parts {
+            prop_assert!(part.rows <= rows || whole);
+            prop_assert_eq!(part.documents.tokens(), part.tokens.len() as i64);
+            let mut of_part: Vec<usize> = part.pieces.iter().map(|piece| piece.row).collect();
+            of_part.sort_unstable();
+            of_part.dedup();
+            seen.extend(of_part);
+        }
+        if !whole {
+            prop_assert_eq!(&seen, &counting);
+            prop_assert_eq!(parts.len(), counting.len().div_ceil(rows as usize));
+        }
+        prop_assert!((parts.iter().map(|part| part.weight()).sum::<f64>() - sheet.weight()).abs() < 1e-9);
+        prop_assert_eq!(parts.iter().map(|part| part.counted).sum::<u64>(), sheet.counted);
+        // What the parts hold, put together again, is what the sheet holds.
+        let numbers: Vec<f32> =
+            parts.iter().flat_map(|part| part.tokens.iter().zip(&part.targets)).map(|(a, b)| (a * 300 + b) as f32).collect();
+        let joined = sheet.joined(&parts, &numbers);
+        prop_assert_eq!(joined.len(), sheet.tokens.len());
+        for piece in sheet.pieces.iter().filter(|piece| piece.counted > 0) {
+            let from = piece.start..piece.start + piece.tokens;
+            let wanted = sheet.tokens[from.clone()].iter().zip(&sheet.targets[from.clone()]);
+            let wanted: Vec<f32> = wanted.map(|(a, b)| (a * 300 + b) as f32).collect();
+            prop_assert_eq!(&joined[from], &wanted[..]);
+        }
+    }
+}
+
 fn counting(until: u64) -> Source {
     let mut step = 0;
     Box::new(move || {

@@ -9,18 +9,18 @@ use crate::feed::Sheet;
 /// The loss of a batch, on the device.
 #[derive(Debug)]
 pub struct NextToken {
-    /// sum(w * nll) / sum(w): a scalar with a graph, in nats per prediction.
+    /// sum(w * nll) / total: a scalar with a graph, in nats per prediction.
     pub mean: Tensor,
     /// Each token's -ln p(target), f32 `[tokens]`, without a graph; also where it does not count.
     pub nll: Tensor,
 }
 
-/// The loss of `logits` f32 `[tokens, vocabulary]` against the sheet's targets under its weights.
-/// The sheet's weight must not be 0. Panics as `tch` does.
+/// The loss of `logits` f32 `[tokens, vocabulary]` against the sheet's targets under its weights. `total`, which
+/// must not be 0, is what all predictions of the batch weigh: the sheet's own weight, or that of the batch
+/// that it is a part of, whose mean is then the sum over its parts. Panics as `tch` does.
 #[must_use]
-pub fn next_token(logits: &Tensor, sheet: &Sheet) -> NextToken {
+pub fn next_token(logits: &Tensor, sheet: &Sheet, total: f64) -> NextToken {
     let device = logits.device();
-    let total = sheet.weight();
     let shares: Vec<f32> = sheet.weights.iter().map(|weight| (f64::from(*weight) / total) as f32).collect();
     let shares = Tensor::from_slice(&shares).to_device(device);
     let nll = losses(logits, sheet);

@@ -116,11 +116,12 @@ impl Rotary {
 }
 
 impl Angles {
-    /// Rotates `x`, `[tokens, heads, size]`: (a, b) becomes (a cos - b sin, b cos + a sin).
+    /// Rotates `x`, `[tokens, heads, size]`: (a, b) becomes (a cos - b sin, b cos + a sin), computed in
+    /// f32 and rounded back to the dtype of `x`, as Llama does: the angles are never rounded.
     pub fn rotate(&self, x: &Tensor) -> Tensor {
         let halves = x.chunk(2, -1);
         let [a, b] = halves.as_slice() else { return x.shallow_clone() };
-        Tensor::cat(&[a * &self.cos - b * &self.sin, b * &self.cos + a * &self.sin], -1)
+        Tensor::cat(&[a * &self.cos - b * &self.sin, b * &self.cos + a * &self.sin], -1).to_kind(x.kind())
     }
 }
 

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Tokens in the vocabulary: bytes 0-255, 256 the boundary of records, 257 padding.
+    /// Tokens in the vocabulary, at least as many as the tokenizer has. Of the byte tokenizer: bytes 0-255,
+    /// 256 the boundary of records, 257 padding.
     pub vocabulary: u32,
     /// Width of the residual stream.
     pub width: u32,

@@ -87,7 +87,9 @@ struct Layer {
     down: Tensor,
 }
 
-/// The model. Its parameters are leaves: gradients arrive in them.
+/// The model. Its parameters are leaves: gradients arrive in them. It computes in the numbers of its
+/// head: f32, or bf16 in a [`super::Rounded`] copy; statistics of norms, rotations and softmax are f32
+/// in both.
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
@@ -169,7 +171,7 @@ impl Decoder {
     }
 
     /// Hands the parameters, in the order of `ModelConfig::parameters`, to the layers.
-    fn assemble(config: ModelConfig, parameters: Vec<Parameter>, device: Device) -> Option<Self> {
+    pub(super) fn assemble(config: ModelConfig, parameters: Vec<Parameter>, device: Device) -> Option<Self> {
         let mut next = parameters.iter().map(|parameter| parameter.tensor.shallow_clone());
         let embedding = next.next()?;
         let mut layers = Vec::new();
@@ -234,13 +236,14 @@ impl Decoder {
 
     /// Logits of the token that follows each token: f32 `[tokens, vocabulary]`. Panics as `tch` does.
     pub fn logits(&self, input: &Input) -> Tensor {
-        self.states(input).linear::<&Tensor>(&self.head, None)
+        self.states(input).linear::<&Tensor>(&self.head, None).to_kind(Kind::Float)
     }
 
-    /// The normalised last states: f32 `[tokens, width]`. Panics as `tch` does.
+    /// The normalised last states, `[tokens, width]`. Panics as `tch` does.
     pub fn states(&self, input: &Input) -> Tensor {
         let angles = self.rotary.at(&input.positions);
-        let mut x = Tensor::embedding(&self.embedding, &input.tokens, -1, false, false);
+        let rows = Tensor::embedding(&self.embedding, &input.tokens, -1, false, false);
+        let mut x = rows.to_kind(self.head.kind());
         for layer in &self.layers {
             x = self.attention(layer, &x, &angles, &input.documents) + x;
             x = self.gated_unit(layer, &x) + x;

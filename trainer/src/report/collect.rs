@@ -14,8 +14,8 @@ use schemas::table::records::{Outcome, Row, View};
 use schemas::table::{Table, TableError, evaluations};
 
 use super::input::{
-    Amount, Buffer, DocumentScore, Holdings, Ingested, Input, Kind, NewText, Novelty, NoveltyBin, Point, Run,
-    Script, Setting, Slice, SliceScore,
+    Amount, Buffer, DocumentScore, Holdings, Ingested, Input, Kind, Left, NewText, Novelty, NoveltyBin,
+    Point, Run, Script, Setting, Slice, SliceScore,
 };
 use crate::config::Config;
 use crate::evaluate::held_out::{self, SliceEntry};
@@ -184,8 +184,13 @@ fn settings(config: &Config) -> Vec<Setting> {
         setting(
             "learning rate",
             format!(
-                "{} after {} steps of warm-up, then constant",
-                config.schedule.rate, config.schedule.warmup
+                "{} after {} steps of warm-up, then constant{}",
+                config.schedule.rate,
+                config.schedule.warmup,
+                config.schedule.schedule().cooldown.map_or_else(String::new, |cooldown| format!(
+                    "; from step {} annealed over {} steps to {} of it",
+                    cooldown.from, cooldown.steps, cooldown.last
+                ))
             ),
         ),
         setting(
@@ -377,22 +382,32 @@ fn held(census: &Census) -> Holdings {
     holdings
 }
 
+/// The documents of each slice.
+type Scores = BTreeMap<String, Vec<DocumentScore>>;
+
+/// The weights that are scored along the way.
+const LIVE: &str = "live";
+
 async fn read_run(store: &Store, run: &Compared, config: &Config) -> Result<Run, Failure> {
     let name = &config.job.name;
     let lines = read_metrics(&run.folder.join("metrics.jsonl"))?;
     let version = store.version(Table::Evaluations).await?;
     let scan = Scan {
-        filter: Some(format!("job = '{name}' and weights = 'live'")),
+        filter: Some(format!("job = '{name}'")),
         order: &["step", "slice", "document"],
         ..Scan::default()
     };
     let batches = store.scan(Table::Evaluations, version, &scan).await?;
-    let mut points: BTreeMap<i64, (u64, BTreeMap<String, Vec<DocumentScore>>)> = BTreeMap::new();
+    let mut points: BTreeMap<i64, (u64, Scores)> = BTreeMap::new();
+    let mut left: BTreeMap<(i64, String), Scores> = BTreeMap::new();
     for batch in &batches {
         for row in evaluations::View::new(batch).map_err(CollectError::from)?.iter() {
-            let (_, slices) =
-                points.entry(row.step).or_insert_with(|| (natural(Some(row.tokens)), BTreeMap::new()));
-            slices.entry(row.slice.to_owned()).or_default().push(DocumentScore {
+            let scores = if row.weights == LIVE {
+                &mut points.entry(row.step).or_insert_with(|| (natural(Some(row.tokens)), Scores::new())).1
+            } else {
+                left.entry((row.step, row.weights.to_owned())).or_default()
+            };
+            scores.entry(row.slice.to_owned()).or_default().push(DocumentScore {
                 document: row.document.unwrap_or_default().to_owned(),
                 nats: row.nats,
                 predicted: natural(Some(row.predicted)),
@@ -400,15 +415,21 @@ async fn read_run(store: &Store, run: &Compared, config: &Config) -> Result<Run,
             });
         }
     }
-    let Some(last) = points.values().map(|(tokens, _)| *tokens).max() else {
+    let Some((end, last)) = points.iter().map(|(step, (tokens, _))| (*step, *tokens)).next_back() else {
         return Err(CollectError::NotEvaluated(name.clone()).into());
     };
-    let points = points.into_iter().map(|(step, (tokens, slices))| Point {
+    let of = |scores: Scores| -> Vec<SliceScore> {
+        scores.into_iter().map(|(slice, documents)| SliceScore { slice, documents }).collect()
+    };
+    // What a job left when it had ended earlier is no longer beside its last weights.
+    let left = left.into_iter().filter(|((step, _), _)| *step == end);
+    let left = left.map(|((_, weights), scores)| Left { weights, scores: of(scores) }).collect();
+    let points = points.into_iter().map(|(step, (tokens, scores))| Point {
         step: Step::from_i64(step),
         tokens,
         // All runs move through the stream at an even pace: what was thinned makes room for replay.
         fraction: tokens as f64 / last.max(1) as f64,
-        scores: slices.into_iter().map(|(slice, documents)| SliceScore { slice, documents }).collect(),
+        scores: of(scores),
     });
     let median = |mut all: Vec<f64>| {
         all.sort_by(f64::total_cmp);
@@ -420,8 +441,9 @@ async fn read_run(store: &Store, run: &Compared, config: &Config) -> Result<Run,
         kind: run.kind,
         replay: config.replay.mix.values().map(|share| share.get()).sum(),
         seed: config.job.seed,
-        weights: "live".to_owned(),
+        weights: LIVE.to_owned(),
         points: points.collect(),
+        left,
         prequential: lines
             .iter()
             .filter_map(|line| Some(NewText { tokens: line.tokens, nats_per_token: line.loss_new? }))

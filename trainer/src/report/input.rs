@@ -189,10 +189,13 @@ pub struct Run {
     pub replay: f64,
     /// Its seed.
     pub seed: u64,
-    /// The weights that were scored: `live`, `average`, `interpolated`.
+    /// The weights that were scored along the way: `live`.
     pub weights: String,
     /// Its evaluations, by ascending step. One at step 0 is of the initial model.
     pub points: Vec<Point>,
+    /// Other weights that it left, scored at the last of them.
+    #[serde(default)]
+    pub left: Vec<Left>,
     /// Loss on each stretch of new text before it was learnt, by ascending tokens.
     #[serde(default)]
     pub prequential: Vec<NewText>,
@@ -205,6 +208,16 @@ pub struct Run {
     /// Seconds from start to end.
     #[serde(default)]
     pub wall_seconds: Option<f64>,
+}
+
+/// Weights that a run left beside those it was scored with along the way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Left {
+    /// Their name: `average-120`, `average-120@0.85`.
+    pub weights: String,
+    /// The slices that were scored.
+    pub scores: Vec<SliceScore>,
 }
 
 /// One evaluation of a run.

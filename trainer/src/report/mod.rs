@@ -1,7 +1,8 @@
 //! The report: one HTML page that says what came out of a set of runs, and the JSON it was computed from.
 //!
 //! [`input`] is what a report is made of, [`page`] puts it on the page in the order of a reader's
-//! questions, [`words`] makes sentences from figures, [`charts`] pictures, [`sections`] the rest;
+//! questions, [`words`] makes sentences from figures, [`charts`] pictures, [`left`] the
+//! weights that runs left, [`sections`] the rest;
 //! [`html`] writes it.
 //!
 //! # Invariants
@@ -16,6 +17,7 @@ pub mod collect;
 pub(crate) mod fixture;
 pub mod html;
 pub mod input;
+pub mod left;
 pub mod number;
 pub mod page;
 pub mod sections;

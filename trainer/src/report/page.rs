@@ -4,7 +4,7 @@ use super::charts::{CUT, Line, Panel, Style, scale, styles};
 use super::html::Html;
 use super::input::{Input, Kind, Script, Slice};
 use super::number::{INAPPLICABLE, UNMEASURED, bare_percent, fixed, interval, percent, signed};
-use super::{sections, words};
+use super::{left, sections, words};
 use crate::evaluate::metrics::{Arm, Figure, Metric, Recovered, Summary};
 
 /// What the parts of the page share.
@@ -65,6 +65,7 @@ impl Page<'_> {
             self.figures(html);
             self.panels(html);
             self.ends(html);
+            left::left(html, self);
         }
         sections::ingested(html, self.input);
         sections::novelty(html, self.input);

@@ -214,6 +214,48 @@ fn what_was_not_measured_is_called_so() {
 }
 
 #[test]
+fn averages_stand_beside_the_weights_that_they_are_of() {
+    let mut input = fixture::input();
+    assert!(!has(&parse(&quick(&input)), "Averages of the weights"), "none was left");
+    // Half a bit better on every document than the method's last weights, of which it has the whole past.
+    let last = input.runs[1].points.last().unwrap().scores.clone();
+    let better = |score: &input::SliceScore| {
+        let mut score = score.clone();
+        for document in &mut score.documents {
+            document.nats -= 0.5 * document.bytes as f64 * std::f64::consts::LN_2;
+        }
+        score
+    };
+    let left = |weights: &str, scores| input::Left { weights: weights.into(), scores };
+    input.runs[1].left = vec![
+        left("average-120", last.iter().map(better).collect()),
+        left("average-120@0.85", last[..1].to_vec()),
+    ];
+    let page = parse(&quick(&input));
+    let at = page.text.iter().position(|text| text == "Averages of the weights").unwrap();
+    let rows: Vec<&str> = page.text[at..].iter().map(String::as_str).collect();
+    let place = |text: &str| rows.iter().position(|part| *part == text).unwrap();
+    let of = summary(&input);
+    let method = of.arms.iter().find(|arm| arm.label == "replay 25 %").unwrap();
+    let mean = method.get(crate::evaluate::metrics::Metric::Mean).unwrap().value;
+    let own = place("the last");
+    assert_eq!(rows[own - 1..own + 3], ["replay 25 %", "the last", &format!("{mean:.3}"), "\u{2013}"]);
+    let average = place("average-120");
+    assert_eq!(rows[average + 1..average + 3], [&format!("{:.3}", mean - 0.5)[..], "\u{2212}0.500"]);
+    assert_eq!(rows[place("average-120@0.85") + 1], number::UNMEASURED, "not every slice was scored");
+    let forgetting =
+        |index: usize| of.left[1][index].measures.get(crate::evaluate::metrics::Metric::Forgetting);
+    let live = method.get(crate::evaluate::metrics::Metric::Forgetting).unwrap().value;
+    assert!((forgetting(0).unwrap() - (live - 0.5)).abs() < 1e-9);
+
+    let twice = input.runs[1].left[0].clone();
+    input.runs[1].left.push(twice);
+    let error = render(&input).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(why, "weights `average-120` comes twice in run `method`");
+}
+
+#[test]
 fn report_of_nothing_is_a_page_that_says_so() {
     let rendered = render(&Input { title: "Empty".into(), ..Input::default() }).unwrap();
     let parsed = parse(&rendered.html);

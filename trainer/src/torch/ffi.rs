@@ -34,6 +34,8 @@ unsafe extern "C" {
         from: *const *mut C_tensor,
         weight: f64,
     ) -> Said;
+    pub fn perennial_torch_copy(n: usize, to: *const *mut C_tensor, from: *const *mut C_tensor) -> Said;
+    pub fn perennial_torch_collect(n: usize, to: *const *mut C_tensor, from: *const *mut C_tensor) -> Said;
     pub fn perennial_torch_zero(n: usize, parameters: *const *mut C_tensor, keep: bool) -> Said;
     pub fn perennial_torch_rng_get(cuda: i64, state: *mut *mut C_tensor) -> Said;
     pub fn perennial_torch_rng_set(cuda: i64, state: *const C_tensor) -> Said;
@@ -42,5 +44,6 @@ unsafe extern "C" {
     pub fn perennial_torch_capability(shown: *mut Said) -> Said;
     pub fn perennial_torch_folder(shown: *mut Said) -> Said;
     pub fn perennial_torch_load_cuda() -> Said;
+    pub fn perennial_torch_cuda_capability(device: i32, major: *mut i32) -> Said;
     pub fn perennial_torch_keep_memory();
 }

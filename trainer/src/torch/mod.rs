@@ -228,13 +228,45 @@ pub fn clip<'a>(parameters: impl IntoIterator<Item = &'a Tensor>, limit: f64) ->
 /// # Errors
 /// [`TorchError::Refused`] where numbers or shapes do not agree.
 pub fn lerp<'a>(to: &mut [Tensor], from: impl IntoIterator<Item = &'a Tensor>, weight: f64) -> Result<()> {
-    let from = addresses(from);
-    let to = addresses(&*to);
-    if to.len() != from.len() {
-        return Err(TorchError::Refused(format!("{} tensors cannot follow {}", to.len(), from.len())));
-    }
+    let (to, from) = pairs(&*to, from)?;
     // SAFETY: two arrays of equally many live tensors; `to` is borrowed mutably.
     check(unsafe { ffi::perennial_torch_lerp(to.len(), to.as_ptr(), from.as_ptr(), weight) })
+}
+
+/// The addresses of equally many tensors on both sides.
+fn pairs<'a, 'b>(
+    to: impl IntoIterator<Item = &'a Tensor>,
+    from: impl IntoIterator<Item = &'b Tensor>,
+) -> Result<(Vec<*mut C_tensor>, Vec<*mut C_tensor>)> {
+    let (to, from) = (addresses(to), addresses(from));
+    if to.len() == from.len() {
+        return Ok((to, from));
+    }
+    Err(TorchError::Refused(format!("{} tensors cannot follow {}", to.len(), from.len())))
+}
+
+/// `to = from` for each pair, rounded to the dtype of `to`, without a graph.
+///
+/// # Errors
+/// [`TorchError::Refused`] where numbers or shapes do not agree.
+pub fn copy<'a>(to: &mut [Tensor], from: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
+    let (to, from) = pairs(&*to, from)?;
+    // SAFETY: two arrays of equally many live tensors; `to` is borrowed mutably.
+    check(unsafe { ffi::perennial_torch_copy(to.len(), to.as_ptr(), from.as_ptr()) })
+}
+
+/// Adds the gradients of `from` to those of `to` for each pair, in the dtype of `to`, and drops them; a
+/// `to` without a gradient gets one. No `to` may come twice.
+///
+/// # Errors
+/// [`TorchError::Refused`] where a `from` has no gradient, or numbers or shapes do not agree.
+pub fn collect_gradients<'a, 'b>(
+    to: impl IntoIterator<Item = &'a Tensor>,
+    from: impl IntoIterator<Item = &'b Tensor>,
+) -> Result<()> {
+    let (to, from) = pairs(to, from)?;
+    // SAFETY: two arrays of equally many live tensors; gradients are libtorch's own shared state.
+    check(unsafe { ffi::perennial_torch_collect(to.len(), to.as_ptr(), from.as_ptr()) })
 }
 
 /// Drops the gradients of `parameters`, so that the next backward pass makes new ones.
@@ -329,6 +361,18 @@ pub fn folder() -> Result<PathBuf> {
 pub fn load_cuda() -> Result<()> {
     // SAFETY: loading a library runs its initialisers; it is the same build as the one already loaded.
     check(unsafe { ffi::perennial_torch_load_cuda() })
+}
+
+/// The major compute capability of a CUDA device, as 8 of an Ampere. CUDA must be loaded.
+///
+/// # Errors
+/// [`TorchError::Refused`] where the CUDA runtime is not loaded or does not say.
+pub fn cuda_capability(device: usize) -> Result<u32> {
+    let device = i32::try_from(device).unwrap_or(i32::MAX);
+    let mut major = 0;
+    // SAFETY: writes one number to the place it is given, or returns an error and writes nothing.
+    check(unsafe { ffi::perennial_torch_cuda_capability(device, &raw mut major) })?;
+    u32::try_from(major).map_err(|_| TorchError::Refused(format!("compute capability {major} is none")))
 }
 
 /// Refuses a loaded libtorch that is not [`WANTED`].

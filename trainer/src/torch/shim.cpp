@@ -19,10 +19,12 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
@@ -135,6 +137,36 @@ const char* perennial_torch_lerp(size_t n, Tensor* const* to, Tensor* const* fro
     });
 }
 
+// to[i] = from[i], in to[i]'s own dtype.
+const char* perennial_torch_copy(size_t n, Tensor* const* to, Tensor* const* from) {
+    return guarded([&] {
+        if (n == 0) return;
+        at::NoGradGuard no_grad;
+        at::_foreach_copy_(list(to, n), list(from, n));
+    });
+}
+
+// Adds the gradients of `from` to those of `to`, in the dtype of `to`, and drops them. A `to` without a gradient
+// gets one; the same `to` must not come twice.
+const char* perennial_torch_collect(size_t n, Tensor* const* to, Tensor* const* from) {
+    return guarded([&] {
+        if (n == 0) return;
+        at::NoGradGuard no_grad;
+        const auto all = gradients(from, n);
+        std::vector<Tensor> sums, terms, copies, values;
+        for (size_t i = 0; i < n; ++i) {
+            Tensor& sum = to[i]->mutable_grad();
+            const bool begun = sum.defined();
+            if (!begun) sum = at::empty_like(*to[i]);
+            (begun ? sums : copies).push_back(sum);
+            (begun ? terms : values).push_back(all[i]);
+            from[i]->mutable_grad().reset();
+        }
+        if (!copies.empty()) at::_foreach_copy_(copies, values);
+        if (!sums.empty()) at::_foreach_add_(sums, terms);
+    });
+}
+
 // Drops the gradients, or fills them with zeros where `keep` is set.
 const char* perennial_torch_zero(size_t n, Tensor* const* parameters, bool keep) {
     return guarded([&] {
@@ -201,6 +233,20 @@ const char* perennial_torch_load_cuda() {
             const char* why = dlerror();
             TORCH_CHECK(false, why == nullptr ? "dlopen failed without a text" : why);
         }
+    });
+}
+
+// The major compute capability of a CUDA device, as the CUDA runtime that libtorch_cuda brought says. Its headers are
+// not needed to build: 75 is cudaDevAttrComputeCapabilityMajor, a number that its ABI keeps.
+const char* perennial_torch_cuda_capability(int32_t device, int32_t* major) {
+    return guarded([&] {
+        using Ask = int (*)(int*, int, int);
+        const auto ask = reinterpret_cast<Ask>(dlsym(RTLD_DEFAULT, "cudaDeviceGetAttribute"));
+        TORCH_CHECK(ask != nullptr, "the CUDA runtime is not loaded");
+        int value = 0;
+        const int refused = ask(&value, 75, device);
+        TORCH_CHECK(refused == 0, "the CUDA runtime refused with ", refused);
+        *major = value;
     });
 }
 

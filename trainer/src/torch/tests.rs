@@ -106,6 +106,38 @@ fn gradients_are_zeroed_in_place_or_dropped() {
 }
 
 #[test]
+fn collected_gradients_are_summed_in_the_dtype_of_those_who_get_them() {
+    let (begun, empty) = (leaf(&[1.0, 2.0]), leaf(&[3.0]));
+    with_gradient(&begun, &[1000.0, 0.5]);
+    let half = |values: &[f32]| Tensor::from_slice(values).to_kind(Dtype::BFloat16).set_requires_grad(true);
+    let (a, b) = (half(&[0.0, 0.0]), half(&[0.0]));
+    for _ in 0..3 {
+        for (tensor, gradient) in [(&a, &[1.0_f32, 0.25][..]), (&b, &[0.125][..])] {
+            (tensor * Tensor::from_slice(gradient).to_kind(Dtype::BFloat16)).sum(Dtype::BFloat16).backward();
+        }
+        collect_gradients([&begun, &empty], [&a, &b]).unwrap();
+        assert!(!a.grad().defined() && !b.grad().defined());
+    }
+    // In bf16 1000 + 1 is 1000.
+    assert_eq!(floats(&begun.grad()), [1003.0, 1.25]);
+    assert_eq!(floats(&empty.grad()), [0.375]);
+    assert_eq!(empty.grad().kind(), Dtype::Float);
+    let error = collect_gradients([&begun], [&a]).unwrap_err();
+    assert_eq!(error.to_string(), "libtorch refused: parameter 0 has no gradient");
+    assert!(collect_gradients([&begun], [&a, &b]).is_err());
+}
+
+#[test]
+fn a_copy_is_rounded_to_the_nearest_of_its_dtype() {
+    let mut to = [Tensor::zeros([3], (Dtype::BFloat16, Device::Cpu)).set_requires_grad(true)];
+    // The last bit of bf16 at 1 is 2^-7.
+    let from = [Tensor::from_slice(&[1.0_f32 + 0.003, 1.0 + 0.005, -2.0])];
+    copy(&mut to, &from).unwrap();
+    assert_eq!(floats(&to[0].to_kind(Dtype::Float)), [1.0, 1.007_812_5, -2.0]);
+    assert!(copy(&mut to, &[]).is_err());
+}
+
+#[test]
 fn generator_gives_the_same_numbers_after_its_state_is_put_back() {
     let draw = || floats(&Tensor::randn([64], (Dtype::Float, Device::Cpu)));
     // Other tests draw from the same generator: state and draw must be one piece of work.

@@ -6,6 +6,7 @@ use tch::{Device, Tensor};
 
 use super::*;
 use crate::checkpoint::{Resumed, Start, load};
+use crate::metrics::Line;
 use crate::testing::{delivery, recipe};
 
 fn feed(from: u64, until: u64) -> Feed {
@@ -24,6 +25,7 @@ fn progress() -> Progress {
         next: BTreeMap::new(),
         config: "0".repeat(32),
         start: Start::Seed(Seed::new(11)),
+        branched: None,
     }
 }
 
@@ -79,14 +81,7 @@ fn a_resumed_job_gives_the_bits_of_one_that_never_stopped() {
     let path = checkpoint::latest(stopped.path()).unwrap();
     let Resumed { learner: mut resumed, state } = load(&path, Device::Cpu).unwrap();
     assert_eq!(state.step, Step(5));
-    let mut back = Progress {
-        job: state.job,
-        tokens: state.tokens,
-        row: state.row,
-        next: state.next,
-        config: state.config,
-        start: state.start,
-    };
+    let mut back = state.progress();
     let second = curve(&mut resumed, &mut back, &mut feed(5, 14), &plan(stopped.path()));
 
     assert_eq!(whole, [&first[..5], &second[..]].concat());

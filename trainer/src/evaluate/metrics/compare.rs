@@ -166,6 +166,18 @@ pub struct Summary {
     pub counted: Vec<String>,
     /// The other slices.
     pub unmeasured: Vec<String>,
+    /// What each run left beside the weights it was scored with, in the order of the runs.
+    pub left: Vec<Vec<Left>>,
+}
+
+/// Weights that a run left.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Left {
+    /// Their name.
+    pub weights: String,
+    /// The run's measures as if it had ended with these weights: the way there is that of the weights it
+    /// was scored with.
+    pub measures: Measures,
 }
 
 /// An arm's figures on the documents as they are and on every draw of them.
@@ -199,7 +211,21 @@ pub fn summarise(slices: &[Slice], runs: &[Run], bootstrap: &Bootstrap) -> Resul
     let sampled = sample(&matrices, &groups, slices, &counted, bootstrap);
     let parts = Parts { groups: &groups, sampled: &sampled, matrices: &matrices, counted: &counted };
     let arms = groups.iter().zip(&sampled).filter_map(|(group, own)| parts.arm(group, own)).collect();
-    Ok(Summary { matrices, arms, counted, unmeasured })
+    let left = runs.iter().map(|run| left(run, slices, &counted)).collect::<Result<_, _>>()?;
+    Ok(Summary { matrices, arms, counted, unmeasured, left })
+}
+
+fn left(run: &Run, slices: &[Slice], counted: &[String]) -> Result<Vec<Left>, MatrixError> {
+    unique("weights", run.left.iter().map(|left| left.weights.as_str()), &format!(" in run `{}`", run.name))?;
+    let ended = |left: &crate::report::input::Left| {
+        let mut ended = Run { left: Vec::new(), ..run.clone() };
+        if let Some(last) = ended.points.last_mut() {
+            last.scores.clone_from(&left.scores);
+        }
+        let measures = measure(&Matrix::of(&ended, slices)?, counted, None);
+        Ok(Left { weights: left.weights.clone(), measures })
+    };
+    run.left.iter().map(ended).collect()
 }
 
 fn groups(runs: &[Run]) -> Vec<Vec<(usize, &Run)>> {

@@ -1,9 +1,14 @@
+use std::path::Path;
+
+use replay::tokenise::Subword;
 use schemas::seed::Seed;
 use tch::{Device, Kind};
 
 use super::*;
-use crate::model::{Documents, Input};
-use crate::testing::tiny;
+use crate::evaluate::held_out;
+use crate::model::{Documents, Input, ModelConfig};
+use crate::step::{Learner, Recipe};
+use crate::testing::{recipe, ticket, tiny};
 
 fn model() -> Decoder {
     Decoder::fresh(&tiny(), Seed::new(2), Device::Cpu).unwrap()
@@ -11,13 +16,13 @@ fn model() -> Decoder {
 
 fn texts() -> Vec<Document> {
     [
-        &b"a"[..],
-        b"",
-        b"the quick brown fox",
-        b"jumps over the lazy dog, and over this window's end",
-        b"the quick brown fix",
+        "a",
+        "",
+        "the quick brown fox",
+        "jumps over the lazy dog, and over this window's end",
+        "the quick brown fix",
     ]
-    .map(Document::of_bytes)
+    .map(|text| Document::of(&Tokenizer::Bytes, text).unwrap())
     .to_vec()
 }
 
@@ -76,4 +81,38 @@ fn a_token_that_the_model_has_not_is_refused() {
     let document = Document { tokens: vec![256, 300], bytes: 1 };
     let error = score(&model(), &[document], 32, 256).unwrap_err();
     assert_eq!(error.to_string(), "document 0 holds token 300; the vocabulary ends at 257");
+}
+
+#[test]
+fn a_model_of_subwords_learns_and_is_scored_in_bits_per_byte() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = data.join("../replay/src/tokenise/tiny.json");
+    let tokenizer = Tokenizer::Subword(Subword::load(&file, None).unwrap().into());
+    let slices = held_out::load(&data.join("../data/slices.toml"), &tokenizer, 900, 300).unwrap();
+    let documents: Vec<Document> = slices.into_iter().flat_map(|slice| slice.documents).collect();
+    let (tokens, bytes) = documents.iter().fold((0, 0), |(tokens, bytes), document| {
+        assert_eq!(document.tokens[0], 0);
+        (tokens + document.tokens.len() as u64 - 1, bytes + document.bytes)
+    });
+    assert!(tokens * 10 < bytes * 9, "{tokens} tokens, {bytes} bytes");
+    let vocabulary = u32::try_from(tokenizer.vocabulary()).unwrap();
+    let recipe = Recipe { model: ModelConfig { vocabulary, ..tiny() }, ..recipe() };
+    let mut learner = Learner::fresh(&recipe, Seed::new(3), Device::Cpu).unwrap();
+    let bits = |learner: &Learner| {
+        let sum = Score::sum(&score(learner.model(), &documents, 32, 4096).unwrap());
+        assert_eq!((sum.tokens, sum.bytes), (tokens, bytes));
+        sum.bits_per_byte().unwrap()
+    };
+    let before = bits(&learner);
+    assert!((before / (384_f64.log2() * tokens as f64 / bytes as f64) - 1.0).abs() < 0.05, "{before}");
+    let pairs = documents.iter().flat_map(|document| {
+        let (inputs, targets) = (document.tokens.split_last().unwrap().1, &document.tokens[1..]);
+        inputs.chunks(32).zip(targets.chunks(32)).map(|(inputs, targets)| (inputs.to_vec(), targets.to_vec()))
+    });
+    let sheet = Sheet::of_documents(&pairs.take(40).collect::<Vec<_>>());
+    for step in 0..20 {
+        learner.step(&ticket(step), &sheet).unwrap();
+    }
+    let after = bits(&learner);
+    assert!(after < 0.93 * before, "{before} bits a byte, then {after}");
 }

@@ -30,7 +30,7 @@ fn loss_is_the_weighted_mean_over_the_mask() {
         let sheet = sheet(replay_weight);
         let logits = numbers(3, &[12, 258]) * 4.0;
         let wanted = nll(&logits, &sheet);
-        let loss = next_token(&logits, &sheet);
+        let loss = next_token(&logits, &sheet, sheet.weight());
         let (mut sum, mut weight) = (0.0, 0.0);
         for (nats, w) in wanted.iter().zip(&sheet.weights) {
             sum += nats * f64::from(*w);
@@ -67,7 +67,7 @@ fn gradient_of_the_loss_agrees_with_finite_differences() {
     }
     let sheet = sheet(0.5);
     let input = sheet.input(Device::Cpu);
-    let loss = || next_token(&model.logits(&input), &sheet).mean;
+    let loss = || next_token(&model.logits(&input), &sheet, sheet.weight()).mean;
     loss().backward();
     for (index, parameter) in model.parameters().iter().enumerate() {
         let direction = numbers(index as u64, &parameter.tensor.size());

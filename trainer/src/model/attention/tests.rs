@@ -54,6 +54,36 @@ fn attention_by_documents_equals_a_dense_block_diagonal_mask_forward_and_backwar
 }
 
 #[test]
+fn attention_by_documents_in_bf16_is_that_of_a_dense_mask_over_the_rounded_inputs() {
+    let rounded = |x: &Tensor| x.to_kind(Kind::BFloat16);
+    for lengths in [vec![12], vec![1, 1, 3, 3, 7, 20]] {
+        let documents = Documents::of_lengths(lengths.iter().copied());
+        let narrow = |[q, k, v]: &[Tensor; 3]| {
+            attend(&rounded(q), &rounded(k), &rounded(v), &documents).to_kind(Kind::Float)
+        };
+        let wide = |qkv: &[Tensor; 3]| {
+            let [q, k, v] = [0, 1, 2].map(|part: usize| rounded(&qkv[part]).to_kind(Kind::Float));
+            dense(&q, &k, &v, &lengths)
+        };
+        let ours = with_gradients(narrow, 2, &lengths);
+        let twin = with_gradients(wide, 2, &lengths);
+        for (part, (ours, twin)) in ours.iter().zip(&twin).enumerate() {
+            let distance = distance(ours, twin);
+            assert!(distance < 0.03, "part {part} of {lengths:?}: {distance}");
+        }
+    }
+}
+
+#[test]
+fn rotation_of_bf16_is_that_of_f32_rounded_once() {
+    let rotary = Rotary::new(1_000, 8, 10_000.0, Device::Cpu);
+    let x = numbers(7, &[3, 2, 8]).to_kind(Kind::BFloat16);
+    let angles = rotary.at(&Tensor::from_slice(&[1_i64, 500, 999]));
+    let wanted = angles.rotate(&x.to_kind(Kind::Float)).to_kind(Kind::BFloat16);
+    assert!(angles.rotate(&x).equal(&wanted));
+}
+
+#[test]
 fn equal_neighbours_become_one_group_and_positions_restart() {
     let documents = Documents::of_lengths([1, 2, 2, 3]);
     let groups: Vec<(i64, i64)> =

@@ -1,0 +1,167 @@
+//! The same library under a tokenizer whose counts only the texts tell.
+
+use super::*;
+use crate::tokenise::tests::{gpt_2, tiny};
+
+fn subword(share: f64) -> Plan {
+    Plan { tokenizer: tiny(), length: 48, ..plan(share) }
+}
+
+async fn open(world: &World, plan: &Plan, cache: u64) -> Library {
+    Library::open(world.store.clone(), plan.clone(), Bytes::new(cache)).await.unwrap()
+}
+
+#[tokio::test]
+async fn tickets_give_the_same_bytes_whatever_is_cached_and_in_any_order() {
+    let mut world = World::new().await;
+    for plan in [subword(0.4), Plan { order: Order::Permuted, horizon: Horizon::Store, ..subword(0.4) }] {
+        world.write("a", 30).await;
+        let mut library = open(&world, &plan, 1 << 20).await;
+        let mut request = Request::first("demo");
+        let mut served = serve(&mut library, &mut request).await;
+        if plan.order == Order::Stream {
+            for (name, count) in [("b", 30), ("a", 21)] {
+                world.write(name, count).await;
+                library.follow().await.unwrap();
+                served.extend(serve(&mut library, &mut request).await);
+            }
+        }
+        assert!(served.len() > 10, "{}", served.len());
+        // Warm, then cold and backwards, then with room for nothing or for one record, by strides.
+        for (ticket, digest) in &served {
+            assert_eq!(library.batch(ticket).await.unwrap().digest(), *digest, "step {}", ticket.step);
+        }
+        for (cache, stride) in [(1 << 20, served.len() - 1), (0, 1), (200, 7)] {
+            let mut other = open(&world, &plan, cache).await;
+            for turn in 0..served.len() {
+                let (ticket, digest) = &served[turn * stride % served.len()];
+                assert_eq!(other.batch(ticket).await.unwrap().digest(), *digest, "step {}", ticket.step);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn stream_is_delivered_once_however_it_grows() {
+    let mut world = World::new().await;
+    let plan = subword(0.3);
+    let mut library = open(&world, &plan, 500).await;
+    let mut request = Request::first("demo");
+    let mut tokens: BTreeMap<(Shard, Seq), Vec<u64>> = BTreeMap::new();
+    for (name, count) in [("b", 20), ("a", 30), ("b", 10)] {
+        world.write(name, count).await;
+        library.follow().await.unwrap();
+        for (ticket, _) in serve(&mut library, &mut request).await {
+            let batch = library.batch(&ticket).await.unwrap();
+            for row in (0..batch.rows()).filter(|row| !batch.is_replayed(*row)) {
+                for span in batch.spans(row).unwrap() {
+                    let first = span.first_token;
+                    let place = (span.shard, span.seq);
+                    tokens.entry(place).or_default().extend(first..first + u64::from(span.tokens));
+                }
+            }
+        }
+    }
+    let kept = ["a", "b"].into_iter().flat_map(|name| (0..30).map(move |seq| (name, seq)));
+    let count = |name, seq| plan.tokenizer.encode(text(name, seq).into(), &[]).unwrap().count();
+    let expected: BTreeMap<(Shard, Seq), Vec<u64>> = kept
+        .filter(|(_, seq)| outcome(*seq) == Outcome::Kept)
+        .map(|(name, seq)| ((shard(name), Seq::from_i64(seq)), (0..count(name, seq)).collect()))
+        .collect();
+    assert_eq!(tokens, expected);
+}
+
+#[tokio::test]
+async fn ticket_that_is_evaluated_and_followed_is_laid_out_once_until_the_store_is_rewritten() {
+    let mut world = World::new().await;
+    for plan in [plan(0.4), subword(0.4)] {
+        world.write("a", 40).await;
+        let mut library = open(&world, &plan, 0).await;
+        let Issued::Ticket(ticket) = library.ticket(&Request::first("demo")).await.unwrap() else {
+            panic!("no ticket")
+        };
+        let first = Arc::clone(&library.laid.as_ref().unwrap().outline);
+        let digest = library.batch(&ticket).await.unwrap().digest();
+        let after = library.after(&ticket).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &library.laid.as_ref().unwrap().outline));
+        assert_eq!(library.after(&ticket).await.unwrap(), after);
+        library.laid = None;
+        assert_eq!(library.batch(&ticket).await.unwrap().digest(), digest);
+        assert_eq!(library.after(&ticket).await.unwrap(), after);
+    }
+    let mut library = open(&world, &plan(0.4), 0).await;
+    library.ticket(&Request::first("demo")).await.unwrap();
+    world.remove(1).await;
+    library.follow().await.unwrap();
+    assert!(library.laid.is_none(), "a removed text is held");
+}
+
+#[tokio::test]
+async fn what_a_removal_leaves_of_old_tickets_stands_where_it_stood() {
+    let mut world = World::new().await;
+    let plan = subword(0.4);
+    let mut library = open(&world, &plan, 1 << 20).await;
+    let mut request = Request::first("demo");
+    let mut served = Vec::new();
+    for _ in 0..3 {
+        world.write("a", 20).await;
+        library.follow().await.unwrap();
+        for (ticket, _) in serve(&mut library, &mut request).await {
+            let batch = library.batch(&ticket).await.unwrap();
+            served.push((ticket, batch));
+        }
+    }
+    world.remove(2).await;
+    assert!(library.follow().await.unwrap());
+    let mut rebuilt = open(&world, &plan, 0).await;
+    let gone = |span: &schemas::wire::Span| (20..40).contains(&span.seq.0);
+    let (mut erased, mut kept) = (0, 0);
+    for (ticket, before) in served.iter().rev() {
+        let after = library.batch(ticket).await.unwrap();
+        assert_eq!(rebuilt.batch(ticket).await.unwrap(), after, "step {}", ticket.step);
+        assert_eq!(rebuilt.after(ticket).await.unwrap(), library.after(ticket).await.unwrap());
+        let spans =
+            |batch: &Batch| (0..batch.rows()).flat_map(|row| batch.spans(row).unwrap()).collect::<Vec<_>>();
+        assert!(spans(&after).iter().all(|span| span.erased == gone(span)));
+        if spans(before).iter().any(gone) {
+            erased += 1;
+        } else {
+            assert_eq!(&after, before, "step {}", ticket.step);
+            kept += 1;
+        }
+    }
+    assert!(erased > 3 && kept > 3, "{erased} and {kept}");
+}
+
+#[tokio::test]
+async fn batch_of_real_text_is_what_gpt_2_makes_of_it() {
+    #[expect(clippy::disallowed_methods, reason = "a test finds its data by the environment")]
+    let Some(folder) = std::env::var_os("PERENNIAL_DATA") else {
+        eprintln!("not run: PERENNIAL_DATA is not set");
+        return;
+    };
+    let folder = std::path::Path::new(&folder);
+    let lines = std::fs::read(folder.join("stream-small.jsonl.zst")).unwrap();
+    let lines = String::from_utf8(zstd::decode_all(&lines[..]).unwrap()).unwrap();
+    let value = |line| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    let texts: Vec<String> =
+        lines.lines().take(40).map(|line| value(line)["text"].as_str().unwrap().to_owned()).collect();
+    let mut world = World::new().await;
+    world.write_texts("a", &texts).await;
+    let plan = Plan { tokenizer: gpt_2(folder), length: 512, drain: false, ..plan(0.0) };
+    let mut library = open(&world, &plan, 1 << 20).await;
+    let Issued::Ticket(ticket) = library.ticket(&Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    let batch = library.batch(&ticket).await.unwrap();
+    let mut expected = Vec::new();
+    for text in &texts {
+        let tokens = plan.tokenizer.encode(text.as_str().into(), &[]).unwrap();
+        let mut inputs = vec![0; usize::try_from(tokens.count()).unwrap()];
+        let mut targets = inputs.clone();
+        tokens.copy(0, &mut inputs, &mut targets);
+        expected.extend(inputs);
+    }
+    assert_eq!(batch.tokens(), &expected[..3 * 512]);
+    assert_eq!((batch.tokens()[0], batch.mask().iter().all(|counts| *counts)), (50_256, true));
+}

@@ -1,0 +1,135 @@
+use schemas::seed::Seed;
+use tch::Device;
+
+use super::*;
+use crate::checkpoint::{MODEL, TensorFile, note, save, start_file, start_model};
+use crate::testing::{delivery, distance, recipe};
+
+fn learned(steps: u64) -> Learner {
+    let mut learner = Learner::fresh(&recipe(), Seed::new(11), Device::Cpu).unwrap();
+    for step in 0..steps {
+        let delivery = delivery(step, &recipe().model);
+        learner.step(&delivery.ticket, &delivery.sheet).unwrap();
+    }
+    learner
+}
+
+fn progress() -> Progress {
+    Progress {
+        job: "test".into(),
+        tokens: 123,
+        row: 6,
+        next: BTreeMap::new(),
+        config: "0".repeat(32),
+        start: Start::Seed(Seed::new(11)),
+        branched: None,
+    }
+}
+
+fn names(horizons: &[u32], shares: &[f64]) -> Vec<String> {
+    Weights::all(horizons, shares).iter().map(Weights::name).collect()
+}
+
+/// The tensors of a file as a job that starts from it has them.
+fn read(path: &Path) -> Vec<Tensor> {
+    let start = start_file(path).unwrap();
+    let model = start_model(&start, &recipe(), Device::Cpu).unwrap();
+    model.tensors().map(Tensor::detach).collect()
+}
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn names_say_what_weights_are() {
+    assert_eq!(names(&[], &[]), ["live"]);
+    assert_eq!(names(&[120, 7], &[]), ["live", "average-120", "average-7"]);
+    assert_eq!(names(&[120], &[0.85, 1.0]), ["live", "average-120", "average-120@0.85", "average-120@1"]);
+    assert_eq!(names(&[], &[0.5]), ["live", "live@0.5"], "without an average, from the last weights");
+}
+
+#[test]
+fn a_release_holds_the_weights_that_its_names_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let learner = learned(6);
+    let checkpoint = save(dir.path(), &learner, &progress(), 1).unwrap();
+    let start = start_model(&progress().start, &recipe(), Device::Cpu).unwrap();
+    let all = Weights::all(&[4], &[0.25]);
+    let release = write(&checkpoint, &learner, &progress(), &all, Some(&start)).unwrap();
+    assert_eq!(release, dir.path().join("release/step-6"));
+    let wanted = ["average-4.safetensors", "average-4@0.25.safetensors", "live.safetensors", "release.json"];
+    assert_eq!(files(&release), wanted);
+
+    // The last weights are the checkpoint's, to the byte.
+    let bytes = |path: PathBuf| fs::read(path).unwrap();
+    assert_eq!(bytes(release.join("live.safetensors")), bytes(checkpoint.join(MODEL)));
+    let average = read(&release.join("average-4.safetensors"));
+    assert!(average.iter().zip(learner.averages().all()[0].values()).all(|(a, b)| a.equal(b)));
+    let between = read(&release.join("average-4@0.25.safetensors"));
+    for ((start, average), between) in start.tensors().zip(&average).zip(&between) {
+        let wanted = start.detach() * 0.75 + average * 0.25;
+        assert!(distance(&wanted, between) < 1e-6);
+        assert!(start.dim() < 2 || distance(&start.detach(), between) > 1e-6, "it has left the start");
+    }
+
+    let said = manifest(&release).unwrap().unwrap();
+    assert_eq!((said.job.as_str(), said.step, said.tokens), ("test", Step(6), 123));
+    assert_eq!((said.model, said.start), (recipe().model, progress().start));
+    for (file, wanted) in &said.files {
+        assert_eq!(note(&release.join(file)).unwrap(), *wanted, "{file}");
+        let tensors = TensorFile::open(&release.join(file)).unwrap().names();
+        assert_eq!(tensors, TensorFile::open(&checkpoint.join(MODEL)).unwrap().names(), "{file}");
+    }
+    assert_eq!(said.files.len(), 3);
+}
+
+#[test]
+fn a_release_that_is_there_is_left_alone_unless_it_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let learner = learned(2);
+    let checkpoint = save(dir.path(), &learner, &progress(), 1).unwrap();
+    let plain = Weights::all(&[4], &[]);
+    let release = write(&checkpoint, &learner, &progress(), &plain, None).unwrap();
+    let mark = release.join("mark");
+    fs::write(&mark, b"").unwrap();
+    write(&checkpoint, &learner, &progress(), &plain, None).unwrap();
+    assert!(mark.exists(), "the same release is not written again");
+
+    // Another list of weights, and what a kill left behind.
+    fs::create_dir(release.with_extension("partial")).unwrap();
+    fs::create_dir(release.with_extension("replaced")).unwrap();
+    let start = start_model(&progress().start, &recipe(), Device::Cpu).unwrap();
+    let more = Weights::all(&[4], &[1.0]);
+    write(&checkpoint, &learner, &progress(), &more, Some(&start)).unwrap();
+    assert!(!mark.exists() && release.join("average-4@1.safetensors").exists());
+    assert_eq!(files(&dir.path().join(FOLDER)), ["step-2"]);
+
+    // Other weights of the same step.
+    fs::write(&mark, b"").unwrap();
+    let mut other = Learner::fresh(&recipe(), Seed::new(12), Device::Cpu).unwrap();
+    for step in 0..2 {
+        let delivery = delivery(step, &recipe().model);
+        other.step(&delivery.ticket, &delivery.sheet).unwrap();
+    }
+    let checkpoint = save(dir.path(), &other, &progress(), 1).unwrap();
+    write(&checkpoint, &other, &progress(), &more, Some(&start)).unwrap();
+    assert!(!mark.exists());
+}
+
+#[test]
+fn the_whole_way_is_the_average_and_what_is_not_kept_is_not_there() {
+    let learner = learned(3);
+    let start = start_model(&progress().start, &recipe(), Device::Cpu).unwrap();
+    let of = |weights: Weights, start: Option<&Decoder>| weights.values(&learner, start).unwrap();
+    let [_, average, whole] = Weights::all(&[4], &[1.0])[..] else { panic!("three") };
+    let (average, whole) = (of(average, None).unwrap(), of(whole, Some(&start)).unwrap());
+    assert!(average.iter().zip(&whole).all(|(a, b)| distance(a, b) < 1e-6));
+    assert!(of(Weights::all(&[5], &[])[1], None).is_none(), "no such horizon");
+    assert!(of(Weights::all(&[4], &[0.5])[2], None).is_none(), "no start");
+}

@@ -1,0 +1,149 @@
+//! What a person who watches a job is told: one line now and then, the first within seconds.
+
+use std::time::Duration;
+
+use schemas::id::Step;
+
+use crate::feed::Sheet;
+use crate::metrics::{Interval, Line};
+use crate::report::number;
+use crate::step::Outcome;
+
+/// The first line comes with the first step that ends so long after the start.
+const FIRST: Duration = Duration::from_secs(2);
+
+/// No two lines are closer than this, but for the last.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Gathers what happened since the last line, and tells when the next is due.
+#[derive(Debug)]
+pub struct Watch {
+    interval: Interval,
+    /// Steps made in this run of the program.
+    steps: u64,
+    began: Duration,
+    /// When the interval began.
+    since: Duration,
+    due: Duration,
+    until: Option<Step>,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// What happened since the line before.
+    pub line: Line,
+    /// Steps the job is to make in all, where that is known.
+    pub until: Option<Step>,
+    /// How long it will take at the pace of this run so far, where its end is known and not reached.
+    pub left: Option<Duration>,
+}
+
+impl Watch {
+    /// Of a job that begins `now` and ends at `until`, where that is known.
+    #[must_use]
+    pub fn new(now: Duration, until: Option<Step>) -> Self {
+        Self { interval: Interval::default(), steps: 0, began: now, since: now, due: now + FIRST, until }
+    }
+
+    /// Adds a step over the text of `sheet`, that waited so long for it.
+    pub fn add(&mut self, outcome: &Outcome, sheet: &Sheet, waited: Duration) {
+        self.interval.add(outcome, sheet, waited);
+        self.steps += 1;
+    }
+
+    /// The line, where one is due `now`, after `step` steps and `tokens` tokens of the job.
+    pub fn told(&mut self, step: Step, tokens: u64, now: Duration) -> Option<Told> {
+        (now >= self.due).then(|| self.last(step, tokens, now)).flatten()
+    }
+
+    /// The line, due or not; nothing where no step was made since the last.
+    pub fn last(&mut self, step: Step, tokens: u64, now: Duration) -> Option<Told> {
+        if self.interval.is_empty() {
+            return None;
+        }
+        let line = self.interval.line(step, tokens, now.saturating_sub(self.since));
+        let pace = now.saturating_sub(self.began).as_secs_f64() / self.steps.max(1) as f64;
+        let steps = self.until.map(|until| until.0.saturating_sub(step.0)).filter(|steps| *steps > 0);
+        let left = steps.map(|steps| steps as f64 * pace);
+        let left = left.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+        self.interval = Interval::default();
+        (self.since, self.due) = (now, now + EVERY);
+        Some(Told { line, until: self.until, left })
+    }
+}
+
+impl Told {
+    /// Logs it.
+    pub fn log(&self) {
+        let Self { line, until, left } = self;
+        let loss = |loss: Option<f64>| loss.map(|loss| rounded(loss, 4));
+        tracing::info!(
+            step = line.step.0,
+            of = until.map(|until| until.0),
+            tokens = line.tokens,
+            tokens_per_second = line.tokens_per_second.round() as u64,
+            loss = loss(line.loss),
+            loss_new = loss(line.loss_new),
+            loss_replayed = loss(line.loss_replayed),
+            replay_share = line.replay_share.map(|share| rounded(share, 3)),
+            wait = rounded(line.wait, 3),
+            rate = %format_args!("{:.3e}", line.rate),
+            left = left.map(|left| number::duration(left.as_secs_f64()).replace('\u{a0}', " ")),
+            "trained"
+        );
+    }
+}
+
+fn rounded(number: f64, digits: i32) -> f64 {
+    let scale = 10_f64.powi(digits);
+    (number * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::next_token::{Sum, Tally};
+
+    fn step(watch: &mut Watch, nats: f64) {
+        let sum = |nats, tokens| Sum { nats, tokens };
+        let tally = Tally { fresh: sum(nats, 1), replayed: sum(0.0, 0), spans: Vec::new() };
+        let outcome = Outcome { step: Step(0), loss: None, tally, norm: 1.0, rate: 1.0 };
+        let sheet = Sheet { tokens: vec![0; 50], ..Sheet::default() };
+        watch.add(&outcome, &sheet, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_first_line_comes_within_seconds_and_the_others_ten_seconds_apart() {
+        let second = Duration::from_secs(1);
+        let mut watch = Watch::new(100 * second, Some(Step(61)));
+        let mut told = Vec::new();
+        for made in 1..=30_u64 {
+            step(&mut watch, made as f64);
+            let now = 100 * second + u32::try_from(made).unwrap() * second;
+            told.extend(watch.told(Step(made), made * 50, now));
+        }
+        let steps: Vec<u64> = told.iter().map(|told| told.line.step.0).collect();
+        assert_eq!(steps, [2, 12, 22]);
+        // Steps 3 to 12, and the pace of all so far: a second each.
+        assert_eq!(told[1].line.loss, Some(7.5));
+        assert_eq!(told[1].line.tokens_per_second, 50.0);
+        assert_eq!(told[1].left, Some(49 * second));
+
+        let last = watch.last(Step(30), 1_500, 130 * second).unwrap();
+        assert_eq!((last.line.loss, last.left), (Some(26.5), Some(31 * second)));
+        assert_eq!(watch.last(Step(30), 1_500, 131 * second), None, "nothing new");
+        step(&mut watch, 1.0);
+        assert_eq!(watch.last(Step(61), 3_050, 140 * second).unwrap().left, None, "it is there");
+    }
+
+    #[test]
+    fn a_job_without_an_end_has_no_time_left() {
+        let mut watch = Watch::new(Duration::ZERO, None);
+        step(&mut watch, 1.0);
+        assert_eq!(watch.told(Step(1), 50, Duration::from_secs(1)), None, "not yet");
+        let told = watch.told(Step(1), 50, Duration::from_secs(3)).unwrap();
+        assert_eq!((told.until, told.left), (None, None));
+        told.log();
+    }
+}
