@@ -3,7 +3,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help libtorch python build check test test-touched bench
+.PHONY: help libtorch python build check docs test test-touched bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,10 @@ check: libtorch ## format, lints and documentation: no warning passes
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+docs: libtorch ## write docs/configuration.md anew, from the programs and the words at their fields
+	cargo build --workspace --bins
+	PERENNIAL_BLESS=1 cargo test -p tests --test main configuration::reference
+
 # The programs come first: tests/ drives them and finds them beside its own executable.
 test: libtorch python ## run every test of every crate
 	cargo build --workspace --bins --tests
@@ -35,5 +39,5 @@ test: libtorch python ## run every test of every crate
 test-touched: libtorch python ## run the tests of the crates that differ from BASE (HEAD~1), and of those that depend on them
 	@scripts/test-touched.sh "$(or $(BASE),HEAD~1)"
 
-bench: libtorch ## run the benchmarks, or those that BENCH names: make bench BENCH=pack
+bench: libtorch ## run the benchmarks, or those that BENCH names: make bench BENCH=stages
 	@if ls */benches/*.rs >/dev/null 2>&1; then cargo bench --workspace --bench "$(or $(BENCH),*)"; else echo "no crate has a benchmark yet"; fi

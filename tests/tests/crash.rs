@@ -5,43 +5,16 @@ use std::fs;
 
 use schemas::program::failpoint;
 use schemas::store::Scan;
-use schemas::store::check::check;
 use schemas::table::Table;
-use schemas::table::records::View;
 use tests::world::World;
 
 use crate::walk::{INGEST, TRAIN, ingested};
-
-/// What a reader of the records sees, but for the times of ingest.
-async fn readings(world: &World) -> Vec<String> {
-    let store = world.store().await;
-    let version = store.version(Table::Records).await.unwrap();
-    let scan = Scan { order: &["shard", "seq"], ..Scan::default() };
-    let batches = store.scan(Table::Records, version, &scan).await.unwrap();
-    let rows = batches.iter().flat_map(|batch| {
-        let view = View::new(batch).unwrap();
-        view.iter()
-            .map(|row| {
-                format!(
-                    "{:?} {} {}..{} {:?} {:?} {:?}",
-                    row.seq, row.outcome, row.start, row.end, row.id, row.text, row.reason
-                )
-            })
-            .collect::<Vec<_>>()
-    });
-    rows.collect()
-}
-
-async fn is_sound(world: &World) {
-    let report = check(&world.store().await, &BTreeSet::new()).await.unwrap();
-    assert_eq!(report.violations, []);
-}
 
 #[tokio::test]
 async fn ingest_killed_at_any_failpoint_loses_nothing_and_reads_nothing_twice() {
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
-    let whole = readings(&world).await;
+    let whole = world.readings().await;
     assert_eq!(whole.len(), 1013);
     let points: Vec<_> = failpoint::ALL
         .iter()
@@ -52,19 +25,19 @@ async fn ingest_killed_at_any_failpoint_loses_nothing_and_reads_nothing_twice() 
         let world = ingested();
         for passage in [1, 2] {
             world.crash_at(&format!("{point}:{passage}"), "perennial-ingest", INGEST);
-            is_sound(&world).await;
+            world.checked().await;
         }
         world.succeed("perennial-ingest", INGEST);
-        assert_eq!(readings(&world).await, whole, "{point}");
-        is_sound(&world).await;
+        assert_eq!(world.readings().await, whole, "{point}");
+        world.checked().await;
     }
 }
 
-/// The loss curve without the columns that are about time, and the weights.
-fn learnt(world: &World, job: &str) -> (Vec<String>, Vec<u8>) {
+/// The loss curve without the columns that are about time, and the weights of a step.
+pub fn learnt(world: &World, job: &str, step: u64) -> (Vec<String>, Vec<u8>) {
     let lines = fs::read_to_string(world.path(&format!("{job}/metrics.jsonl"))).unwrap();
     let curve = lines.lines().map(|line| line.split(",\"tokens_per_second\"").next().unwrap().to_owned());
-    let weights = fs::read(world.path(&format!("{job}/step-24/model.safetensors"))).unwrap();
+    let weights = fs::read(world.path(&format!("{job}/step-{step}/model.safetensors"))).unwrap();
     (curve.collect(), weights)
 }
 
@@ -73,7 +46,7 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
     world.succeed("perennial-train", TRAIN);
-    let whole = learnt(&world, "a");
+    let whole = learnt(&world, "a", 24);
     assert_eq!(whole.0.len(), 24);
     let points =
         ["train.step.after_update:8", "train.checkpoint.before_rename:2", "train.checkpoint.after_rename:3"];
@@ -82,10 +55,10 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
         fs::remove_dir_all(&folder).unwrap();
         world.crash_at(point, "perennial-train", TRAIN);
         world.succeed("perennial-train", TRAIN);
-        assert_eq!(learnt(&world, "a"), whole, "{point}");
+        assert_eq!(learnt(&world, "a", 24), whole, "{point}");
     }
     // The same job was run again and again: its evaluations are in the store once.
-    is_sound(&world).await;
+    world.checked().await;
     let store = world.store().await;
     let version = store.version(Table::Evaluations).await.unwrap();
     let scan = Scan {
@@ -125,11 +98,11 @@ async fn followers_killed_while_they_write_leave_buffers_that_others_go_on_with(
         let world = ingested();
         world.succeed("perennial-ingest", INGEST);
         world.crash_at(point, "perennial-replay", &sample);
-        is_sound(&world).await;
+        world.checked().await;
         let digests = |text: &str| -> Vec<String> {
             text.lines().filter(|line| line.starts_with("digest")).map(str::to_owned).collect()
         };
         assert_eq!(digests(&world.succeed("perennial-replay", &sample)), digests(&whole), "{point}");
-        is_sound(&world).await;
+        world.checked().await;
     }
 }

@@ -7,8 +7,12 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod bucket;
+mod configuration;
 mod crash;
+mod drain;
 mod exactly_once;
+mod full_disk;
 mod hostile;
 mod s3;
 mod serve;

@@ -1,14 +1,9 @@
 //! The store in a bucket: an S3 server in a process of its own, several writers, and a network that fails.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use schemas::id::{Seq, Shard, Version};
-use schemas::program::clock::Clock;
 use schemas::program::error::{Fault as _, Kind};
 use schemas::program::stop::Stop;
 use schemas::seed::Seed;
@@ -20,88 +15,7 @@ use schemas::store::{Scan, Store, StoreError};
 use schemas::table::Table;
 use schemas::table::records::{Builder, Outcome, Reason, Row, View};
 use tests::faulty::{Faults, Faulty};
-use tests::root;
-
-/// An S3 server that forgets everything when it is dropped.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
-/// The tests that were not run for want of a server.
-static NOT_RUN: AtomicUsize = AtomicUsize::new(0);
-
-impl Server {
-    /// One with an empty bucket `stream`; none where `.venv` has no server.
-    fn start() -> Option<Self> {
-        let python = root().join(".venv/bin/python3");
-        let arguments = ["-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"];
-        let mut command = Command::new(python);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let Ok(mut child) = command.spawn() else { return Self::absent("there is no `.venv`") };
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut said = String::new();
-        // It names its port once it listens there.
-        let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            said.push_str(&line);
-            let (_, rest) = line.split_once("Running on http://127.0.0.1:")?;
-            rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
-        });
-        let Some(port) = port else {
-            child.wait().unwrap();
-            if said.contains("No module named") {
-                return Self::absent("`.venv` has no `moto`");
-            }
-            panic!("the S3 server does not start: {said}");
-        };
-        // A log that nobody reads would stop it.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
-        server.make_bucket();
-        Some(server)
-    }
-
-    fn absent(why: &str) -> Option<Self> {
-        let count = NOT_RUN.fetch_add(1, Ordering::SeqCst) + 1;
-        eprintln!("not run: {count} tests of the store in a bucket, for {why}: `make python` puts it there");
-        None
-    }
-
-    fn make_bucket(&self) {
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        let request =
-            "PUT /stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-
-    /// Makes or opens the store in the bucket, through whoever listens at `address`.
-    async fn store(address: SocketAddr) -> Result<Store, StoreError> {
-        let options = [
-            ("aws_endpoint_url", format!("http://{address}")),
-            ("aws_access_key_id", "any".to_owned()),
-            ("aws_secret_access_key", "any".to_owned()),
-            ("aws_region", "us-east-1".to_owned()),
-            ("aws_allow_http", "true".to_owned()),
-            // The default waits are for a server far away.
-            ("backoff_config.init_backoff", "5ms".to_owned()),
-            ("backoff_config.max_backoff", "50ms".to_owned()),
-        ];
-        let options: HashMap<String, String> =
-            options.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        Store::create(&"s3://stream/a/store".parse().unwrap(), &options, Clock::system()).await
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have died of itself; then the test has said why.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use tests::s3::Server;
 
 /// `few` commits, or `many` in a full run.
 #[expect(clippy::disallowed_methods, reason = "who starts the tests says how long they may take")]
@@ -236,8 +150,9 @@ async fn holds(store: &Store, commits: u64) {
     let batches = store.scan(Table::Records, newest, &scan).await.unwrap();
     let mut found = Vec::new();
     for batch in &batches {
-        let shards = arrow::array::AsArray::as_string::<i32>(batch.column(0));
-        let seqs = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batch.column(1));
+        let [shards, seqs] = ["shard", "seq"].map(|name| batch.column_by_name(name).unwrap());
+        let shards = arrow::array::AsArray::as_string::<i32>(shards);
+        let seqs = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(seqs);
         found.extend(shards.iter().flatten().map(str::to_owned).zip(seqs.iter().flatten()));
     }
     let seqs = 0..commits * WIDTH;
@@ -262,12 +177,12 @@ async fn holds(store: &Store, commits: u64) {
 async fn store_in_a_bucket_keeps_every_commit_of_two_writers_once() {
     let Some(server) = Server::start() else { return };
     // Two that make it at once make one store.
-    let made = tokio::join!(Server::store(server.address), Server::store(server.address));
+    let made = tokio::join!(Server::store(server.address()), Server::store(server.address()));
     let (store, twin) = (made.0.unwrap(), made.1.unwrap());
     assert_eq!(store.secret(), twin.secret());
     let commits = commits(16, 250);
     walk(&store, commits).await;
-    let fresh = Server::store(server.address).await.unwrap();
+    let fresh = Server::store(server.address()).await.unwrap();
     holds(&fresh, commits).await;
 
     // A second daemon of a name is told so, and leaves nothing.
@@ -286,14 +201,14 @@ async fn store_in_a_bucket_keeps_every_commit_of_two_writers_once() {
     let done = maintain::run(&store, Table::Records, &options, &Stop::new()).await.unwrap();
     assert_eq!(done.after.files, 2, "{done:?}");
     assert!(done.deleted >= 4 * usize::try_from(commits).unwrap() && done.checkpoint.is_some(), "{done:?}");
-    let fresh = Server::store(server.address).await.unwrap();
+    let fresh = Server::store(server.address()).await.unwrap();
     holds(&fresh, commits + 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_through_a_network_that_refuses_cuts_and_loses_answers_are_each_kept_once() {
     let Some(server) = Server::start() else { return };
-    let proxy = Faulty::before(server.address, Seed::new(11)).await;
+    let proxy = Faulty::before(server.address(), Seed::new(11)).await;
     proxy.set(Faults { refused: 0.2, lost: 0.3, cut: 0.1, ..Faults::default() });
     let store = Server::store(proxy.address()).await.unwrap();
     let commits = commits(15, 200);
@@ -302,14 +217,14 @@ async fn commits_through_a_network_that_refuses_cuts_and_loses_answers_are_each_
     eprintln!("{counts:?}");
     assert!(counts.lost >= commits / 4 && counts.cut >= commits && counts.refused >= commits, "{counts:?}");
     // As it is, and as it looks through the network.
-    holds(&Server::store(server.address).await.unwrap(), commits).await;
+    holds(&Server::store(server.address()).await.unwrap(), commits).await;
     holds(&Server::store(proxy.address()).await.unwrap(), commits).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commit_whose_store_goes_away_is_unavailable_and_its_fence_says_afterwards_whether_it_is_in() {
     let Some(server) = Server::start() else { return };
-    let proxy = Faulty::before(server.address, Seed::new(12)).await;
+    let proxy = Faulty::before(server.address(), Seed::new(12)).await;
     let store = Server::store(proxy.address()).await.unwrap();
     let mut daemon = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
     commit(&mut daemon, "main", 1).await.unwrap();
@@ -329,7 +244,7 @@ async fn commit_whose_store_goes_away_is_unavailable_and_its_fence_says_afterwar
         number = u64::try_from(last).unwrap() + 1;
     }
     commit(&mut daemon, "main", number).await.unwrap();
-    let report = check(&Server::store(server.address).await.unwrap(), &BTreeSet::new()).await.unwrap();
+    let report = check(&Server::store(server.address()).await.unwrap(), &BTreeSet::new()).await.unwrap();
     assert_eq!(report.violations, []);
     assert_eq!(report.sums.values().map(|sums| sums.read).sum::<u64>(), 3 * WIDTH);
 }
