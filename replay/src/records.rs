@@ -18,27 +18,11 @@ use schemas::table::records::{Outcome, Row, View};
 use crate::error::{ReplayError, Result};
 use crate::index::{Index, Limits, Record};
 
-/// What the index is made of, and the columns that every view needs.
-const COLUMNS: &[&str] = &[
-    "outcome",
-    "day",
-    "shard",
-    "seq",
-    "batch",
-    "source",
-    "origin",
-    "generation",
-    "start",
-    "end",
-    "event_time",
-    "ingest_time",
-    "id",
-    "passages",
-];
+/// What the index is made of, beside what every row has.
+const COLUMNS: &[&str] = &["seq", "origin", "event_time", "id", "passages"];
 
 /// Without what only a record's use needs.
-const PLACES: &[&str] =
-    &["outcome", "day", "shard", "seq", "batch", "source", "generation", "start", "end", "ingest_time"];
+const PLACES: &[&str] = &["seq"];
 
 /// Versions that were read one by one whose limits are held.
 const FOLLOWED: usize = 4096;

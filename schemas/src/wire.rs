@@ -11,7 +11,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Int32Array, Int64Array, ListArray,
     RecordBatch, StructArray,
 };
-use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -454,21 +454,24 @@ fn span_at(spans: &StructArray, index: usize) -> Result<Span, WireError> {
     })
 }
 
+/// Hashes values one after the other, many at a call: a call costs more than the bytes of one value.
+fn hash_values<T: Copy, const N: usize>(hasher: &mut Xxh3, values: &[T], bytes: fn(T) -> [u8; N]) {
+    let mut chunk: Vec<[u8; N]> = Vec::with_capacity(values.len().min(1024));
+    for values in values.chunks(1024) {
+        chunk.clear();
+        chunk.extend(values.iter().map(|value| bytes(*value)));
+        hasher.update(chunk.as_flattened());
+    }
+}
+
 fn hash_array(hasher: &mut Xxh3, array: &ArrayRef) {
     hasher.update(&(array.len() as u64).to_le_bytes());
     match array.data_type() {
-        DataType::Int32 => {
-            array.as_primitive::<Int32Type>().values().iter().for_each(|v| hasher.update(&v.to_le_bytes()))
-        }
-        DataType::Int64 => {
-            array
-                .as_primitive::<arrow::datatypes::Int64Type>()
-                .values()
-                .iter()
-                .for_each(|v| hasher.update(&v.to_le_bytes()));
-        }
+        DataType::Int32 => hash_values(hasher, array.as_primitive::<Int32Type>().values(), i32::to_le_bytes),
+        DataType::Int64 => hash_values(hasher, array.as_primitive::<Int64Type>().values(), i64::to_le_bytes),
         DataType::Boolean => {
-            array.as_boolean().iter().for_each(|v| hasher.update(&[u8::from(v == Some(true))]))
+            let values: Vec<bool> = array.as_boolean().iter().map(|value| value == Some(true)).collect();
+            hash_values(hasher, &values, |value| [u8::from(value)]);
         }
         DataType::Utf8 => {
             for value in array.as_string::<i32>() {

@@ -212,25 +212,7 @@ struct Stream {
 const BINS: usize = 40;
 
 async fn read_stream(store: &Store, entries: &[SliceEntry]) -> Result<Stream, Failure> {
-    let columns = [
-        "outcome",
-        "day",
-        "shard",
-        "seq",
-        "batch",
-        "source",
-        "generation",
-        "start",
-        "end",
-        "event_time",
-        "ingest_time",
-        "origin",
-        "length",
-        "raw_length",
-        "rung",
-        "reason",
-        "unseen",
-    ];
+    let columns = ["seq", "event_time", "origin", "length", "raw_length", "rung", "reason", "unseen"];
     let scan = Scan { columns: &columns, filter: None, order: &["shard", "seq"] };
     let version = store.version(Table::Records).await?;
     let batches = store.scan(Table::Records, version, &scan).await?;
