@@ -15,7 +15,7 @@ use crate::source::Positions;
 /// Some consecutive readings of the shard, on their way from `source` to `write`.
 ///
 /// Position and tally travel with the rows, so that any prefix of the blocks is a correct commit.
-/// How readings are cut into blocks never shows in the rows.
+/// How readings are cut into blocks never shows in the rows, but for the time of ingest.
 #[derive(Debug, Default)]
 pub struct Block {
     /// What was read.
@@ -34,7 +34,8 @@ impl Block {
     pub fn weight(&self) -> usize {
         let lists = self.readings.list.len() * size_of::<Reading>() + self.rows.list.len() * size_of::<Row>();
         let columns: usize = self.readings.columns.iter().map(Columns::weight).sum();
-        self.readings.bytes.len() + columns + self.rows.texts.len() + self.rows.ends.len() * 4 + lists
+        let marks: usize = self.rows.list.iter().map(Row::marks_weight).sum();
+        self.readings.bytes.len() + columns + self.rows.texts.len() + self.rows.ends.len() * 4 + lists + marks
     }
 }
 
@@ -129,6 +130,8 @@ pub struct Readings {
     pub first: Seq,
     /// When the block was full: microseconds since 1970, UTC.
     pub time_us: i64,
+    /// The most bytes that a reading may have.
+    pub line: u64,
 }
 
 /// Some rows of a file of columns: those that fields are mapped to, each as long as `text`. All strings
@@ -190,7 +193,7 @@ pub struct Reading {
     pub end: u64,
     /// What was read, without the line end; at most [`RAW_LIMIT`] bytes of a dead letter.
     pub content: Content,
-    /// How many bytes it had, without the line end; of a row, its text.
+    /// How many bytes it had, without the line end; of a row, its text, or its fields where it is dead.
     pub length: u64,
     /// What the source itself found wrong with it.
     pub fault: Option<Box<Fault>>,
@@ -301,6 +304,14 @@ pub enum Row {
         /// The reason in words, with the place.
         detail: Span,
     },
+}
+
+impl Row {
+    /// Bytes that its marks hold in memory, about.
+    fn marks_weight(&self) -> usize {
+        let Self::Document { marks: Some(marks), .. } = self else { return 0 };
+        size_of::<Marks>() + marks.signature.len() + marks.new_spans.len() * size_of::<(u32, u32)>()
+    }
 }
 
 /// A decoded reading.
@@ -429,7 +440,7 @@ pub struct Counts {
     pub reasons: BTreeMap<Reason, u64>,
     /// Bytes of text kept.
     pub text_bytes: u64,
-    /// Decoded bytes read.
+    /// Decoded bytes read; of rows their text, or of a dead letter its fields.
     pub read_bytes: u64,
 }
 
@@ -492,6 +503,16 @@ mod tests {
             let whole = rows(&texts);
             assert_eq!((joined.texts, joined.ends, joined.list), (whole.texts, whole.ends, whole.list));
         }
+    }
+
+    #[test]
+    fn weight_counts_the_marks_of_documents() {
+        let mut block = Block { rows: rows(&["a"]), ..Block::default() };
+        let bare = block.weight();
+        let Some(Row::Document { marks, .. }) = block.rows.list.last_mut() else { panic!("no document") };
+        let new = Marks { signature: vec![0; 512], new_spans: vec![(0, 1); 10], ..Marks::default() };
+        *marks = Some(Box::new(new));
+        assert_eq!(block.weight() - bare, size_of::<Marks>() + 512 + 80);
     }
 
     #[test]

@@ -107,11 +107,11 @@ async fn run(config: &Config, once: bool, stop: &Stop) -> Result<(), Failure> {
     let _ = keeper.await;
     drop(lock);
     let summary = summary?;
-    cli::print(&describe(&summary, clock.monotonic().as_secs_f64()))?;
+    cli::print(&describe(&summary, config, clock.monotonic().as_secs_f64()))?;
     Ok(())
 }
 
-fn describe(summary: &Summary, seconds: f64) -> String {
+fn describe(summary: &Summary, config: &Config, seconds: f64) -> String {
     let counts = &summary.written.counts;
     let total = counts.total();
     let mut text = String::new();
@@ -138,7 +138,7 @@ fn describe(summary: &Summary, seconds: f64) -> String {
     for (to, flow) in &summary.flows {
         let _ = writeln!(text, "  waited before {to}: {:.2} s", flow.waited_us as f64 / 1e6);
     }
-    if let Some(byte) = summary.standard_input() {
+    if let Some(byte) = summary.standard_input(&config.source) {
         let _ = writeln!(
             text,
             "  standard input: {byte} bytes are in the store; a caller that resumes begins there"

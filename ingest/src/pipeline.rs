@@ -19,7 +19,7 @@ use schemas::program::stop::Stop;
 use schemas::store::Store;
 use tokio::runtime::Handle;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::dedup::stored_texts;
 use crate::edge::{Flow, edge};
 use crate::error::IngestError;
@@ -38,11 +38,12 @@ pub struct Summary {
 
 impl Summary {
     /// How many bytes of the standard input are in the store: where its next writer must begin. `None`
-    /// where it is no source.
+    /// where it is none of `sources`, or nothing of it was read.
     #[must_use]
-    pub fn standard_input(&self) -> Option<u64> {
-        let positions = &self.written.positions;
-        positions.iter().find(|((_, path), _)| path.is_none()).map(|(_, position)| position.end)
+    pub fn standard_input(&self, sources: &[config::Source]) -> Option<u64> {
+        let source = sources.iter().find(|source| source.path == "-")?;
+        let name = (source.name.as_str().into(), None);
+        self.written.positions.get(&name).map(|position| position.end)
     }
 }
 

@@ -287,7 +287,11 @@ impl Pending {
     fn count(&mut self, about: &About<'_>, row: &Row) {
         let tally = self.counts.sources.entry(Arc::clone(&about.place.source)).or_default();
         tally.read += 1;
-        self.counts.read_bytes += about.reading.end - about.reading.start;
+        // Positions of a file of columns are rows.
+        self.counts.read_bytes += match about.place.format {
+            config::Format::Parquet => about.reading.length,
+            config::Format::Jsonl | config::Format::Text => about.reading.end - about.reading.start,
+        };
         match row {
             Row::Dead { reason, .. } => {
                 tally.dead_letters += 1;

@@ -5,8 +5,9 @@
 //! the newest originals, in order    signatures and names                            near
 //! the newest records, backwards     texts, until their shingles fill the window     unseen, novelty
 //! ```
-//! Memory and texts read are bounded by what is remembered, not by the store: 24 bytes a kept record while
-//! it runs, beside what [`Known`] itself holds.
+//! The newest are the daemon's own last rows, then those of the other shards by name and seq: of other
+//! daemons' rows it learns only here. Memory and texts read are bounded by what is remembered, not by the
+//! store: 24 bytes a kept record while it runs, beside what [`Known`] itself holds.
 
 use std::ops::Range;
 
@@ -47,7 +48,7 @@ struct Kept {
 /// The kept rows of a version, in the order of (shard, seq).
 #[derive(Debug, Default)]
 struct Layout {
-    /// In the order of their names.
+    /// In the order of their names, the daemon's own last.
     shards: Vec<String>,
     all: Vec<Kept>,
     /// Those that near-duplicates are compared with: all but the annotated.
@@ -98,7 +99,7 @@ async fn identities(known: &mut Known, store: &Store, version: Version) -> Resul
             Ok::<_, IngestError>(())
         })
         .await?;
-    layout.sort();
+    layout.sort(known.shard.as_str());
     Ok(layout)
 }
 
@@ -112,17 +113,18 @@ impl Layout {
         index as u32
     }
 
-    /// Brings shards into the order of their names, and rows into that of (shard, seq).
-    fn sort(&mut self) {
+    /// Brings shards into the order of their names, `own` last, and rows into that of (shard, seq).
+    fn sort(&mut self, own: &str) {
         let mut order: Vec<usize> = (0..self.shards.len()).collect();
-        order.sort_by_key(|index| &self.shards[*index]);
+        let place = |index: &usize| self.shards.get(*index).map(|shard| (shard == own, shard));
+        order.sort_by(|a, b| place(a).cmp(&place(b)));
         let rank =
             |old: u32| order.iter().position(|index| *index == old as usize).unwrap_or_default() as u32;
         for rows in [&mut self.all, &mut self.originals] {
             rows.iter_mut().for_each(|row| row.shard = rank(row.shard));
             rows.sort_unstable_by_key(|row| (row.shard, row.seq));
         }
-        self.shards.sort_unstable();
+        self.shards.sort_unstable_by(|a, b| (a == own, a).cmp(&(b == own, b)));
     }
 }
 
@@ -162,7 +164,11 @@ async fn near(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Resul
         ["seq", "id", "event_time", "external_id", "url", "lineage", "signature", "duplicate_of_seq"];
     // Signatures of another kind are made again, which takes the texts.
     let columns = [&columns[..], if reader.layout.signed { &[] } else { &["text"] }].concat();
-    for rows in originals.get(newest..).unwrap_or_default().chunks(portion.records) {
+    let mut rest = originals.get(newest..).unwrap_or_default();
+    let portion = Portion { bytes: if reader.layout.signed { u64::MAX } else { portion.bytes }, ..portion };
+    while !rest.is_empty() {
+        let (rows, after) = rest.split_at(portion.first(rest));
+        rest = after;
         for batch in reader.read(rows, &columns).await? {
             let sketches = if reader.layout.signed { Vec::new() } else { sketch(&batch).await? };
             for (index, row) in View::new(&batch)?.iter().enumerate() {
@@ -224,13 +230,22 @@ async fn scores(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Res
 impl Portion {
     /// The rows before `end` that are read at once, at least one.
     fn before(self, rows: &[Kept], end: usize) -> Range<usize> {
-        let mut bytes = 0;
-        let newest_first = rows.get(..end).unwrap_or_default().iter().rev();
-        let fitting = newest_first.take(self.records).take_while(|row| {
-            bytes += u64::from(row.length);
+        end.saturating_sub(self.fitting(rows.get(..end).unwrap_or_default().iter().rev()))..end
+    }
+
+    /// How many of `rows` are read at once, from the first on.
+    fn first(self, rows: &[Kept]) -> usize {
+        self.fitting(rows.iter()).min(rows.len())
+    }
+
+    /// At least one.
+    fn fitting<'a>(self, rows: impl Iterator<Item = &'a Kept>) -> usize {
+        let mut bytes = 0_u64;
+        let fitting = rows.take(self.records).take_while(|row| {
+            bytes = bytes.saturating_add(row.length.into());
             bytes <= self.bytes
         });
-        end.saturating_sub(fitting.count().max(1))..end
+        fitting.count().max(1)
     }
 }
 

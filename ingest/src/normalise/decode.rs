@@ -50,7 +50,7 @@ impl<'a> Decoder<'a> {
         place: &'a Place,
     ) -> Result<Decoded<'a>, Refused> {
         if let Some((columns, row)) = readings.row(reading) {
-            return columns::row(columns, row, &place.fields);
+            return columns::row(columns, row, &place.fields, readings.line);
         }
         match place.format {
             Format::Text => text::decode(readings.content(reading), place),

@@ -46,7 +46,7 @@ impl Normaliser {
         let dead = rows.list.iter().filter(|row| matches!(row, Row::Dead { .. })).count();
         block.tally.dead_letters += dead as u64;
         block.rows = rows;
-        keep_rows_without_text(&mut block);
+        keep_dead_rows(&mut block);
         block
     }
 
@@ -101,8 +101,8 @@ impl Normaliser {
     }
 }
 
-/// A dead letter keeps what was read: of a row that has no text, its fields as JSON.
-fn keep_rows_without_text(block: &mut Block) {
+/// A dead letter keeps what was read: of a row its fields as JSON, the text last, as it may be long.
+fn keep_dead_rows(block: &mut Block) {
     let readings = &mut block.readings;
     for index in 0..readings.list.len().min(block.rows.list.len()) {
         let (Some(reading), Some(Row::Dead { .. })) = (readings.list.get(index), block.rows.list.get(index))
@@ -112,9 +112,6 @@ fn keep_rows_without_text(block: &mut Block) {
         let (Some((columns, row)), Some(place)) = (readings.row(reading), readings.place(reading)) else {
             continue;
         };
-        if columns.text(row).is_some() {
-            continue;
-        }
         let json = decode::columns::json(columns, row, &place.fields);
         let start = readings.bytes.len();
         readings.bytes.extend_from_slice(json.get(..RAW_LIMIT).unwrap_or(&json));

@@ -332,7 +332,7 @@ async fn shard_that_would_read_the_files_of_another_is_refused_and_the_store_sta
     fs::write(&path, line("one")).unwrap();
     let first = config(&[("a", &path)]);
     run_once(&first, &store).await.unwrap();
-    let second = Config { shard: crate::config::ShardName("second".into()), ..first.clone() };
+    let second = Config { shard: config::ShardName("second".into()), ..first.clone() };
     let error = run_once(&second, &store).await.unwrap_err();
     assert!(matches!(error, IngestError::Taken { .. }), "{error}");
     fs::write(&path, line("one") + &line("two")).unwrap();
@@ -436,7 +436,7 @@ async fn positions_are_rebuilt_from_the_rows_with_generations_marks_and_breaks()
 #[tokio::test]
 async fn configuration_that_cannot_be_is_refused_before_anything_is_read() {
     let (_folder, store) = new_store().await;
-    let config = Config { shard: crate::config::ShardName("No".into()), ..Config::default() };
+    let config = Config { shard: config::ShardName("No".into()), ..Config::default() };
     let error = run_once(&config, &store).await.unwrap_err();
     assert!(matches!(&error, IngestError::Config { key, .. } if key == "shard"), "{error}");
 }

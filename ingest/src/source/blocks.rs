@@ -180,6 +180,7 @@ impl Blocks {
             list: std::mem::take(&mut self.list),
             first: self.next,
             time_us: self.outlet.now_us(),
+            line: self.limits.line.get(),
         };
         let read = readings.list.len() as u64;
         self.next = Seq(self.next.0 + read);

@@ -1,18 +1,20 @@
 //! Reads one file of bytes: recognises its generation, finds its position, decodes it to its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use flate2::bufread::MultiGzDecoder;
+use schemas::program::error::Fault as _;
 use schemas::table::records::Reason;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::blocks::Blocks;
 use super::cut::{Cutter, Last};
-use super::walk::{Found, Packing, packing};
+use super::walk::{Found, Packing, Walk, packing};
 use super::{End, FileName, MARKED, Position, SourceError, digest, mark, marked_length, parquet, record};
 use crate::block::{Fault, Place};
 use crate::config::{self, Format, Record};
@@ -35,6 +37,8 @@ pub(super) struct Files {
     unsettled: BTreeMap<FileName, Stamp>,
     /// By source, how many files its last look passed over.
     passed: BTreeMap<String, usize>,
+    /// By source, what could not be read when it was last tried: it was warned of.
+    refused: BTreeMap<String, BTreeSet<PathBuf>>,
 }
 
 impl Files {
@@ -48,8 +52,11 @@ impl Files {
     ) -> Result<(), End> {
         blocks.outlet.go_on()?;
         let input = Input { source, found };
-        let Some((file, stamp)) = input.open()? else { return Ok(()) };
+        let Some((file, stamp)) = self.admit(source, input.open())? else { return Ok(()) };
         let name: FileName = (source.name.as_str().into(), Some(Arc::clone(&found.relative)));
+        if let Some(refused) = self.refused.get_mut(&source.name) {
+            refused.remove(&found.path);
+        }
         if self.seen.get(&name) == Some(&stamp) {
             return Ok(());
         }
@@ -71,6 +78,60 @@ impl Files {
         Ok(())
     }
 
+    /// Passes over what the system does not let be read of a folder: one file must not end all sources.
+    pub(super) fn admit<T>(
+        &mut self,
+        source: &config::Source,
+        opened: Result<Option<T>, SourceError>,
+    ) -> Result<Option<T>, SourceError> {
+        match opened {
+            Err(error) if denied(&error).is_some_and(|path| path != Path::new(&source.path)) => {
+                self.refuse(source, &error);
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    /// Warns of what cannot be read, once until it can.
+    pub(super) fn refuse(&mut self, source: &config::Source, error: &SourceError) {
+        let path = error.path().to_owned();
+        if self.refused.entry(source.name.clone()).or_default().insert(path) {
+            let hint = error.hint().unwrap_or_default();
+            tracing::warn!(source = source.name, %error, hint, "passed over until it can be read");
+        }
+    }
+
+    /// After a look at a source: of files that are not there any more nothing is kept.
+    pub(super) fn forget(&mut self, source: &config::Source, walk: &Walk) {
+        let found: BTreeSet<&str> = walk.found.iter().map(|found| found.relative.as_ref()).collect();
+        let stays = |(of, path): &FileName| {
+            **of != *source.name || path.as_deref().is_some_and(|path| found.contains(path))
+        };
+        self.seen.retain(|name, _| stays(name));
+        self.unsettled.retain(|name, _| stays(name));
+        let listed: BTreeSet<&Path> = walk.found.iter().map(|found| found.path.as_path()).collect();
+        let still = |path: &Path| {
+            let refused = walk.refused.iter().any(|error| error.path() == path);
+            refused || listed.contains(path)
+        };
+        if let Some(refused) = self.refused.get_mut(&source.name) {
+            refused.retain(|path| still(path));
+        }
+    }
+
+    /// How many files need not be opened again, or wait to look the same.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        self.seen.len() + self.unsettled.len()
+    }
+
+    /// How many files are passed over with a warning.
+    #[cfg(test)]
+    pub(super) fn warned(&self) -> usize {
+        self.refused.values().map(BTreeSet::len).sum()
+    }
+
     /// Says which files of a source are passed over, when their number changed.
     pub(super) fn pass_over(&mut self, source: &config::Source, passed: &[String]) {
         let before = self.passed.insert(source.name.clone(), passed.len()).unwrap_or(0);
@@ -86,6 +147,14 @@ impl Files {
         for path in passed.iter().filter(|_| before != passed.len()) {
             tracing::debug!(source = source.name, path, "file is passed over");
         }
+    }
+}
+
+/// What the user that runs the program may not read, if that is the error.
+fn denied(error: &SourceError) -> Option<&Path> {
+    match error {
+        SourceError::Io { path, source, .. } if source.kind() == ErrorKind::PermissionDenied => Some(path),
+        _ => None,
     }
 }
 

@@ -27,10 +27,13 @@
 //! grow, it is another generation when anything of it changed. While it is followed it is read when it
 //! looked the same twice, so that a half-written one is not taken.
 //!
+//! What lies in a folder and cannot be opened, or has a name that is not UTF-8, is passed over with one
+//! warning and tried again at the next look; a path that the configuration names is an error.
+//!
 //! The positions of a Parquet file are rows: see the module `parquet`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use schemas::program::error::{Fault, Kind};
@@ -178,6 +181,16 @@ pub enum SourceError {
     },
 }
 
+impl SourceError {
+    /// The file or folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Missing { path, .. } | Self::Io { path, .. } | Self::Name { path, .. } => path,
+        }
+    }
+}
+
 impl Fault for SourceError {
     fn kind(&self) -> Kind {
         match self {
@@ -271,8 +284,10 @@ fn read_source(
     let waits = source.follow && !once;
     let walk = walk::files(source, waits)?;
     files.pass_over(source, &walk.passed);
-    for path in walk.found {
-        files.read(source, &path, waits, blocks)?;
+    walk.refused.iter().for_each(|error| files.refuse(source, error));
+    files.forget(source, &walk);
+    for found in &walk.found {
+        files.read(source, found, waits, blocks)?;
     }
     Ok(())
 }

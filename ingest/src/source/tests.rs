@@ -13,6 +13,7 @@ use super::*;
 use crate::block::Block;
 use crate::edge::{Receiver, edge};
 
+mod folder;
 mod text;
 
 /// A reading without how it travelled.

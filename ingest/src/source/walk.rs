@@ -24,13 +24,16 @@ pub(super) struct Walk {
     pub found: Vec<Found>,
     /// Those that are passed over, because their ending is not one of the source's format.
     pub passed: Vec<String>,
+    /// Those below the source's root that cannot be read as they are now.
+    pub refused: Vec<SourceError>,
 }
 
 /// The files of `source`. A source that is one file has its name, whatever its ending.
 ///
 /// Hidden files and folders (a leading dot: half-written files of many programs) are passed over, and
 /// links to folders are not followed, as they may lead in circles. Where the source waits for files,
-/// a path that is not there yet has none.
+/// a path that is not there yet has none. What lies in a folder may be removed while it is listed; what of
+/// it has a name that is not UTF-8, or may not be listed, is refused without keeping the others.
 pub(super) fn files(source: &config::Source, waits: bool) -> Result<Walk, SourceError> {
     let root = Path::new(&source.path);
     let failed = |act, path: &Path, error| SourceError::Io {
@@ -51,7 +54,7 @@ pub(super) fn files(source: &config::Source, waits: bool) -> Result<Walk, Source
         let name = root.file_name().unwrap_or(root.as_os_str());
         let unreadable = || SourceError::Name { name: source.name.clone(), path: root.to_owned() };
         let relative = name.to_str().ok_or_else(unreadable)?.into();
-        return Ok(Walk { found: vec![Found { relative, path: root.to_owned() }], passed: Vec::new() });
+        return Ok(Walk { found: vec![Found { relative, path: root.to_owned() }], ..Walk::default() });
     }
     let mut walk = Walk::default();
     let mut open = vec![(String::new(), root.to_owned())];
@@ -60,12 +63,21 @@ pub(super) fn files(source: &config::Source, waits: bool) -> Result<Walk, Source
             Ok(entries) => entries,
             // Removed since it was listed.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && folder != root => {
+                walk.refused.push(failed("list", &folder, error));
+                continue;
+            }
             Err(error) => return Err(failed("list", &folder, error)),
         };
         for entry in entries {
             let entry = entry.map_err(|error| failed("list", &folder, error))?;
             let path = entry.path();
-            let kind = entry.file_type().map_err(|error| failed("look at", &path, error))?;
+            let kind = match entry.file_type() {
+                Ok(kind) => kind,
+                // Removed since it was listed.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed("look at", &path, error)),
+            };
             let name = entry.file_name();
             let lossy = name.to_string_lossy();
             if lossy.starts_with('.') {
@@ -76,7 +88,8 @@ pub(super) fn files(source: &config::Source, waits: bool) -> Result<Walk, Source
                 continue;
             }
             let Some(name) = name.to_str() else {
-                return Err(SourceError::Name { name: source.name.clone(), path });
+                walk.refused.push(SourceError::Name { name: source.name.clone(), path });
+                continue;
             };
             let relative = format!("{prefix}{name}");
             if kind.is_dir() {

@@ -116,3 +116,37 @@ async fn memory_restored_in_portions_of_any_size_is_that_of_all_rows_read_in_ord
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn daemon_remembers_its_own_last_rows_whatever_other_shards_are_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let url: StoreUrl = folder.path().join("store").to_str().unwrap().parse().unwrap();
+    let store = Store::create(&url, &HashMap::new(), Clock::manual(0)).await.unwrap();
+    let text = |shard: &str, number: usize| {
+        (0..40).map(|word| format!("{shard}{number}w{word}")).collect::<Vec<_>>().join(" ")
+    };
+    for shard in ["mm", "zz", "aa"] {
+        let lines: String =
+            (0..20).map(|number| format!("{{\"text\": \"{}\"}}\n", text(shard, number))).collect();
+        let path = folder.path().join(format!("{shard}.jsonl"));
+        std::fs::write(&path, lines).unwrap();
+        let source = Source { name: shard.into(), path: path.to_str().unwrap().into(), ..Source::default() };
+        let config = Config {
+            shard: crate::config::ShardName(shard.into()),
+            source: vec![source],
+            ..Config::default()
+        };
+        crate::pipeline::run(&config, &store, store.clock(), &Stop::new(), true).await.unwrap();
+    }
+    let version = store.version(Table::Records).await.unwrap();
+    for own in ["mm", "zz", "aa"] {
+        let mut known =
+            Known::new(own.parse().unwrap(), Folded::Duplicate, Near { records: 15, ..Near::default() });
+        known.unseen = Unseen::new(500);
+        restore(&mut known, &store, version).await.unwrap();
+        assert_eq!((known.len(), known.near.len()), (60, 15));
+        let (_, near, unseen, _) = verdicts(&mut known, &format!("{} more", text(own, 19)));
+        assert!(matches!(near, near::Verdict::Duplicate { .. }), "{own}: {near:?}");
+        assert!(unseen < 0.1, "{own}: {unseen}");
+    }
+}

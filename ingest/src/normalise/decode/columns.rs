@@ -162,12 +162,41 @@ fn is_time(kind: &DataType) -> bool {
 }
 
 fn is_meta(kind: &DataType) -> bool {
-    if !kind.is_nested() || matches!(kind, DataType::Union(..)) {
+    if !matches!(
+        kind,
+        DataType::List(_)
+            | DataType::LargeList(_)
+            | DataType::FixedSizeList(..)
+            | DataType::Struct(_)
+            | DataType::Map(..)
+    ) {
         return is_text(kind);
+    }
+    if !is_counted(kind) {
+        return false;
     }
     let empty = new_empty_array(&strings(kind, &DataType::LargeUtf8));
     let field = Arc::new(Field::new("meta", empty.data_type().clone(), true));
     make_encoder(&field, &empty, &ENCODING).is_ok()
+}
+
+/// Whether [`weight`] knows how large the values of a type are: what it does not count has no bound.
+fn is_counted(kind: &DataType) -> bool {
+    match kind {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => is_counted(item.data_type()),
+        DataType::Struct(fields) => fields.iter().all(|field| is_counted(field.data_type())),
+        DataType::Dictionary(_, value) => value.is_primitive() || is_text(value),
+        DataType::Null
+        | DataType::Boolean
+        | DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView
+        | DataType::FixedSizeBinary(_) => true,
+        kind => kind.is_primitive() || is_text(kind),
+    }
 }
 
 /// The type with every type of text in it replaced by `text`.
@@ -192,7 +221,7 @@ fn with_strings(field: &FieldRef, text: &DataType) -> FieldRef {
     Arc::new(field.as_ref().clone().with_data_type(kind))
 }
 
-/// How many bytes a value has, about, counted until they are more than `most`.
+/// How many bytes a value has, about, as JSON: of bytes two digits each. They are counted until they are more than `most`.
 fn weight(array: &dyn Array, row: usize, most: u64) -> u64 {
     const SCALAR: u64 = 8;
     if row >= array.len() || array.is_null(row) {
@@ -210,10 +239,10 @@ fn weight(array: &dyn Array, row: usize, most: u64) -> u64 {
     };
     match array.data_type() {
         DataType::Utf8View => array.as_string_view().value(row).len() as u64,
-        DataType::Binary => array.as_binary::<i32>().value(row).len() as u64,
-        DataType::LargeBinary => array.as_binary::<i64>().value(row).len() as u64,
-        DataType::BinaryView => array.as_binary_view().value(row).len() as u64,
-        DataType::FixedSizeBinary(size) => u64::try_from(*size).unwrap_or(SCALAR),
+        DataType::Binary => 2 * array.as_binary::<i32>().value(row).len() as u64,
+        DataType::LargeBinary => 2 * array.as_binary::<i64>().value(row).len() as u64,
+        DataType::BinaryView => 2 * array.as_binary_view().value(row).len() as u64,
+        DataType::FixedSizeBinary(size) => 2 * u64::try_from(*size).unwrap_or(SCALAR),
         DataType::List(_) => {
             let value = array.as_list::<i32>().value(row);
             items(&value, 0, value.len())
@@ -230,9 +259,13 @@ fn weight(array: &dyn Array, row: usize, most: u64) -> u64 {
             let value = array.as_map().value(row);
             items(&value, 0, value.len())
         }
-        DataType::Struct(_) => {
-            let columns = array.as_struct().columns();
-            columns.iter().fold(1, |sum, column| sum + weight(column, row, most.saturating_sub(sum)))
+        // The names are written with every value.
+        DataType::Struct(fields) => {
+            let columns = fields.iter().zip(array.as_struct().columns());
+            columns.fold(1, |sum, (field, column)| {
+                let name = if column.is_valid(row) { field.name().len() as u64 } else { 0 };
+                sum + name + weight(column, row, most.saturating_sub(sum))
+            })
         }
         _ => SCALAR,
     }
@@ -245,11 +278,11 @@ pub fn described(schema: &Schema) -> String {
     serde_json::Value::Object(schema.fields().iter().map(entry).collect()).to_string()
 }
 
-/// The fields of a row.
+/// The fields of a row, whose `meta` has at most `most` bytes.
 ///
 /// # Errors
 /// Why it is no document.
-pub fn row<'a>(columns: &'a Columns, row: usize, fields: &Fields) -> Result<Decoded<'a>, Refused> {
+pub fn row<'a>(columns: &'a Columns, row: usize, fields: &Fields, most: u64) -> Result<Decoded<'a>, Refused> {
     let Some(text) = columns.text(row) else {
         return Err(Refused::new(Reason::WrongType, format!("`{}` is null, not a string", fields.text)));
     };
@@ -264,7 +297,7 @@ pub fn row<'a>(columns: &'a Columns, row: usize, fields: &Fields) -> Result<Deco
         value(column.as_ref(), row).and_then(|column| string(column, row)).map(Cow::Borrowed)
     };
     let meta =
-        value(columns.meta.as_ref(), row).map_or(Ok(None), |column| meta(column, row, &fields.meta))?;
+        value(columns.meta.as_ref(), row).map_or(Ok(None), |column| meta(column, row, &fields.meta, most))?;
     Ok(Decoded {
         text: Cow::Borrowed(text),
         event_time,
@@ -275,15 +308,16 @@ pub fn row<'a>(columns: &'a Columns, row: usize, fields: &Fields) -> Result<Deco
     })
 }
 
-/// The fields of a row as a JSON object.
+/// The fields of a row as a JSON object, the text last.
 #[must_use]
 pub fn json(columns: &Columns, row: usize, fields: &Fields) -> Vec<u8> {
     let text: ArrayRef = Arc::new(columns.text.clone());
     let others = [&columns.id, &columns.timestamp, &columns.url, &columns.origin, &columns.meta];
+    let columns = others.map(Option::as_ref).into_iter().chain(std::iter::once(Some(&text)));
+    let names = fields.list();
+    let names = names.into_iter().cycle().skip(1);
     let mut json = b"{".to_vec();
-    for (key, column) in
-        fields.list().into_iter().zip(std::iter::once(Some(&text)).chain(others.map(Option::as_ref)))
-    {
+    for (column, key) in columns.zip(names) {
         let Some(column) = column else { continue };
         if json.len() > 1 {
             json.push(b',');
@@ -381,7 +415,7 @@ fn instant(column: &ArrayRef, row: usize, unit: TimeUnit) -> (i64, Option<i64>) 
     }
 }
 
-fn meta<'a>(column: &'a ArrayRef, row: usize, key: &str) -> Result<Option<Cow<'a, str>>, Refused> {
+fn meta<'a>(column: &'a ArrayRef, row: usize, key: &str, most: u64) -> Result<Option<Cow<'a, str>>, Refused> {
     if let Some(text) = string(column, row) {
         return Ok(object(text, key)?.map(Cow::Borrowed));
     }
@@ -394,6 +428,10 @@ fn meta<'a>(column: &'a ArrayRef, row: usize, key: &str) -> Result<Option<Cow<'a
     encode(column, row, &mut json).map_err(|error| no_json(error.to_string()))?;
     if !is_object {
         json.push(b'}');
+    }
+    if json.len() as u64 > most {
+        let detail = format!("`{key}` has {} bytes as JSON, more than {most}", json.len());
+        return Err(Refused::new(Reason::TooLarge, detail));
     }
     let json = String::from_utf8(json).map_err(|error| no_json(error.to_string()))?;
     check_meta(&json, key)?;

@@ -6,6 +6,7 @@
 //! entries of the source's own `meta`, which win over them.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use schemas::table::records::Reason;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -105,7 +106,8 @@ fn joined<'e, 'a: 'e>(
     outer: impl Iterator<Item = &'e (Cow<'a, str>, &'a RawValue)>,
     inner: &'e [(Cow<'a, str>, &'a RawValue)],
 ) -> String {
-    let outer = outer.filter(|(name, _)| !inner.iter().any(|(key, _)| key == name));
+    let taken: BTreeSet<&str> = inner.iter().map(|(key, _)| key.as_ref()).collect();
+    let outer = outer.filter(|(name, _)| !taken.contains(name.as_ref()));
     let mut object = String::from("{");
     for (name, raw) in outer.chain(inner) {
         if object.len() > 1 {

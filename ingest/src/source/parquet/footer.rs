@@ -28,6 +28,9 @@ const ENCRYPTED: &[u8; 4] = b"PARE";
 /// The length of the footer and [`MAGIC`].
 const TAIL: u64 = 8;
 
+/// The longest footer that is read: decoded, it takes many times its bytes.
+const LONGEST: u64 = 16 << 20;
+
 /// The deepest nesting that a schema may have: readers walk it by recursion.
 const DEEPEST: usize = 64;
 
@@ -144,9 +147,9 @@ pub(super) struct Footer {
 }
 
 impl Footer {
-    /// Reads the footer, of at most `most` bytes.
-    pub(super) fn read(chunks: &Chunks, most: u64) -> Result<Self, Broken> {
-        let bytes = stored(chunks, most)?;
+    /// Reads the footer.
+    pub(super) fn read(chunks: &Chunks) -> Result<Self, Broken> {
+        let bytes = stored(chunks)?;
         let head = digest(xxh3_128(&bytes), chunks.length);
         let said = "the footer does not decode";
         if !pages::is_shallow(&bytes, DEEPEST) {
@@ -173,7 +176,7 @@ impl Footer {
 }
 
 /// The bytes of the footer.
-fn stored(chunks: &Chunks, most: u64) -> Result<Vec<u8>, Broken> {
+fn stored(chunks: &Chunks) -> Result<Vec<u8>, Broken> {
     let bytes = |start, count| match chunks.bytes(start, count) {
         Ok(bytes) => Ok(bytes),
         Err(error) if error.raw_os_error().is_some() => Err(Broken::Unreadable(error)),
@@ -194,8 +197,8 @@ fn stored(chunks: &Chunks, most: u64) -> Result<Vec<u8>, Broken> {
         return Err(truncated());
     }
     let length = u32::from_le_bytes(*length);
-    if u64::from(length) > most {
-        return Err(Broken::corrupt(format!("its footer has {length} bytes, more than {most}")));
+    if u64::from(length) > LONGEST {
+        return Err(Broken::corrupt(format!("its footer has {length} bytes, more than {LONGEST}")));
     }
     match end.checked_sub(u64::from(length)).filter(|start| *start >= 4) {
         Some(start) => bytes(start, length as usize),

@@ -71,7 +71,7 @@ pub(super) fn read(
         return Ok(());
     }
     let chunks = Chunks::new(Arc::clone(file), length);
-    match Footer::read(&chunks, blocks.limits.page.get()) {
+    match Footer::read(&chunks) {
         Ok(footer) => sound(input, &chunks, &footer, known, blocks),
         // What is being written has no footer until it is complete.
         Err(Broken::Damaged(fault)) if waits && fault.reason == Reason::Truncated => Ok(()),

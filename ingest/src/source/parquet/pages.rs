@@ -59,7 +59,6 @@ pub(super) fn header(from: impl Read) -> Option<Page> {
 pub(super) fn is_shallow(footer: &[u8], deepest: usize) -> bool {
     let mut thrift = Thrift { from: footer, at: 0 };
     let mut open: Vec<u64> = Vec::new();
-    let mut shallow = true;
     let read = thrift.fields(|thrift, field, kind| {
         if (field, kind) != (2, LIST) {
             return thrift.skip(kind, NESTED);
@@ -74,11 +73,13 @@ pub(super) fn is_shallow(footer: &[u8], deepest: usize) -> bool {
                 *left -= 1;
             }
             open.push(children);
-            shallow &= open.len() <= deepest;
+            if open.len() > deepest {
+                return None;
+            }
         }
         Some(())
     });
-    read.is_some() && shallow
+    read.is_some()
 }
 
 struct Thrift<R> {

@@ -29,6 +29,33 @@ use crate::normalise::decode::columns::Shape;
 /// Bytes of a page's header that are read at once.
 const HEADER: usize = 256;
 
+/// The most crowded page of a column, by what the headers of its pages say: the footer may say anything.
+#[derive(Debug, Default)]
+struct Crowd {
+    /// Of the page with the most bytes a value.
+    bytes: u64,
+    values: u64,
+    /// The values of all pages.
+    all: u64,
+}
+
+impl Crowd {
+    fn add(&mut self, bytes: u64, values: u64) {
+        let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        if values > 0 && (self.values == 0 || product(bytes, self.values) > product(self.bytes, values)) {
+            (self.bytes, self.values) = (bytes, values);
+        }
+        self.all = self.all.saturating_add(values);
+    }
+
+    /// The bytes of a row of that page, where the pages have so many rows; a row has a value at least.
+    fn row(&self, rows: u64) -> u64 {
+        let here = (u128::from(self.values) * u128::from(rows)) / u128::from(self.all.max(1));
+        let here = u64::try_from(here).unwrap_or(u64::MAX).min(self.values);
+        self.bytes.div_ceil(here.max(1))
+    }
+}
+
 /// The rows of a file.
 pub(super) struct Rows<'a> {
     chunks: &'a Chunks,
@@ -158,7 +185,7 @@ impl<'a> Rows<'a> {
     }
 
     /// How many rows of a group are read at once.
-    fn at_once(&self, group: usize) -> Result<usize, Broken> {
+    pub(super) fn at_once(&self, group: usize) -> Result<usize, Broken> {
         let metadata = self.footer.metadata.row_group(group);
         let rows = self.footer.groups.get(group).map_or(0, |(_, count)| *count);
         let mut bytes = 0_u64;
@@ -170,8 +197,7 @@ impl<'a> Rows<'a> {
                 .chunks
                 .run("a column lies outside of the file", || Ok::<_, ParquetError>(column.byte_range()))?;
             let end = at.saturating_add(stored).min(self.chunks.length);
-            let values = u64::try_from(column.num_values()).unwrap_or(0).max(1);
-            let mut most = 0;
+            let mut crowd = Crowd::default();
             while at < end {
                 let from = self.chunks.run("a page does not decode", || self.chunks.get_read(at))?;
                 // What is wrong with a header the reader will find.
@@ -182,13 +208,10 @@ impl<'a> Rows<'a> {
                         format!("a page of column `{name}` has {} bytes, more than {limit}", page.unpacked);
                     return Err(Broken::corrupt(said));
                 }
-                let rows = page.values.saturating_mul(rows) / values;
-                if page.values > 0 {
-                    most = most.max(page.unpacked.div_ceil(rows.max(1)));
-                }
+                crowd.add(page.unpacked, page.values);
                 at = at.saturating_add(page.header).saturating_add(page.stored);
             }
-            bytes = bytes.saturating_add(most);
+            bytes = bytes.saturating_add(crowd.row(rows));
         }
         let rows = self.limits.block_bytes.get() / bytes.max(1);
         Ok(usize::try_from(rows).unwrap_or(usize::MAX).clamp(1, (self.limits.block_lines as usize).max(1)))

@@ -192,7 +192,7 @@ fn file_that_is_no_parquet_is_a_dead_letter_with_its_first_bytes_and_an_empty_on
     for (bytes, said) in [
         (vec![b'x'; RAW_LIMIT + 5], "begin"),
         (b"PAR1xxxx\x04\0\0\0PAR1".to_vec(), "nested"),
-        (longer, "4294967295 bytes, more than 268435456"),
+        (longer, "4294967295 bytes, more than 16777216"),
         (encrypted, "encrypted"),
     ] {
         fs::write(&path, &bytes).unwrap();
@@ -338,7 +338,7 @@ fn headers_of_all_pages_of_a_column_lead_to_its_end_and_count_its_values() {
         fs::write(&path, file(&numbered(50), layout)).unwrap();
         let opened = Arc::new(fs::File::open(&path).unwrap());
         let chunks = super::Chunks::new(opened, fs::metadata(&path).unwrap().len());
-        let footer = super::Footer::read(&chunks, 1 << 20).unwrap();
+        let footer = super::Footer::read(&chunks).unwrap();
         assert_eq!((footer.rows, footer.groups.as_slice()), (50, &[(0, 50)][..]));
         for column in footer.metadata.row_group(0).columns() {
             let (start, stored) = column.byte_range();
@@ -358,6 +358,77 @@ fn headers_of_all_pages_of_a_column_lead_to_its_end_and_count_its_values() {
     }
     assert_eq!(super::pages::header(&b"\xFF\xFF"[..]), None);
     assert_eq!(super::pages::header(&b""[..]), None);
+}
+
+#[test]
+fn rows_read_at_once_follow_from_the_pages_whatever_the_footer_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let texts: Vec<_> = (0..100).map(|_| Some("x".repeat(10_000))).collect();
+    let layout = Layout { group: 100, page: 5, dictionary: false, packed: true };
+    fs::write(&path, file(&texts, layout)).unwrap();
+    let opened = Arc::new(fs::File::open(&path).unwrap());
+    let chunks = super::Chunks::new(opened, fs::metadata(&path).unwrap().len());
+    let mut footer = super::Footer::read(&chunks).unwrap();
+    let fields = Fields { meta: "none".into(), ..Fields::default() };
+    let shape = super::Shape::of(&footer.schema, &fields).unwrap();
+    let limits = small(1000, 200_000);
+    let at_once = |footer: &super::Footer| {
+        super::Rows::new(&chunks, footer, &shape, limits).unwrap().at_once(0).unwrap()
+    };
+    assert_eq!(at_once(&footer), 19);
+    let group = footer.metadata.row_group(0);
+    for said in [1, 1_000_000] {
+        let columns = group
+            .columns()
+            .iter()
+            .map(|column| column.clone().into_builder().set_num_values(said).build().unwrap());
+        let group = group.clone().into_builder().set_column_metadata(columns.collect()).build().unwrap();
+        let metadata = footer.metadata.as_ref().clone().into_builder().set_row_groups(vec![group]).build();
+        let groups = footer.groups.clone();
+        let lying = super::Footer {
+            metadata: Arc::new(metadata),
+            schema: Arc::clone(&footer.schema),
+            groups,
+            ..footer
+        };
+        assert_eq!(at_once(&lying), 19, "{said}");
+    }
+    // Nor is a page taken for more rows than it has values.
+    footer.groups = vec![(0, 1_000_000)];
+    assert_eq!(at_once(&footer), 19);
+}
+
+#[test]
+fn schema_is_shallow_up_to_its_bound_and_no_deeper() {
+    let sound = [0x29, 0x2C, 0x55, 0x02, 0x00, 0x55, 0x00, 0x00, 0x00];
+    assert!(super::pages::is_shallow(&sound, 2));
+    assert!(!super::pages::is_shallow(&sound, 1));
+}
+
+#[test]
+fn dead_row_keeps_its_fields_though_it_has_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let long = "x".repeat(RAW_LIMIT);
+    let column = |value: &str| Arc::new(StringArray::from(vec!["", value, "t"])) as ArrayRef;
+    let batch = RecordBatch::try_from_iter([
+        ("text", Arc::new(StringArray::from(vec![Some("t"), Some(long.as_str()), None])) as ArrayRef),
+        ("timestamp", column("yesterday")),
+        ("id", column("b")),
+        ("url", column("u")),
+    ]);
+    fs::write(&path, written(&batch.unwrap(), SMALL)).unwrap();
+    let mut blocks = read_all(&[parquet_source(&path)], config::Read::default(), Positions::new(), 0);
+    let block = crate::normalise::Normaliser::new(1).run(blocks.remove(0));
+    assert_eq!(block.tally.dead_letters, 3);
+    let raw =
+        |index: usize| String::from_utf8_lossy(block.readings.raw(&block.readings.list[index])).into_owned();
+    assert_eq!(raw(0), r#"{"id":"","timestamp":"","url":"","text":"t"}"#);
+    assert!(raw(1).starts_with(r#"{"id":"b","timestamp":"yesterday","url":"u","text":"xxx"#));
+    assert_eq!(raw(1).len(), RAW_LIMIT);
+    assert!(block.readings.list[1].length > RAW_LIMIT as u64);
+    assert_eq!(raw(2), r#"{"id":"t","timestamp":"t","url":"t","text":null}"#);
 }
 
 #[test]

@@ -10,6 +10,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// What `meta` may have.
+const MOST: u64 = 1 << 20;
+
 fn texts(values: &[&str]) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
@@ -28,7 +31,7 @@ fn columns(entries: &[(&str, ArrayRef)], fields: &Fields) -> Result<Columns, Ref
 fn with(key: &str, column: ArrayRef) -> Result<Decoded<'static>, Refused> {
     let fields = Fields::default();
     let columns = columns(&[(key, column), ("text", texts(&["t"]))], &fields)?;
-    let Decoded { text, event_time, external_id, url, origin, meta } = row(&columns, 0, &fields)?;
+    let Decoded { text, event_time, external_id, url, origin, meta } = row(&columns, 0, &fields, MOST)?;
     let owned = |value: Option<Cow<'_, str>>| value.map(|value| Cow::Owned(value.into_owned()));
     let [external_id, url, origin, meta] = [external_id, url, origin, meta].map(owned);
     Ok(Decoded { text: Cow::Owned(text.into_owned()), event_time, external_id, url, origin, meta })
@@ -50,7 +53,7 @@ fn text_is_text_of_any_type() {
     ] {
         let fields = Fields { text: "body".into(), ..Fields::default() };
         let columns = columns(&[("body", Arc::clone(&column))], &fields).unwrap();
-        assert_eq!(row(&columns, 0, &fields).unwrap().text, "x");
+        assert_eq!(row(&columns, 0, &fields, MOST).unwrap().text, "x");
         assert_eq!(with("url", Arc::clone(&column)).unwrap().url.as_deref(), Some("x"));
         assert_eq!(with("source", Arc::clone(&column)).unwrap().origin.as_deref(), Some("x"));
         assert_eq!(with("id", column).unwrap().external_id.as_deref(), Some("x"));
@@ -182,10 +185,43 @@ fn texts_that_are_none_are_refused_as_those_of_lines_are() {
         (Reason::Nul, "byte 1 of `text` is NUL"),
     ];
     for (index, said) in said.into_iter().enumerate() {
-        let refused = row(&columns, index, &fields).unwrap_err();
+        let refused = row(&columns, index, &fields, MOST).unwrap_err();
         assert_eq!((refused.reason, refused.detail.as_str()), said);
     }
-    assert!(row(&columns, 4, &fields).is_ok());
+    assert!(row(&columns, 4, &fields, MOST).is_ok());
+}
+
+#[test]
+fn meta_of_a_type_without_a_bound_is_refused() {
+    let field = |kind: DataType| DataType::Struct(vec![Field::new("k", kind, true)].into());
+    let boxed = |kind| Box::new(kind);
+    let bytes = DataType::Dictionary(boxed(DataType::Int32), boxed(DataType::Binary));
+    let runs = DataType::RunEndEncoded(
+        Arc::new(Field::new("run_ends", DataType::Int32, false)),
+        Arc::new(Field::new("values", DataType::Utf8, true)),
+    );
+    for kind in [bytes, runs] {
+        assert!(!is_meta(&field(kind.clone())), "{kind}");
+        assert!(!is_meta(&kind), "{kind}");
+    }
+    let words = DataType::Dictionary(boxed(DataType::Int32), boxed(DataType::Utf8));
+    for kind in [words, DataType::Binary, DataType::Float64, DataType::Boolean, DataType::Utf8] {
+        assert!(is_meta(&field(kind.clone())), "{kind}");
+    }
+}
+
+#[test]
+fn meta_that_is_longer_as_json_than_a_line_may_be_is_refused_and_bytes_weigh_their_digits() {
+    let fields = Fields::default();
+    let columns = columns(&[("text", texts(&["t"])), ("meta", list(&["\u{1}\u{1}"]))], &fields).unwrap();
+    let whole = r#"{"meta":["\u0001\u0001"]}"#;
+    let meta = |most| row(&columns, 0, &fields, most).map(|decoded| decoded.meta.map(Cow::into_owned));
+    assert_eq!(meta(whole.len() as u64).unwrap().as_deref(), Some(whole));
+    let refused = meta(whole.len() as u64 - 1).unwrap_err();
+    assert_eq!(refused.reason, Reason::TooLarge);
+    assert_eq!(refused.detail, "`meta` has 25 bytes as JSON, more than 24");
+    let bytes = arrow::array::BinaryArray::from_iter_values([[7_u8; 5]]);
+    assert_eq!(weight(&bytes, 0, 100), 10);
 }
 
 #[test]
@@ -196,7 +232,7 @@ fn row_as_json_has_every_field_that_has_a_column() {
         [("id", Arc::new(Int64Array::from(vec![7])) as ArrayRef), ("text", text), ("meta", list(&["x"]))];
     let columns = columns(&entries, &fields).unwrap();
     let json = String::from_utf8(json(&columns, 0, &fields)).unwrap();
-    assert_eq!(json, r#"{"text":null,"id":7,"meta":["x"]}"#);
+    assert_eq!(json, r#"{"id":7,"meta":["x"],"text":null}"#);
 }
 
 proptest! {
@@ -223,7 +259,7 @@ proptest! {
             ("id", Arc::new(StringArray::from(vec![id.as_deref()]))),
         ];
         let columns = columns(&entries, &fields).unwrap();
-        prop_assert_eq!(row(&columns, 0, &fields), of_line);
+        prop_assert_eq!(row(&columns, 0, &fields, MOST), of_line);
     }
 
     #[test]
