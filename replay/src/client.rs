@@ -9,17 +9,18 @@ use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, FlightData, FlightDescriptor, Ticket as FlightTicket};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use schemas::id::Step;
+use schemas::id::{Step, Version};
 use schemas::program::clock::Clock;
 use schemas::program::error::{CODES, Fault, Kind};
 use schemas::wire::{Batch, Ticket, WireError};
+use serde::de::DeserializeOwned;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::issue::{Issued, Request};
 use crate::receive::Evaluation;
 use crate::serve::flight::{CONNECTION_WINDOW, FRAME, Put, ReceivedJson, STREAM_WINDOW, scores_to_columns};
-use crate::serve::{DIGEST_KEY, IssuedJson, NEXT_KEY, RequestJson};
+use crate::serve::{DIGEST_KEY, FlushedJson, FollowedJson, IssuedJson, NEXT_KEY, RequestJson};
 
 /// How often a call is tried.
 const TRIES: u32 = 6;
@@ -161,16 +162,42 @@ impl Client {
     pub async fn ticket(&self, request: &Request) -> Result<Issued, ClientError> {
         const ACT: &str = "issue a ticket";
         let body = serde_json::to_vec(&RequestJson::from(request)).unwrap_or_default();
-        let action = Action { r#type: "ticket".to_owned(), body: body.into() };
+        let issued: IssuedJson = self.act(ACT, "ticket", body).await?;
+        Ok(issued.into())
+    }
+
+    /// Lets the server read what the store has got, and says up to which version of `records` it has read.
+    ///
+    /// # Errors
+    /// As [`Client::ticket`].
+    pub async fn follow(&self) -> Result<Version, ClientError> {
+        let followed: FollowedJson = self.act("follow the store", "follow", Vec::new()).await?;
+        Ok(Version(followed.version))
+    }
+
+    /// Waits until every batch that was served so far is noted in the store.
+    ///
+    /// # Errors
+    /// As [`Client::ticket`].
+    pub async fn flush(&self) -> Result<(), ClientError> {
+        let FlushedJson {} = self.act("note what was served", "flush", Vec::new()).await?;
+        Ok(())
+    }
+
+    async fn act<T: DeserializeOwned>(
+        &self,
+        act: &'static str,
+        name: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ClientError> {
+        let action = Action { r#type: name.to_owned(), body: body.into() };
         let answer = retry(&self.clock, || async {
             let mut results =
-                self.flight.clone().do_action(action.clone()).await.map_err(refused(ACT))?.into_inner();
-            results.message().await.map_err(refused(ACT))
+                self.flight.clone().do_action(action.clone()).await.map_err(refused(act))?.into_inner();
+            results.message().await.map_err(refused(act))
         });
         let body = answer.await?.map(|result| result.body).unwrap_or_default();
-        let issued: IssuedJson = serde_json::from_slice(&body)
-            .map_err(|error| ClientError::Answer { act: ACT, why: error.to_string() })?;
-        Ok(issued.into())
+        serde_json::from_slice(&body).map_err(|error| ClientError::Answer { act, why: error.to_string() })
     }
 
     /// The batch that a ticket names, its digest checked, and where the job stands after it.

@@ -35,15 +35,13 @@ pub enum ReplayError {
         /// What is wrong with it.
         why: String,
     },
-    /// A step that the job was served before, asked for again from elsewhere.
-    #[error("job `{job}` was served step {step} before, {why}")]
+    /// A step that a job of this name was served before, under another config.
+    #[error("job `{job}` was served step {step} before, under another config")]
     Served {
         /// The job.
         job: String,
         /// The step.
         step: u64,
-        /// What was different.
-        why: &'static str,
     },
     /// A version of `records` that the store does not have.
     #[error("the store has no version {asked} of table `records`: {why}")]
@@ -150,7 +148,7 @@ impl Fault for ReplayError {
                 "use the config (mix, buffers, packing, tokenizer, seed) that the job began with, in a release of wire format {WIRE_FORMAT}"
             )),
             Self::Served { .. } => {
-                Some("give the job a name of its own, or go on from its newest checkpoint".into())
+                Some("give the job a name of its own, or the config that it began with".into())
             }
             Self::NoVersion { .. } => Some(
                 "ask for a new ticket: old versions expire, the `draws` table says what was served".into(),
@@ -166,10 +164,7 @@ impl Fault for ReplayError {
             Self::Store(error) => error.hint(),
             Self::Table(error) => error.hint(),
             Self::Wire(error) => error.hint(),
-            Self::Text { .. } => Some(
-                "use a `batch.tokenizer` that falls back to bytes or has an unknown token, in a job of its own"
-                    .into(),
-            ),
+            Self::Text { source, .. } => Some(source.mend().into()),
             Self::Encoder(_) | Self::Ticket { .. } | Self::State { .. } | Self::Inconsistent { .. } => None,
         }
     }

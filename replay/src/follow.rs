@@ -9,8 +9,9 @@
 //! committed under the transaction `buffer/<b>`, whose number is that of the last change: of two
 //! followers at the same changes one gets a conflict, throws its own away and takes the other's,
 //! which are equal: of one shard the changes are a function of the store. Of several shards the order
-//! in which their blocks became whole shows in the changes; who commits first decides it for all. The policy's state is never stored: it is made again by offering the records
-//! up to what the newest change had seen.
+//! in which their blocks became whole shows in the changes; who commits first decides it for all.
+//! The policy's state is never stored: it is made again by offering the records up to what the newest
+//! change had seen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Replay in one process: an open store, what is known of it, and the batches that come of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -47,6 +47,9 @@ struct Laid {
     contents: Contents,
 }
 
+/// Records that cannot be tokenised, of which none is known to be needed.
+type Failed = BTreeMap<(Shard, Seq), EncodeError>;
+
 /// What is known of the store at a ticket.
 struct Known {
     index: Arc<Index>,
@@ -64,7 +67,8 @@ impl Known {
 
 impl Library {
     /// Opens the store, reads what it holds, and brings the plan's buffers up to date. `cache` bounds
-    /// the tokens that are kept in memory beside those of the batch laid out last.
+    /// the tokens that are kept in memory beside those of the batch laid out last, with about 200 bytes
+    /// for each record.
     ///
     /// # Errors
     /// [`ReplayError::OtherPolicy`] for a buffer that other settings chose, and the store's errors.
@@ -181,8 +185,12 @@ impl Library {
         let outline = self.outline(ticket).await?;
         let mut contents =
             self.laid.as_mut().map(|laid| std::mem::take(&mut laid.contents)).unwrap_or_default();
-        let read = self.read(&mut contents, &outline.records()).await;
-        let batch = read.and_then(|()| batch::fill(&outline, &self.plan, &contents));
+        let records = outline.records();
+        let read = self.read(&mut contents, &records).await;
+        let batch = read.and_then(|failed| {
+            raise(failed, &records)?;
+            batch::fill(&outline, &self.plan, &contents)
+        });
         if let Some(laid) = &mut self.laid {
             laid.contents = contents;
         }
@@ -206,13 +214,19 @@ impl Library {
         }
         self.plan.check(ticket)?;
         let known = self.known(ticket).await?;
-        let mut contents = Contents::new();
+        let (mut contents, mut failed) = (Contents::new(), Failed::new());
         let outline = loop {
             match batch::outline(ticket, &self.plan, known.view(), &contents)? {
                 Outlined::Whole(outline) => break Arc::new(outline),
-                Outlined::Unread(places) => self.read(&mut contents, &places).await?,
+                Outlined::Unread(places) => {
+                    failed.extend(self.read(&mut contents, &places).await?);
+                    // As if removed: such a record is in the outline where, and only where, it is needed.
+                    contents.extend(failed.keys().map(|place| (place.clone(), None)));
+                }
             }
         };
+        contents.retain(|place, _| !failed.contains_key(place));
+        raise(failed, &outline.records())?;
         self.laid = Some(Laid { ticket: ticket.clone(), outline: Arc::clone(&outline), contents });
         Ok(outline)
     }
@@ -236,8 +250,9 @@ impl Library {
     }
 
     /// Adds the tokens of these records to `contents`, of their texts as the newest version has them:
-    /// none for what was removed since.
-    async fn read(&mut self, contents: &mut Contents, places: &[(Shard, Seq)]) -> Result<()> {
+    /// none for what was removed since. Those that cannot be tokenised are returned, not added: not
+    /// every record that is read ahead is needed.
+    async fn read(&mut self, contents: &mut Contents, places: &[(Shard, Seq)]) -> Result<Failed> {
         let mut wanted = Vec::new();
         for place in places {
             if contents.contains_key(place) {
@@ -250,7 +265,7 @@ impl Library {
             }
         }
         if wanted.is_empty() {
-            return Ok(());
+            return Ok(Failed::new());
         }
         let columns: &[&str] = match self.plan.tokenizer {
             Tokenizer::Bytes => &["text"],
@@ -264,14 +279,28 @@ impl Library {
             let passages = row.passages.map(|blob| unpack_u32(blob).collect()).unwrap_or_default();
             texts.push(Text { place, text: text.into(), passages });
         }
-        contents.extend(wanted.into_iter().map(|place| (place, None)));
+        let mut removed: BTreeSet<(Shard, Seq)> = wanted.into_iter().collect();
+        let mut failed = Failed::new();
         for (place, tokens) in encode(&self.plan.tokenizer, texts).await? {
-            let (shard, seq) = (place.0.clone(), place.1);
-            let tokens = tokens.map_err(|source| ReplayError::Text { shard, seq, source })?;
-            self.texts.insert(place.clone(), tokens.clone());
-            contents.insert(place, Some(tokens));
+            removed.remove(&place);
+            match tokens {
+                Ok(tokens) => {
+                    self.texts.insert(place.clone(), tokens.clone());
+                    contents.insert(place, Some(tokens));
+                }
+                Err(error) => drop(failed.insert(place, error)),
+            }
         }
-        Ok(())
+        contents.extend(removed.into_iter().map(|place| (place, None)));
+        Ok(failed)
+    }
+}
+
+/// Refuses `records` of which one failed.
+fn raise(mut failed: Failed, records: &[(Shard, Seq)]) -> Result<()> {
+    match records.iter().find_map(|place| failed.remove_entry(place)) {
+        Some(((shard, seq), source)) => Err(ReplayError::Text { shard, seq, source }),
+        None => Ok(()),
     }
 }
 

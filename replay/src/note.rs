@@ -5,6 +5,7 @@
 //! by this server or another, is noted once.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use schemas::id::{Step, check_name};
@@ -23,6 +24,9 @@ const TRIES: usize = 4;
 
 /// Steps whose tickets are read at once when one is asked for again.
 const ASKED: u64 = 256;
+
+/// Jobs that are remembered beyond those with steps that wait.
+const JOBS: usize = 1024;
 
 /// When a group of steps is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +67,13 @@ struct Job {
     /// The first step that is not in the store.
     next: u64,
     waiting: BTreeMap<u64, Draw>,
-    /// Tickets that the store has, as far as they were asked for again.
+    /// The step after the last one that this process was told of.
+    ours: Option<u64>,
+    /// Steps that were asked for again, and the tickets that the store has of them.
+    asked: Range<u64>,
     tickets: BTreeMap<u64, Ticket>,
+    /// Whether what the store has of steps that are asked for again counts no more.
+    void: bool,
     /// When the first of them came, on the store's clock.
     since: Duration,
 }
@@ -104,6 +113,7 @@ impl Notes {
         }
         let (now, time) = (self.store.clock().monotonic(), self.store.clock().now_us());
         let job = self.job(&ticket.job).await?;
+        job.ours = Some(step + 1);
         if step < job.next || job.waiting.contains_key(&step) {
             return Ok(Noted::Before);
         }
@@ -141,19 +151,33 @@ impl Notes {
         if let Some(draw) = known.waiting.get(&step.0) {
             return Ok(Some(Ticket::from_json(draw.ticket.as_bytes())?));
         }
-        if step.0 >= known.next {
+        if step.0 >= known.next && known.ours != Some(step.0) {
+            // Another server may have served the job since.
+            known.next = known.next.max(noted(&store, job).await?);
+        }
+        if step.0 >= known.next || known.void {
             return Ok(None);
         }
-        if !known.tickets.contains_key(&step.0) {
-            known.tickets = tickets(&store, job, step).await?;
+        if !known.asked.contains(&step.0) {
+            known.asked = step.0..step.0.saturating_add(ASKED).min(known.next);
+            known.tickets = tickets(&store, job, &known.asked).await?;
         }
         Ok(known.tickets.get(&step.0).cloned())
     }
 
+    /// From now on gives no ticket of the job's that the store has.
+    pub fn void(&mut self, job: &str) {
+        if let Some(job) = self.jobs.get_mut(job) {
+            job.void = true;
+        }
+    }
+
     async fn job(&mut self, name: &str) -> Result<&mut Job> {
         if !self.jobs.contains_key(name) {
-            let next = self.store.transaction(Table::Draws, &fence(name)).await?.unwrap_or(0);
-            let job = Job { next: u64::try_from(next).unwrap_or(0), ..Job::default() };
+            if self.jobs.len() >= JOBS {
+                self.jobs.retain(|_, job| !job.waiting.is_empty());
+            }
+            let job = Job { next: noted(&self.store, name).await?, ..Job::default() };
             self.jobs.insert(name.to_owned(), job);
         }
         Ok(self.jobs.entry(name.to_owned()).or_default())
@@ -221,9 +245,15 @@ impl Notes {
     }
 }
 
-/// The tickets that the store has of [`ASKED`] steps from `first` on.
-async fn tickets(store: &Store, job: &str, first: Step) -> Result<BTreeMap<u64, Ticket>> {
-    let end = first.0.saturating_add(ASKED);
+/// The first step of the job that the store has not.
+async fn noted(store: &Store, job: &str) -> Result<u64> {
+    let next = store.transaction(Table::Draws, &fence(job)).await?.unwrap_or(0);
+    Ok(u64::try_from(next).unwrap_or(0))
+}
+
+/// The tickets that the store has of these steps.
+async fn tickets(store: &Store, job: &str, steps: &Range<u64>) -> Result<BTreeMap<u64, Ticket>> {
+    let (first, end) = (steps.start, steps.end);
     // A name has no quote in it.
     let filter = Some(format!("job = '{job}' and step >= {first} and step < {end}"));
     let version = store.version(Table::Draws).await?;

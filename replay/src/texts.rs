@@ -9,6 +9,9 @@ use crate::tokenise::Tokens;
 
 type Place = (Shard, Seq);
 
+/// About how many bytes an entry takes beside its tokens: its place, twice, and its nodes' share.
+const ENTRY: usize = 200;
+
 /// A cache of records' tokens: those asked for longest ago leave first.
 #[derive(Debug)]
 pub struct Texts {
@@ -22,7 +25,7 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// An empty cache of at most `limit` bytes of memory.
+    /// An empty cache of at most about `limit` bytes of memory: of each record its tokens and 200.
     #[must_use]
     pub fn new(limit: Bytes) -> Self {
         Self { limit: limit.as_usize(), used: 0, now: 0, texts: BTreeMap::new(), uses: BTreeMap::new() }
@@ -40,19 +43,19 @@ impl Texts {
 
     /// Keeps a record's tokens, if they fit at all.
     pub fn insert(&mut self, place: Place, text: Tokens) {
-        if text.memory() > self.limit {
+        if size(&text) > self.limit {
             return;
         }
         self.now += 1;
-        self.used += text.memory();
+        self.used += size(&text);
         self.uses.insert(self.now, place.clone());
         if let Some((used, old)) = self.texts.insert(place, (self.now, text)) {
-            self.used -= old.memory();
+            self.used -= size(&old);
             self.uses.remove(&used);
         }
         while self.used > self.limit {
             let Some((_, place)) = self.uses.pop_first() else { break };
-            self.used -= self.texts.remove(&place).map_or(0, |(_, text)| text.memory());
+            self.used -= self.texts.remove(&place).map_or(0, |(_, text)| size(&text));
         }
     }
 
@@ -62,6 +65,11 @@ impl Texts {
         self.texts.clear();
         self.uses.clear();
     }
+}
+
+/// Bytes that a record's entry takes.
+fn size(text: &Tokens) -> usize {
+    ENTRY.saturating_add(text.memory())
 }
 
 #[cfg(test)]
@@ -76,12 +84,15 @@ mod tests {
         text
     }
 
+    /// Room for three entries and the text of about as many.
+    const LIMIT: usize = 3 * 200 + 64;
+
     proptest! {
         #[test]
         fn cache_keeps_within_its_bytes_and_holds_what_was_used_last(
             uses in proptest::collection::vec((0_u64..8, 0_usize..40), 0..80),
         ) {
-            let mut texts = Texts::new(Bytes::new(64));
+            let mut texts = Texts::new(Bytes::new(LIMIT as u64));
             // The twin: places and texts from the least to the most recently used.
             let mut twin: Vec<(Place, Arc<str>)> = Vec::new();
             for (seq, length) in uses {
@@ -93,23 +104,32 @@ mod tests {
                 let text: Arc<str> = old.map_or_else(|| "x".repeat(length).into(), |(_, text)| text);
                 texts.insert(place.clone(), Tokens::Bytes(Arc::clone(&text)));
                 twin.push((place, text));
-                while twin.iter().map(|(_, text)| text.len()).sum::<usize>() > 64 {
+                while twin.iter().map(|(_, text)| 200 + text.len()).sum::<usize>() > LIMIT {
                     twin.remove(0);
                 }
-                prop_assert_eq!(texts.used, twin.iter().map(|(_, text)| text.len()).sum::<usize>());
+                prop_assert_eq!(texts.used, twin.iter().map(|(_, text)| 200 + text.len()).sum::<usize>());
             }
             prop_assert_eq!(texts.texts.len(), twin.len());
         }
     }
 
     #[test]
+    fn records_without_text_fill_the_cache_too() {
+        let mut texts = Texts::new(Bytes::new(1_000));
+        for seq in 0..100 {
+            texts.insert(("main".parse().unwrap(), Seq(seq)), Tokens::Bytes("".into()));
+        }
+        assert_eq!((texts.texts.len(), texts.uses.len(), texts.used), (5, 5, 1_000));
+    }
+
+    #[test]
     fn text_larger_than_the_cache_is_not_kept() {
-        let mut texts = Texts::new(Bytes::new(3));
+        let mut texts = Texts::new(Bytes::new(203));
         let place: Place = ("main".parse().unwrap(), Seq(1));
         texts.insert(place.clone(), Tokens::Bytes("abcd".into()));
         assert_eq!((texts.get(&place).is_none(), texts.used), (true, 0));
         texts.insert(place.clone(), Tokens::Bytes("abc".into()));
-        assert_eq!((texts.get(&place).as_ref().map(text), texts.used), (Some("abc"), 3));
+        assert_eq!((texts.get(&place).as_ref().map(text), texts.used), (Some("abc"), 203));
         texts.clear();
         assert_eq!((texts.get(&place).is_none(), texts.used), (true, 0));
     }

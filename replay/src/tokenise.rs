@@ -13,6 +13,7 @@
 //! text (what a member weighs, where a draw falls, what a buffer may hold) counts byte tokens under
 //! every tokenizer.
 
+mod losses;
 mod subword;
 
 use std::collections::BTreeMap;

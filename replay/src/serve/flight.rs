@@ -3,6 +3,8 @@
 //! | call | what is sent | what comes back |
 //! |---|---|---|
 //! | `do_action` `ticket` | JSON `{job, step, row, fresh}` | JSON `{"ticket": ..}` or `{"not_yet": {"missing": n}}` |
+//! | `do_action` `follow` | nothing | JSON `{"version": n}`, after what the store has was read |
+//! | `do_action` `flush` | nothing | JSON `{}`, after what was served is noted |
 //! | `do_get` | a ticket's JSON | the batch; its digest is in the schema's metadata |
 //! | `do_put` | descriptor command JSON `{job, series, step, tokens}`; columns weights, slice, document, nats, predicted, bytes | JSON `{"written": version}` or `"before"` |
 
@@ -29,7 +31,9 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::session::{Evaluations, Session};
-use super::{IssuedJson, RequestJson, ServeError, columns, from_json, message, to_json};
+use super::{
+    FlushedJson, FollowedJson, IssuedJson, RequestJson, ServeError, columns, from_json, message, to_json,
+};
 use crate::error::ReplayError;
 use crate::receive::{Evaluation, Received};
 
@@ -44,6 +48,13 @@ pub const FRAME: u32 = 1 << 20;
 const MESSAGE: usize = 3 << 20;
 /// The most scores of one step.
 const SCORES: usize = 1 << 20;
+
+/// The actions, and what each does.
+const ACTIONS: [(&str, &str); 3] = [
+    ("ticket", "the ticket of a job's next batch; body: JSON {job, step, row, fresh}"),
+    ("follow", "reads what the store has got, and says up to which version of `records`"),
+    ("flush", "waits until all that was served is noted in the table `draws`"),
+];
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -124,7 +135,7 @@ struct Flight(Session);
 
 fn unknown<T>(call: &str) -> Result<Response<T>, Status> {
     Err(Status::unimplemented(format!(
-        "`{call}` is not part of this service\n  hint: there is do_action `ticket`, do_get and do_put"
+        "`{call}` is not part of this service\n  hint: there is do_action, do_get and do_put"
     )))
 }
 
@@ -153,23 +164,35 @@ impl FlightService for Flight {
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
         let action = request.into_inner();
-        if action.r#type != "ticket" {
-            let why = format!("there is no action `{}`, there is `ticket`", action.r#type);
-            return Err(malformed("action", why));
-        }
-        let asked: RequestJson =
-            from_json("request for a ticket", &action.body).map_err(|error| status(&error))?;
-        let issued = self.0.ticket(asked.into()).await.map_err(|error| status(&error))?;
-        let body = to_json(&IssuedJson::from(issued)).into();
-        Ok(Response::new(Box::pin(stream::iter([Ok(arrow_flight::Result { body })]))))
+        let body = match action.r#type.as_str() {
+            "ticket" => {
+                let asked: RequestJson =
+                    from_json("request for a ticket", &action.body).map_err(|error| status(&error))?;
+                let issued = self.0.ticket(asked.into()).await.map_err(|error| status(&error))?;
+                to_json(&IssuedJson::from(issued))
+            }
+            "follow" => {
+                self.0.follow().await.map_err(|error| status(&error))?;
+                to_json(&FollowedJson { version: self.0.version().0 })
+            }
+            "flush" => {
+                self.0.flush().await.map_err(|error| status(&error))?;
+                to_json(&FlushedJson {})
+            }
+            other => {
+                let names: Vec<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
+                let why = format!("there is no action `{other}`, there are {}", names.join(", "));
+                return Err(malformed("action", why));
+            }
+        };
+        Ok(Response::new(Box::pin(stream::iter([Ok(arrow_flight::Result { body: body.into() })]))))
     }
 
     async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
-        let ticket = ActionType {
-            r#type: "ticket".to_owned(),
-            description: "the ticket of a job's next batch; body: JSON {job, step, row, fresh}".to_owned(),
-        };
-        Ok(Response::new(Box::pin(stream::iter([Ok(ticket)]))))
+        let actions = ACTIONS.map(|(name, description)| {
+            Ok(ActionType { r#type: name.to_owned(), description: description.to_owned() })
+        });
+        Ok(Response::new(Box::pin(stream::iter(actions))))
     }
 
     async fn do_put(

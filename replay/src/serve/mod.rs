@@ -199,6 +199,17 @@ pub enum IssuedJson {
     },
 }
 
+/// Up to where the store was read, as it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowedJson {
+    /// The version of `records`.
+    pub version: u64,
+}
+
+/// That all that was served is noted, as it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlushedJson {}
+
 impl From<Issued> for IssuedJson {
     fn from(issued: Issued) -> Self {
         match issued {

@@ -370,28 +370,34 @@ impl Owner {
         Ok(issued)
     }
 
-    /// The ticket that the job was served at this step before, if its batch can still be had.
+    /// The ticket that the job was served at this step before: if it asks for the same place of the stream,
+    /// and its batch can still be had. Else what was noted of this step and those behind it is void.
     async fn served(&mut self, request: &Request) -> Result<Option<Ticket>> {
         let Some(ticket) = self.notes.served(&request.job, request.step).await? else { return Ok(None) };
-        let refused = |why| ReplayError::Served { job: request.job.clone(), step: request.step.0, why };
         if ticket.config != self.library.plan().digest() {
-            return Err(refused("under another config").into());
-        }
-        if ticket.row != request.row || ticket.fresh != request.fresh {
-            return Err(refused("from another place of the stream").into());
+            return Err(ReplayError::Served { job: request.job.clone(), step: request.step.0 }.into());
         }
         if ticket.records > self.library.version() {
             self.follow().await?;
         }
-        match self.library.after(&ticket).await {
-            Ok(_) => Ok(Some(ticket)),
-            Err(ReplayError::Store(StoreError::Version { .. }) | ReplayError::NoVersion { .. }) => {
-                let (job, step) = (&request.job, request.step.0);
-                tracing::warn!(job, step, "what was served before has expired: a new ticket is issued");
-                Ok(None)
+        let why = if ticket.row != request.row || ticket.fresh != request.fresh {
+            "it goes on from another place of the stream"
+        } else {
+            match self.library.after(&ticket).await {
+                Ok(_) => return Ok(Some(ticket)),
+                Err(ReplayError::NoVersion { .. }) => "its version of the store is gone",
+                Err(ReplayError::Store(error)) if !error.is_transient() => "its version of the store is gone",
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => Err(error.into()),
-        }
+        };
+        tracing::warn!(
+            job = request.job,
+            step = request.step.0,
+            why,
+            "the job gets other batches than it was served before; `draws` says what was served first"
+        );
+        self.notes.void(&request.job);
+        Ok(None)
     }
 
     async fn batch(&mut self, ticket: Ticket) -> Result<Arc<Served>> {

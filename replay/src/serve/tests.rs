@@ -9,6 +9,7 @@ use schemas::program::config::{Share, Table as Settings};
 use schemas::seed::Seed;
 use schemas::store::StoreUrl;
 use schemas::store::commit::Committer;
+use schemas::store::maintain::{Options, Retention, run};
 use schemas::table::Table;
 use schemas::table::column::pack_u32;
 use schemas::table::records::{Builder, Outcome, Row};
@@ -539,13 +540,78 @@ async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_
     session.close().await.unwrap();
     again(&world.session(&plan).await).await;
 
-    let elsewhere = Request { row: 4, ..Request::first("demo") };
     let other = Plan { rows: 5, ..plan.clone() };
-    for (plan, request) in [(&plan, elsewhere), (&other, Request::first("demo"))] {
-        let error = world.session(plan).await.ticket(request).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::Conflict);
-        assert!(error.hint().unwrap().contains("a name of its own"));
+    let error = world.session(&other).await.ticket(Request::first("demo")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert!(error.hint().unwrap().contains("a name of its own"));
+}
+
+#[tokio::test]
+async fn job_that_goes_back_gets_new_tickets_where_the_old_ones_are_of_another_place_or_gone() {
+    let mut world = World::new(80).await;
+    let plan = Plan { horizon: Horizon::Store, ..plan() };
+    let session = world.session(&plan).await;
+    let Issued::Ticket(first) = session.ticket(Request::first("demo")).await.unwrap() else { panic!("none") };
+    let second = session.batch(first.clone()).await.unwrap().next.clone();
+    let Issued::Ticket(ticket) = session.ticket(second.clone()).await.unwrap() else { panic!("none") };
+    session.batch(ticket).await.unwrap();
+    session.close().await.unwrap();
+
+    let elsewhere = Request { row: 4, ..Request::first("demo") };
+    let issued = world.session(&plan).await.ticket(elsewhere).await.unwrap();
+    assert!(matches!(issued, Issued::Ticket(ticket) if ticket.row == 4));
+
+    world.write(8).await;
+    // The version of the first ticket goes: its files are joined into others and deleted.
+    let retention = Retention::forced(Duration::ZERO);
+    let options = Options { open_files: 1, retention, ..Options::default() };
+    for _ in 0..2 {
+        world.store.clock().advance(Duration::from_secs(3600));
+        run(&world.store, Table::Records, &options, &Stop::new()).await.unwrap();
     }
+    // Who opens the store now remembers nothing of its files.
+    world.store = Store::open(world.store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap();
+    let session = world.session(&plan).await;
+    for request in [Request::first("demo"), second] {
+        let Issued::Ticket(ticket) = session.ticket(request).await.unwrap() else { panic!("none") };
+        assert!(ticket.records > first.records);
+        session.batch(ticket).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn client_can_have_the_store_read_and_what_it_was_served_noted() {
+    let mut world = World::new(3).await;
+    let server = world.server(&plan()).await;
+    let version = server.client.follow().await.unwrap();
+    world.write(40).await;
+    assert_eq!(server.client.follow().await.unwrap(), version.next());
+    let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
+        panic!("none")
+    };
+    server.client.batch(&ticket).await.unwrap();
+    let noted = async || world.store.transaction(Table::Draws, "draws/demo").await.unwrap();
+    assert_eq!(noted().await, None);
+    server.client.flush().await.unwrap();
+    assert_eq!(noted().await, Some(1));
+    server.end().await;
+}
+
+#[tokio::test]
+async fn server_knows_what_another_has_served_a_job_since_it_met_it() {
+    let world = World::new(80).await;
+    let (one, two) = (world.session(&plan()).await, world.session(&plan()).await);
+    two.ticket(Request::first("demo")).await.unwrap();
+    let mut request = Request::first("demo");
+    let mut tickets = Vec::new();
+    for _ in 0..3 {
+        let Issued::Ticket(ticket) = one.ticket(request.clone()).await.unwrap() else { panic!("none") };
+        request = one.batch(ticket.clone()).await.unwrap().next.clone();
+        tickets.push(ticket);
+    }
+    one.flush().await.unwrap();
+    let asked = Request::of(&tickets[2]);
+    assert_eq!(two.ticket(asked).await.unwrap(), Issued::Ticket(tickets[2].clone()));
 }
 
 #[tokio::test]

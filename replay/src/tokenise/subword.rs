@@ -3,9 +3,11 @@
 //! A record is tokenised as a whole, as its file says, with three exceptions, all of them so that a
 //! record is the boundary and its own text: no template of the file adds tokens, truncation and
 //! padding of the file are not done, and the literal of a special token in a text is ordinary text.
+//! A text that the model makes the boundary of all the same has no tokens: it is an error.
 //! A text of more than [`SECTION`] bytes is cut at passages into sections, each tokenised by itself:
 //! memory and time stay in proportion.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,8 @@ use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::Tokenizer as Inner;
 use xxhash_rust::xxh3::xxh3_128;
+
+use super::losses::Losses;
 
 /// A section ends at the first passage that ends at least so many bytes after the section's start.
 pub const SECTION: usize = 256 << 10;
@@ -32,6 +36,7 @@ pub struct Subword {
     vocabulary: usize,
     hash: String,
     ignored: Vec<&'static str>,
+    losses: Vec<String>,
 }
 
 /// A file that is no tokenizer that records can be read with.
@@ -63,6 +68,14 @@ pub enum LoadError {
         /// Its special tokens, each quoted.
         special: String,
     },
+    /// Its model leaves out what it does not know.
+    #[error(
+        "names `{path}`, whose model leaves out the characters that it does not know: it has no `unk_token`, and not a token for every byte"
+    )]
+    Drops {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl LoadError {
@@ -73,14 +86,43 @@ impl LoadError {
             Self::Read { .. } => "give `bytes` or the path of a `tokenizer.json`",
             Self::Format { .. } => "give the file that the library's `save` writes",
             Self::Boundary { .. } => "name the one that ends a text in `batch.boundary`",
+            Self::Drops { .. } => {
+                "give a byte-level file that was trained with the whole byte alphabet, one with `byte_fallback` and its 256 tokens, or one with an `unk_token`"
+            }
         }
     }
 }
 
 /// A text that the tokenizer has no tokens for.
 #[derive(Debug, thiserror::Error)]
-#[error("the tokenizer has no tokens for the text")]
-pub struct EncodeError(#[source] Box<dyn std::error::Error + Send + Sync>);
+pub enum EncodeError {
+    /// The library gives none.
+    #[error("the tokenizer has no tokens for the text")]
+    Tokens(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The boundary would be among them.
+    #[error("the tokenizer makes the boundary `{literal}` of the text's byte {at} and those after it")]
+    Boundary {
+        /// The boundary as the file spells it.
+        literal: String,
+        /// The first byte of the text that it stands for, from 0.
+        at: usize,
+    },
+}
+
+impl EncodeError {
+    /// What the reader of the message can do.
+    #[must_use]
+    pub const fn mend(&self) -> &'static str {
+        match self {
+            Self::Tokens(_) => {
+                "use a `batch.tokenizer` that falls back to bytes or has an unknown token, in a job of its own"
+            }
+            Self::Boundary { .. } => {
+                "name a special token that no text spells in `batch.boundary`, in a job of its own"
+            }
+        }
+    }
+}
 
 /// The tokens of one record's text, and the first token of each passage.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,18 +140,25 @@ struct Special {
 }
 
 impl Subword {
-    /// Reads a `tokenizer.json`. `boundary` is the special token that begins and ends a record; where
-    /// absent the file's only one that by its name ends a text.
+    /// Reads a `tokenizer.json`, and warns of what it [loses](Self::losses). `boundary` is the special
+    /// token that begins and ends a record; where absent the file's only one that by its name ends a
+    /// text.
     ///
     /// # Errors
-    /// [`LoadError`] for a file that cannot be read or is no tokenizer, or has no such token.
+    /// [`LoadError`] for a file that cannot be read or is no tokenizer, has no such token, or has one
+    /// that is its model's unknown token too, or a model that leaves out what it does not know.
     pub fn load(path: &Path, boundary: Option<&str>) -> Result<Self, LoadError> {
         let bytes =
             std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-        Self::parse(&bytes, path, boundary)
+        let subword = Self::parse(&bytes, path, boundary)?;
+        for setting in &subword.losses {
+            let file = path.display();
+            tracing::warn!(setting, %file, "the tokenizer loses text: bits per byte look better than they are");
+        }
+        Ok(subword)
     }
 
-    /// As [`Subword::load`], of a file's content; `path` is what errors call it.
+    /// As [`Subword::load`], of a file's content and without a warning; `path` is what errors call it.
     ///
     /// # Errors
     /// As [`Subword::load`].
@@ -118,7 +167,8 @@ impl Subword {
         let mut file: Value = serde_json::from_slice(bytes).map_err(|error| format(error.to_string()))?;
         let ignored = plain(&mut file);
         let special = special_tokens(&file).ok_or_else(|| format("it lists no `added_tokens`".to_owned()))?;
-        let mut inner: Inner = serde_json::from_value(file).map_err(|error| format(error.to_string()))?;
+        let mut inner: Inner =
+            serde_json::from_value(file.clone()).map_err(|error| format(error.to_string()))?;
         inner.set_encode_special_tokens(true);
         for Special { content, id } in &special {
             if inner.token_to_id(content) != Some(*id) {
@@ -126,7 +176,11 @@ impl Subword {
                 return Err(format(format!("it gives `{content}` the id {id}, its vocabulary {found}")));
             }
         }
-        let chosen = choose(&special, boundary).map_err(|why| {
+        let losses = Losses::of(&file, &inner);
+        if losses.drops {
+            return Err(LoadError::Drops { path: path.to_owned() });
+        }
+        let chosen = choose(&special, boundary, losses.unknown).map_err(|why| {
             let names: Vec<String> = special.iter().map(|token| format!("`{}`", token.content)).collect();
             let special = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             LoadError::Boundary { path: path.to_owned(), why, special }
@@ -139,8 +193,8 @@ impl Subword {
         let content = xxh3_128(bytes);
         let what = format!("tokenizer.json {content:032x}: boundary {id}, pad {id}, format {FORMAT}");
         let hash = format!("{:032x}", xxh3_128(what.as_bytes()));
-        let literal = chosen.content.clone();
-        Ok(Self { inner, literal, boundary: id, vocabulary: largest + 1, hash, ignored })
+        let (literal, vocabulary, losses) = (chosen.content.clone(), largest + 1, losses.settings);
+        Ok(Self { inner, literal, boundary: id, vocabulary, hash, ignored, losses })
     }
 
     /// The largest token and one.
@@ -167,7 +221,17 @@ impl Subword {
         &self.ignored
     }
 
-    /// The tokens of a text whose passages end at `passages`, in bytes, rising.
+    /// Settings of the file under which texts that differ may have the same tokens: `unk_token` where
+    /// there are characters that the model does not know, and the types of normalisers and
+    /// pre-tokenizers that take text out or make it equal. What is lost is not predicted, so bits per
+    /// byte look better than they are.
+    #[must_use]
+    pub fn losses(&self) -> &[String] {
+        &self.losses
+    }
+
+    /// The tokens of a text whose passages end at `passages`, in bytes, rising. The boundary is not
+    /// among them.
     ///
     /// # Errors
     /// [`EncodeError`] for a text that the tokenizer has no tokens for.
@@ -182,20 +246,35 @@ impl Subword {
     }
 
     fn section(&self, text: &str, range: Range<usize>) -> Result<Part, EncodeError> {
-        let mut part = Part::default();
-        let section = text.get(range.clone()).unwrap_or_default();
-        self.append(section, range.start, &mut part)?;
-        if part.tokens.contains(&self.boundary) {
-            // The model itself has the literal for a piece: cut within it, it is none.
-            part = Part::default();
-            let mut start = 0;
-            let first = self.literal.chars().next().map_or(0, char::len_utf8);
-            let inside = section.match_indices(&self.literal).map(|(at, _)| at + first);
-            for end in inside.chain([section.len()]) {
-                let piece = section.get(start..end).unwrap_or_default();
-                self.append(piece, range.start + start, &mut part)?;
-                start = end;
-            }
+        let (section, at) = (text.get(range.clone()).unwrap_or_default(), range.start);
+        let mut part = self.cut(section, at, &BTreeSet::new())?;
+        if part.begins(self.boundary).next().is_none() {
+            return Ok(part);
+        }
+        let behind = |first: usize| {
+            let character = section.get(first..).and_then(|rest| rest.chars().next());
+            first + character.map_or(0, char::len_utf8)
+        };
+        // The model itself has the literal for a piece: cut within it, it is none.
+        let literals = section.match_indices(&self.literal).map(|(first, _)| behind(first));
+        let mut cuts: BTreeSet<usize> = literals.collect();
+        part = self.cut(section, at, &cuts)?;
+        // A normaliser makes the literal of other characters: cut within those too.
+        cuts.extend(part.begins(self.boundary).map(|begin| behind(begin.saturating_sub(at))));
+        part = self.cut(section, at, &cuts)?;
+        if let Some(at) = part.begins(self.boundary).next() {
+            return Err(EncodeError::Boundary { literal: self.literal.clone(), at });
+        }
+        Ok(part)
+    }
+
+    /// The tokens of `section`, which begins at byte `at` of its record, cut at `cuts`.
+    fn cut(&self, section: &str, at: usize, cuts: &BTreeSet<usize>) -> Result<Part, EncodeError> {
+        let (mut part, mut start) = (Part::default(), 0);
+        for end in cuts.iter().copied().chain([section.len()]) {
+            let piece = section.get(start..end).unwrap_or_default();
+            self.append(piece, at + start, &mut part)?;
+            start = end;
         }
         Ok(part)
     }
@@ -205,7 +284,7 @@ impl Subword {
         if text.is_empty() {
             return Ok(());
         }
-        let encoding = self.inner.encode(text, false).map_err(EncodeError)?;
+        let encoding = self.inner.encode(text, false).map_err(EncodeError::Tokens)?;
         // `parse` found every token of the vocabulary to be an i32.
         part.tokens.extend(encoding.get_ids().iter().map(|id| id.cast_signed()));
         part.offsets.extend(encoding.get_offsets().iter().map(|(start, _)| at + start));
@@ -226,6 +305,14 @@ impl Subword {
 struct Part {
     tokens: Vec<i32>,
     offsets: Vec<usize>,
+}
+
+impl Part {
+    /// Where in the record's bytes each `token` begins.
+    fn begins(&self, token: i32) -> impl Iterator<Item = usize> {
+        let tokens = self.tokens.iter().zip(&self.offsets);
+        tokens.filter(move |(other, _)| **other == token).map(|(_, offset)| *offset)
+    }
 }
 
 impl Encoding {
@@ -298,17 +385,25 @@ fn special_tokens(file: &Value) -> Option<Vec<Special>> {
     special.map(read).collect()
 }
 
-/// The special token `wanted`, or the only one that ends a text by its name.
-fn choose<'a>(special: &'a [Special], wanted: Option<&str>) -> Result<&'a Special, String> {
-    if let Some(wanted) = wanted {
-        let found = special.iter().find(|token| token.content == wanted);
-        return found.ok_or_else(|| format!("`{wanted}` is no special token"));
-    }
-    let ends: Vec<&Special> = special.iter().filter(|token| ends_text(&token.content)).collect();
-    match ends.as_slice() {
-        [one] => Ok(one),
-        [] => Err("none of the special tokens ends a text by its name".to_owned()),
-        _ => Err("more than one special token ends a text by its name".to_owned()),
+/// The special token `wanted`, or the only one that ends a text by its name; not `unknown`.
+fn choose<'a>(
+    special: &'a [Special],
+    wanted: Option<&str>,
+    unknown: Option<u32>,
+) -> Result<&'a Special, String> {
+    let ends: Vec<&Special> = special
+        .iter()
+        .filter(|token| wanted.map_or_else(|| ends_text(&token.content), |wanted| token.content == wanted))
+        .collect();
+    match (ends.as_slice(), wanted) {
+        ([one], _) | ([one, ..], Some(_)) if Some(one.id) == unknown => Err(format!(
+            "`{}` is the model's unknown token too, so each character that it does not know would end a record",
+            one.content
+        )),
+        ([one], _) | ([one, ..], Some(_)) => Ok(one),
+        ([], Some(wanted)) => Err(format!("`{wanted}` is no special token")),
+        ([], None) => Err("none of the special tokens ends a text by its name".to_owned()),
+        (_, None) => Err("more than one special token ends a text by its name".to_owned()),
     }
 }
 

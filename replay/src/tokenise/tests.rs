@@ -163,7 +163,7 @@ fn special_tokens_in_a_text_are_ordinary_text() {
 }
 
 /// A file of another model without pre-tokenizer whose pieces are single letters and `</s>`.
-fn pieces(unknown: bool) -> Value {
+pub(crate) fn pieces(unknown: bool) -> Value {
     let mut vocab = vec![json!(["<unk>", 0.0]), json!(["</s>", 0.0])];
     vocab.extend("abcs</> ".chars().map(|c| json!([c.to_string(), -9.0])));
     let token = |id: u32, content: &str| {
@@ -189,6 +189,110 @@ fn boundary_that_the_model_has_for_a_piece_is_cut_where_a_text_spells_it() {
     assert_eq!(subword(&tokens).tokens(), letters);
     let known = Known::Subword(subword(&tokens));
     assert_eq!([1, 4, 8].map(|place| known.passage_start(&[2, 6, 10], place)), [0, 3, 7]);
+}
+
+#[test]
+fn boundary_that_a_normaliser_makes_is_cut_within_what_it_is_made_of() {
+    let mut file = pieces(true);
+    file["normalizer"] = json!({"type": "NFKC"});
+    let tokenizer = Tokenizer::Subword(Arc::new(parse(&file, None).unwrap()));
+    let plain = encode(&tokenizer, "a</s>b</s>", &[10]);
+    // Fullwidth brackets, of three bytes each.
+    let tokens = encode(&tokenizer, "a\u{ff1c}/s\u{ff1e}b</s>", &[10, 14]);
+    assert_eq!(subword(&tokens).tokens(), subword(&plain).tokens());
+    assert_eq!(Known::Subword(subword(&tokens)).passage_start(&[10, 14], 11), 7);
+}
+
+#[test]
+fn text_whose_characters_are_the_boundary_each_is_an_error_that_says_where() {
+    let mut file = pieces(true);
+    (file["model"]["vocab"][1][0], file["added_tokens"][1]["content"]) = (json!("\u{b6}"), json!("\u{b6}"));
+    let subword = parse(&file, Some("\u{b6}")).unwrap();
+    assert!(subword.encode("abc", &[3]).is_ok());
+    let error = subword.encode("ab\u{b6}", &[4]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the tokenizer makes the boundary `\u{b6}` of the text's byte 2 and those after it"
+    );
+    assert!(error.mend().contains("`batch.boundary`"));
+}
+
+#[test]
+fn boundary_that_is_the_unknown_token_is_refused() {
+    let refused = |file: &Value, boundary| {
+        let error = parse(file, boundary).unwrap_err();
+        assert!(error.mend().contains("`batch.boundary`"));
+        error.to_string()
+    };
+    assert!(refused(&pieces(true), Some("<unk>")).contains("`<unk>` is the model's unknown token too"));
+    let named = tiny_with(|file| file["model"]["unk_token"] = json!("<|endoftext|>"));
+    assert!(refused(&named, None).contains("`<|endoftext|>` is the model's unknown token too"));
+    assert!(parse(&named, Some("<|pad|>")).is_ok());
+}
+
+#[test]
+fn model_that_would_leave_characters_out_is_refused_by_name() {
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let error = parse(&tiny_with(change), None).unwrap_err();
+        assert!(matches!(error, LoadError::Drops { .. }), "{error}");
+        assert!(error.to_string().starts_with("names `t.json`, whose model leaves out the characters"));
+        assert!(error.mend().contains("`byte_fallback`"));
+    };
+    let whitespace = || json!({"type": "WhitespaceSplit"});
+    refused(&|file| file["pre_tokenizer"] = json!(null));
+    refused(&|file| file["pre_tokenizer"] = whitespace());
+    // It has no token for any byte to fall back to.
+    refused(&|file| {
+        (file["pre_tokenizer"], file["model"]["byte_fallback"]) = (whitespace(), json!(true));
+    });
+    // Trained without the whole byte alphabet: the character of byte F0.
+    refused(&|file| {
+        let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+        let id = vocab.remove("\u{f0}").unwrap();
+        vocab.insert("no byte".to_owned(), id);
+    });
+    let level =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let kept: [&dyn Fn(&mut Value); 4] = [
+        &|file| {
+            file["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Digits", "individual_digits": true}, level]});
+        },
+        &|file| {
+            file["pre_tokenizer"] = json!(null);
+            file["normalizer"] = json!({"type": "Sequence", "normalizers": [{"type": "ByteLevel"}]});
+        },
+        &|file| {
+            file["pre_tokenizer"] = whitespace();
+            file["model"]["unk_token"] = json!("<|pad|>");
+        },
+        &|file| {
+            (file["pre_tokenizer"], file["model"]["byte_fallback"]) = (json!(null), json!(true));
+            let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+            vocab.extend((0..256).map(|byte| (format!("<0x{byte:02X}>"), json!(384 + byte))));
+        },
+    ];
+    for change in kept {
+        let subword = parse(&tiny_with(change), None).unwrap();
+        assert!(!subword.encode("\u{1f980}", &[4]).unwrap().tokens().is_empty());
+    }
+}
+
+#[test]
+fn settings_that_lose_text_are_named() {
+    let losses = |file: &Value| parse(file, None).unwrap().losses().to_vec();
+    let none: [&str; 0] = [];
+    assert_eq!(losses(&tiny_with(|_| {})), none);
+    assert_eq!(losses(&tiny_with(|file| file["model"]["unk_token"] = json!("<|pad|>"))), none);
+    assert_eq!(losses(&pieces(true)), ["unk_token"]);
+    assert_eq!(losses(&pieces(false)), none);
+    let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
+    let mut file = pieces(true);
+    file["normalizer"] = json!({"type": "Sequence", "normalizers": [
+        {"type": "NFKC"}, {"type": "Lowercase"}, space]});
+    file["pre_tokenizer"] = json!({"type": "Split", "pattern": {"String": " "}, "behavior": "Removed",
+                                   "invert": false});
+    assert_eq!(losses(&file), ["unk_token", "NFKC", "Lowercase", "Split"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The same library under a tokenizer whose counts only the texts tell.
 
 use super::*;
-use crate::tokenise::tests::{gpt_2, tiny};
+use crate::tokenise::tests::{gpt_2, parse, pieces, tiny};
 
 fn subword(share: f64) -> Plan {
     Plan { tokenizer: tiny(), length: 48, ..plan(share) }
@@ -31,7 +31,7 @@ async fn tickets_give_the_same_bytes_whatever_is_cached_and_in_any_order() {
         for (ticket, digest) in &served {
             assert_eq!(library.batch(ticket).await.unwrap().digest(), *digest, "step {}", ticket.step);
         }
-        for (cache, stride) in [(1 << 20, served.len() - 1), (0, 1), (200, 7)] {
+        for (cache, stride) in [(1 << 20, served.len() - 1), (0, 1), (500, 7)] {
             let mut other = open(&world, &plan, cache).await;
             for turn in 0..served.len() {
                 let (ticket, digest) = &served[turn * stride % served.len()];
@@ -131,6 +131,44 @@ async fn what_a_removal_leaves_of_old_tickets_stands_where_it_stood() {
         }
     }
     assert!(erased > 3 && kept > 3, "{erased} and {kept}");
+}
+
+#[tokio::test]
+async fn text_that_cannot_be_tokenised_fails_the_batches_that_hold_it_and_no_other() {
+    let tokenizer = Tokenizer::Subword(Arc::new(parse(&pieces(false), None).unwrap()));
+    // Of single letters: a token a byte.
+    let letters = |seq: usize| (0..31).map(move |n| if (seq >> (n % 6)) & 1 == 1 { 'a' } else { 'b' });
+    let mut texts: Vec<String> = (0..40).map(|seq| letters(seq).collect()).collect();
+    texts[20].push('漢');
+    let mut world = World::new().await;
+    world.write_texts("a", &texts).await;
+    for (share, cache) in [(0.0, 1 << 20), (0.4, 1 << 20), (0.4, 0)] {
+        let plan = Plan { tokenizer: tokenizer.clone(), length: 48, ..plan(share) };
+        let mut library = open(&world, &plan, cache).await;
+        let mut request = Request::first("demo");
+        let mut served = Vec::new();
+        let error = loop {
+            let ticket = match library.ticket(&request).await {
+                Ok(Issued::Ticket(ticket)) => ticket,
+                Ok(Issued::NotYet { .. }) => panic!("the record was passed over"),
+                Err(error) => break error,
+            };
+            let batch = library.batch(&ticket).await.unwrap();
+            let held = (0..batch.rows()).flat_map(|row| batch.spans(row).unwrap());
+            assert!(held.into_iter().all(|span| span.seq != Seq(20) && !span.erased));
+            served.push((ticket.clone(), batch.digest()));
+            request = library.after(&ticket).await.unwrap();
+        };
+        assert!(matches!(&error, ReplayError::Text { seq: Seq(20), .. }), "{error}");
+        // All that lies before it in the stream, to the batch.
+        let fresh = request.fresh.get(&shard("a")).unwrap().seq;
+        assert!(served.len() > 2 && fresh > Seq(13), "{} batches, {fresh}", served.len());
+        for (ticket, digest) in served.iter().rev() {
+            assert_eq!(library.batch(ticket).await.unwrap().digest(), *digest, "step {}", ticket.step);
+            let known = library.laid.as_ref().unwrap().contents.values();
+            assert!(known.into_iter().all(Option::is_some), "a text that is there is held to be removed");
+        }
+    }
 }
 
 #[tokio::test]
