@@ -25,7 +25,8 @@ echo "== ingest"
 job() { # name, settings of its reading ..
     local name=$1
     shift
-    "$bin/perennial-train" --config demo/train.toml --store "$store" \
+    # `exec`: the pid of the background job is the program's own, so a kill reaches it.
+    exec "$bin/perennial-train" --config demo/train.toml --store "$store" \
         --set job.name="$name" --set job.folder="$out/jobs/$name" "$@" run >"$out/logs/$name.log" 2>&1
 }
 
@@ -62,6 +63,7 @@ finish() { # waits for one job, telling how all are doing meanwhile
                 echo "demo: job $name failed with exit code $code:" >&2
                 tail -n 5 "$out/logs/$name.log" >&2
                 for pid in "${!running[@]}"; do kill "$pid" 2>/dev/null || true; done
+                wait || true
                 exit "$code"
             fi
             echo "  $name: $(tail -n 1 "$out/logs/$name.log")"

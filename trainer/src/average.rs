@@ -57,6 +57,9 @@ impl Averaging {
             () if !shares.iter().all(|share| *share > 0.0 && *share <= 1.0) => {
                 Some("must be shares above 0 and up to 1")
             }
+            () if !shares.iter().all(|share| ((share * 1e4).round() / 1e4).to_bits() == share.to_bits()) => {
+                Some("must be shares of at most 4 decimals: weights are named by them")
+            }
             () if sorted.len() != shares.len() => Some("names a share twice"),
             () => None,
         }
@@ -241,8 +244,9 @@ mod tests {
         let named = |shares: &[f64]| Averaging { interpolate: Some(shares.to_vec()), ..absent.clone() };
         assert_eq!(named(&[]).shares(true), Vec::<f64>::new());
         assert_eq!(named(&[0.5, 1.0]).shares(false), [0.5, 1.0]);
+        assert!(named(&[0.0001, 0.1234, 0.9999]).problem().is_none());
         assert!(absent.problem().is_none() && named(&[0.5, 1.0]).problem().is_none());
-        for shares in [&[0.0][..], &[1.1], &[f64::NAN], &[-0.5], &[0.5, 0.7, 0.5]] {
+        for shares in [&[0.0][..], &[1.1], &[f64::NAN], &[-0.5], &[0.5, 0.7, 0.5], &[1e-70], &[0.12345]] {
             assert!(named(shares).problem().is_some(), "{shares:?}");
         }
     }

@@ -5,7 +5,7 @@ use replay::client::Client;
 use replay::issue::{Issued, Request};
 use replay::library::Library;
 use replay::plan::Plan;
-use replay::serve::session::Session;
+use replay::serve::session::{Session, Settings};
 use schemas::id::{Step, Version};
 use schemas::program::clock::Clock;
 use schemas::program::error::{Failure, Fault, Kind};
@@ -41,9 +41,8 @@ impl Fault for OtherPlan {
 }
 
 /// Notes of what was drawn.
-#[derive(Debug)]
 pub struct Notes {
-    session: Option<Session>,
+    reader: Reader,
     runtime: Handle,
 }
 
@@ -51,11 +50,11 @@ impl Notes {
     /// Waits until the store has them.
     ///
     /// # Errors
-    /// The store's.
+    /// The store's, and where the server cannot be reached.
     pub fn flush(&self) -> Result<(), Failure> {
-        match &self.session {
-            Some(session) => Ok(self.runtime.block_on(session.flush())?),
-            None => Ok(()),
+        match &self.reader {
+            Reader::Here(session) => Ok(self.runtime.block_on(session.flush())?),
+            Reader::Server { client, .. } => Ok(self.runtime.block_on(client.flush())?),
         }
     }
 }
@@ -66,8 +65,11 @@ pub struct Batches {
     plan: Plan,
     clock: Clock,
     stop: Stop,
+    /// Up to where the store had been read when it had not enough text last.
+    read: Option<Version>,
 }
 
+#[derive(Clone)]
 enum Reader {
     Here(Session),
     Server { client: Client, url: String },
@@ -91,20 +93,18 @@ impl Batches {
             }
             None => {
                 let library = Library::open(store.clone(), plan.clone(), config.replay.cache.bytes).await?;
-                Reader::Here(Session::start(library, store.clone(), config.replay.serve.settings()))
+                // A job asks for each batch once.
+                let settings = Settings { batches: 0, ..config.replay.serve.settings() };
+                Reader::Here(Session::start(library, store.clone(), settings))
             }
         };
-        Ok(Self { reader, plan, clock: clock.clone(), stop: stop.clone() })
+        Ok(Self { reader, plan, clock: clock.clone(), stop: stop.clone(), read: None })
     }
 
-    /// The notes of what this job draws. A server takes them itself.
+    /// The notes of what this job draws.
     #[must_use]
     pub fn notes(&self, runtime: &Handle) -> Notes {
-        let session = match &self.reader {
-            Reader::Here(session) => Some(session.clone()),
-            Reader::Server { .. } => None,
-        };
-        Notes { session, runtime: runtime.clone() }
+        Notes { reader: self.reader.clone(), runtime: runtime.clone() }
     }
 
     /// A feed of this job's batches from where `progress` stands, made ahead in a thread of its own.
@@ -121,8 +121,13 @@ impl Batches {
         let mut request =
             Request { job: progress.job.clone(), step, row: progress.row, fresh: progress.next.clone() };
         let (model, weight) = (config.model.clone(), config.run.replay_weight);
+        let until = config.run.steps.map(Step);
         let runtime = runtime.clone();
         let make = move || -> Result<Option<Delivery>, Failure> {
+            // What is drawn is noted: no batch is made ahead that the job will never learn.
+            if until.is_some_and(|until| request.step >= until) {
+                return Ok(None);
+            }
             runtime.block_on(async {
                 let Some(ticket) = self.ticket(&request).await? else { return Ok(None) };
                 let (batch, next) = self.batch(&ticket).await?;
@@ -140,26 +145,25 @@ impl Batches {
             if self.stop.is_triggered() {
                 return Ok(None);
             }
-            let (issued, before) = match &mut self.reader {
-                Reader::Here(session) => {
-                    let before = session.version();
-                    (session.ticket(request.clone()).await?, before)
-                }
-                Reader::Server { client, .. } => (client.ticket(request).await?, Version(0)),
+            let issued = match &mut self.reader {
+                Reader::Here(session) => session.ticket(request.clone()).await?,
+                Reader::Server { client, .. } => client.ticket(request).await?,
             };
             let missing = match issued {
                 Issued::Ticket(ticket) => return self.check(ticket).map(Some),
                 Issued::NotYet { missing } => missing,
             };
-            let moved = match &mut self.reader {
+            let read = match &mut self.reader {
                 Reader::Here(session) => {
                     session.follow().await?;
-                    session.version() != before
+                    session.version()
                 }
-                // The server follows the store by itself.
-                Reader::Server { .. } => false,
+                Reader::Server { client, .. } => client.follow().await?,
             };
-            if self.plan.drain && !moved {
+            if self.read.replace(read) != Some(read) {
+                continue;
+            }
+            if self.plan.drain {
                 return Ok(None);
             }
             tracing::debug!(missing, "waiting for new text");

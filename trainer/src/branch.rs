@@ -12,6 +12,7 @@ use schemas::program::error::{Failure, Fault, Kind};
 use crate::checkpoint::{self, State};
 use crate::config::Config;
 use crate::job::agree;
+use crate::report::collect::CONFIG;
 
 /// What a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +103,9 @@ pub fn decide(config: &Config, digest: &str, asked: &Asked) -> Result<Branch, Fa
         Some((_, path)) => goes_on(config, asked, &checkpoint::state(&path)?)?,
         None => begins(config, digest, asked)?,
     };
-    apart(asked, from.parent().unwrap_or(Path::new("")))?;
+    if let Some(home) = home(&from) {
+        apart(asked, &home)?;
+    }
     let out = asked.out.to_str().ok_or_else(|| BranchError::Text(asked.out.clone()))?;
     let settings = vec![
         format!("job.name={name}"),
@@ -112,6 +115,12 @@ pub fn decide(config: &Config, digest: &str, asked: &Asked) -> Result<Branch, Fa
         format!("run.steps={}", step.0.saturating_add(asked.steps)),
     ];
     Ok(Branch { from, settings })
+}
+
+/// The folder of the job whose checkpoint this is; nothing where it was copied to a place that is no job's.
+fn home(checkpoint: &Path) -> Option<PathBuf> {
+    let folder = real(checkpoint).parent()?.to_owned();
+    folder.join(CONFIG).is_file().then_some(folder)
 }
 
 /// Refuses to keep a branch where its parent is kept.
@@ -136,7 +145,7 @@ fn goes_on(config: &Config, asked: &Asked, state: &State) -> Result<Place, Failu
         Err(_) => {
             let path = Path::new(from);
             let model = |state: State| state.model().cloned();
-            path == branched.checkpoint
+            real(path) == real(&branched.checkpoint)
                 || checkpoint::state(path).is_ok_and(|state| model(state).as_ref() == Some(&branched.model))
         }
     };
@@ -154,7 +163,7 @@ fn begins(config: &Config, digest: &str, asked: &Asked) -> Result<Place, Failure
         None => checkpoint::latest(&config.job.folder)?,
         Some(from) => match from.parse::<u64>() {
             Ok(step) => of_step(&config.job.folder, step)?,
-            Err(_) => PathBuf::from(from),
+            Err(_) => real(Path::new(from)),
         },
     };
     let state = checkpoint::state(&from)?;
@@ -183,5 +192,22 @@ fn real(path: &Path) -> PathBuf {
         (Ok(real), ..) => real,
         (Err(_), Some(parent), Some(name)) => real(parent).join(name),
         (Err(_), ..) => path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relative_checkpoint_lies_in_the_folder_it_is_relative_to() {
+        let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+        assert_eq!(real(Path::new("step-10")).parent(), Some(here.as_path()));
+        assert_eq!(home(Path::new("step-10")), None, "this folder is no job's");
+        let folder = tempfile::tempdir().unwrap();
+        let step = folder.path().join("step-10");
+        assert_eq!(home(&step), None);
+        std::fs::write(folder.path().join(CONFIG), "").unwrap();
+        assert_eq!(home(&step), Some(real(folder.path())));
     }
 }

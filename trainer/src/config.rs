@@ -143,6 +143,7 @@ impl Config {
             average: self.average.kept(),
             precision,
             micro_rows: self.run.micro_rows,
+            replay_weight: self.run.replay_weight,
         }
     }
 

@@ -22,7 +22,7 @@ use crate::evaluate::held_out;
 use crate::evaluate::scorer::Scorer;
 use crate::model::Decoder;
 use crate::report::collect::CONFIG;
-use crate::step::Learner;
+use crate::step::{Learner, Recipe};
 use crate::torch;
 use crate::train::{self, Act, End, Hooks, Plan, Report};
 
@@ -117,11 +117,12 @@ pub fn run(
     };
     torch::on_one_thread(config.run.threads, || -> Result<Ended, Failure> {
         torch::check_version()?;
+        let anew = checkpoint::complete(&config.job.folder)?.is_empty();
         let (learner, progress) = begin(config, &digest, from)?;
         leave(&config.job.folder, effective)?;
         let notes = batches.notes(runtime);
         let feed = batches.feed(&progress, learner.at(), config, runtime)?;
-        let scorer = Scorer::new(config, &slices, store, runtime, progress.tokens);
+        let scorer = Scorer::new(config, &slices, store, runtime, progress.tokens, anew);
         Running { config, learner, progress, scorer, notes }.run(feed, clock, stop)
     })
 }
@@ -215,8 +216,9 @@ fn resume(
     path: &Path,
     device: Device,
 ) -> Result<(Learner, Progress), Failure> {
-    let resumed = checkpoint::load(path, device)?;
+    let resumed = checkpoint::load_as(path, device, |recipe| in_parts(config, recipe))?;
     let start = agree(&resumed.state, config, digest, path)?;
+    check_start(config, &start)?;
     computing(config, device, Some(resumed.state.recipe.precision));
     let progress = Progress { start, ..resumed.state.progress() };
     tracing::info!(
@@ -237,10 +239,14 @@ fn branch_off(
     from: &Path,
     device: Device,
 ) -> Result<(Learner, Progress), Failure> {
-    let resumed = checkpoint::load_branch(from, device, config.schedule.schedule().cooldown)?;
+    let resumed = checkpoint::load_as(from, device, |recipe| {
+        recipe.schedule.cooldown = config.schedule.schedule().cooldown;
+        in_parts(config, recipe);
+    })?;
     let mut state = resumed.state;
     let job = std::mem::replace(&mut state.job, config.job.name.clone());
     let start = agree(&state, config, digest, from)?;
+    check_start(config, &start)?;
     computing(config, device, Some(state.recipe.precision));
     let model = state.model().cloned().ok_or_else(|| CheckpointError::None { path: from.to_owned() })?;
     let branched = Branched { job, step: state.step, checkpoint: from.to_owned(), model };
@@ -257,6 +263,30 @@ fn branch_off(
     Ok((resumed.learner, progress))
 }
 
+/// Rows computed at a time may change where a job goes on: memory may have become scarce.
+fn in_parts(config: &Config, recipe: &mut Recipe) {
+    let (was, now) = (recipe.micro_rows, config.run.micro_rows);
+    if was != now {
+        tracing::warn!(
+            was,
+            now,
+            "`run.micro_rows` is another: sums are made in another order, so the weights will differ in their \
+             last bits from those of a job that never changed it"
+        );
+        recipe.micro_rows = now;
+    }
+}
+
+/// Refuses to go on without the file that the job's end goes back to, before the steps are made.
+fn check_start(config: &Config, start: &Start) -> Result<(), JobError> {
+    let Start::File { path, .. } = start else { return Ok(()) };
+    if config.average.shares(true).is_empty() {
+        return Ok(());
+    }
+    let found = checkpoint::start_file(path);
+    found.map(|_| ()).map_err(|source| JobError::Start { job: config.job.name.clone(), source })
+}
+
 /// Refuses a checkpoint of another configuration; gives the start that the job has, where it is now.
 ///
 /// # Errors
@@ -264,11 +294,12 @@ fn branch_off(
 pub fn agree(state: &State, config: &Config, digest: &str, path: &Path) -> Result<Start, JobError> {
     let start = same_start(config, &state.start);
     let precision = config.run.precision.of_job(state.recipe.precision);
+    let recipe = Recipe { micro_rows: state.recipe.micro_rows, ..config.recipe(precision) };
     let same = [
         ("job.name", state.job == config.job.name),
         ("run.precision", state.recipe.precision == precision),
-        ("run.micro_rows", state.recipe.micro_rows == config.run.micro_rows),
-        ("recipe (model, optim, schedule, average)", state.recipe == config.recipe(precision)),
+        ("run.replay_weight", state.recipe.replay_weight.to_bits() == config.run.replay_weight.to_bits()),
+        ("recipe (model, optim, schedule, average)", state.recipe == recipe),
         ("reading (replay)", state.config == digest),
     ];
     let other = same.into_iter().find(|(_, same)| !same).map(|(what, _)| what);
@@ -369,7 +400,14 @@ fn finish(
         return Ok((all, None));
     }
     let start = checkpoint::start_model(&progress.start, learner.recipe(), learner.model().device());
-    let start = start.map_err(|source| JobError::Start { job: progress.job.clone(), source })?;
+    let start = match start {
+        Ok(start) => start,
+        Err(error) => {
+            let why = schemas::program::error::render(&error);
+            tracing::warn!(why, "the start is gone: the ways from it to the averages are left out");
+            return Ok((averages, None));
+        }
+    };
     if config.evaluate.averages {
         scorer.rest(learner, &ways, Some(&start))?;
     }

@@ -36,7 +36,7 @@ use crate::schedule::Schedule;
 use crate::torch::{TorchError, guarded};
 
 /// Everything in a config that reaches the weights, but for the batches.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
     /// The model's shape.
@@ -52,6 +52,22 @@ pub struct Recipe {
     /// Rows of a batch that go through the model at a time; 0 for all. Their gradients are summed, so it
     /// changes no more than the order of a sum.
     pub micro_rows: u32,
+    /// What a prediction in a replayed row weighs in the loss, where one in a new row weighs 1.
+    pub replay_weight: f32,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            model: ModelConfig::default(),
+            optim: OptimConfig::default(),
+            schedule: Schedule::default(),
+            average: AverageConfig::default(),
+            precision: Precision::default(),
+            micro_rows: 0,
+            replay_weight: 1.0,
+        }
+    }
 }
 
 /// A recipe that no learner can follow.
@@ -154,9 +170,11 @@ impl Fault for StepError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Torch { source, .. } => source.hint(),
-            Self::NotFinite { .. } => {
-                Some("resume from the last checkpoint with a smaller `schedule.rate`".into())
-            }
+            Self::NotFinite { .. } => Some(
+                "start another job, with a name and a folder of its own, `job.start` set to the last \
+                 checkpoint's folder and a smaller `schedule.rate`"
+                    .into(),
+            ),
             Self::Order { .. } => None,
         }
     }

@@ -133,7 +133,10 @@ pub fn train(
             break End::Stopped;
         }
         let asked = clock.monotonic();
-        let Some(delivery) = feed.pull()? else { break End::Stream };
+        let Some(delivery) = feed.pull()? else {
+            // A feed that waits for text gives up when it is asked to stop: its stream has not ended.
+            break if stop.is_triggered() { End::Stopped } else { End::Stream };
+        };
         let waited = clock.monotonic().saturating_sub(asked);
         job.learn(&delivery, waited)?;
         let made = job.learner.at().0;

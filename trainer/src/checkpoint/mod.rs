@@ -28,7 +28,6 @@ use tch::{Device, Tensor};
 
 use crate::model::Decoder;
 use crate::model::decoder::{WeightsError, listed};
-use crate::schedule::Cooldown;
 use crate::step::{Learner, Recipe, RecipeError};
 use crate::torch::{self, TorchError};
 
@@ -238,10 +237,23 @@ impl Fault for CheckpointError {
             Self::Newer { .. } => {
                 Some("resume with the release of perennial-train that wrote it, or a newer one".into())
             }
-            Self::Unusable { previous, source, .. } => {
+            Self::Unusable { path, previous, source } => {
                 let back = previous.as_ref().map_or_else(
-                    || "there is no complete checkpoint before it: start the job again".to_owned(),
-                    |path| format!("resume from `{}`, the complete checkpoint before it", path.display()),
+                    || {
+                        format!(
+                            "move `{}` away and run again: there is no complete checkpoint before it, so the \
+                             job begins anew",
+                            path.display()
+                        )
+                    },
+                    |previous| {
+                        format!(
+                            "move `{}` away and run again: the job goes on from `{}`, the complete checkpoint \
+                             before it",
+                            path.display(),
+                            previous.display()
+                        )
+                    },
                 );
                 Some(source.hint().map_or_else(|| back.clone(), |hint| format!("{hint}; or {back}")))
             }
@@ -446,19 +458,11 @@ pub fn load(path: &Path, device: Device) -> Result<Resumed, CheckpointError> {
     load_as(path, device, |_| {})
 }
 
-/// As [`load`], but the learner goes on with this cool-down; so does the state's recipe.
+/// As [`load`], but the learner follows the checkpoint's recipe as `change` leaves it; so says the state.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_branch(
-    path: &Path,
-    device: Device,
-    cooldown: Option<Cooldown>,
-) -> Result<Resumed, CheckpointError> {
-    load_as(path, device, |recipe| recipe.schedule.cooldown = cooldown)
-}
-
-fn load_as(
+pub fn load_as(
     path: &Path,
     device: Device,
     change: impl FnOnce(&mut Recipe),

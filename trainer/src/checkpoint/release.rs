@@ -156,10 +156,15 @@ pub fn write(
         branched: progress.branched.clone(),
         files: BTreeMap::new(),
     };
+    // A kill between the two renames left the old release under its other name alone.
+    if !done.exists() && replaced.exists() {
+        fs::rename(&replaced, &done).map_err(io(&replaced))?;
+    }
     if is_there(&done, checkpoint, &manifest, all)? {
         return Ok(done);
     }
     fs::create_dir_all(&folder).map_err(io(&folder))?;
+    sync_folder(folder.parent().filter(|parent| parent.is_dir()).unwrap_or(Path::new(".")))?;
     for left in [&partial, &replaced] {
         match fs::remove_dir_all(left) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(left)(error)),

@@ -118,9 +118,7 @@ impl Fault for HeldOutError {
             Self::Line { .. } => {
                 Some("each line is a JSON object with the strings `id` and `text`".to_owned())
             }
-            Self::Tokens { .. } => Some(
-                "use a `replay.batch.tokenizer` that falls back to bytes or has an unknown token".to_owned(),
-            ),
+            Self::Tokens { source, .. } => Some(source.mend().to_owned()),
             Self::Read { .. } | Self::Empty { .. } => None,
         }
     }

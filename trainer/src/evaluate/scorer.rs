@@ -1,6 +1,8 @@
 //! Scores the held-out slices with a job's weights and sends what came out to the store.
 
-use replay::receive::{self, Evaluation};
+use std::collections::BTreeSet;
+
+use replay::receive::{self, Evaluation, Received};
 use schemas::id::Step;
 use schemas::program::error::Failure;
 use schemas::store::Store;
@@ -24,10 +26,14 @@ pub struct Scorer<'a> {
     tokens: u64,
     /// The step at which the live weights were scored last.
     scored: Option<Step>,
+    /// Whether the job's folder held no checkpoint when it began.
+    anew: bool,
+    /// The series whose scores were not taken, once told.
+    warned: BTreeSet<String>,
 }
 
 impl<'a> Scorer<'a> {
-    /// Of a job that has learnt `tokens` tokens.
+    /// Of a job that has learnt `tokens` tokens, and begins `anew` where its folder held no checkpoint.
     #[must_use]
     pub const fn new(
         config: &'a Config,
@@ -35,8 +41,9 @@ impl<'a> Scorer<'a> {
         store: &'a Store,
         runtime: &'a Handle,
         tokens: u64,
+        anew: bool,
     ) -> Self {
-        Self { config, slices, store, runtime, tokens, scored: None }
+        Self { config, slices, store, runtime, tokens, scored: None, anew, warned: BTreeSet::new() }
     }
 
     /// Counts what the job has learnt since.
@@ -88,9 +95,14 @@ impl<'a> Scorer<'a> {
 
     fn score(&self, weights: &str, model: &Decoder) -> Result<Vec<Evaluation>, Failure> {
         let window = usize::try_from(self.config.replay.batch.tokens).unwrap_or(usize::MAX);
+        // As many rows at a time as a step takes, and no more than four.
+        let rows = match self.config.run.micro_rows {
+            0 => 4,
+            rows => rows.min(4) as usize,
+        };
         let mut all = Vec::new();
         for slice in self.slices {
-            let scores = score(model, &slice.documents, window, 4 * window)?;
+            let scores = score(model, &slice.documents, window, window.saturating_mul(rows))?;
             for (id, score) in slice.ids.iter().zip(scores) {
                 all.push(Evaluation {
                     weights: weights.to_owned(),
@@ -115,12 +127,22 @@ impl<'a> Scorer<'a> {
         Ok(all)
     }
 
-    fn send(&self, series: &str, step: Step, scores: &[Evaluation]) -> Result<(), Failure> {
+    fn send(&mut self, series: &str, step: Step, scores: &[Evaluation]) -> Result<(), Failure> {
         if scores.is_empty() {
             return Ok(());
         }
         let sent = receive::evaluations(self.store, &self.config.job.name, series, step, self.tokens, scores);
-        self.runtime.block_on(sent)?;
+        match self.runtime.block_on(sent)? {
+            Received::Written(_) => {}
+            Received::Before if self.anew && self.warned.insert(series.to_owned()) => tracing::warn!(
+                job = self.config.job.name,
+                series,
+                step = step.0,
+                "scores are not taken: a job of this name has sent those of this step before; give the job a \
+                 name of its own"
+            ),
+            Received::Before => tracing::debug!(series, step = step.0, "these scores are there already"),
+        }
         Ok(())
     }
 }

@@ -44,7 +44,9 @@ pub struct Score {
 }
 
 impl Score {
-    /// Bits per byte; `None` for no bytes.
+    /// Bits per byte; `None` for no bytes. Where the tokenizer loses text
+    /// ([`Subword::losses`](replay::tokenise::Subword::losses)) it looks better than it is: what is lost
+    /// is not predicted, but its bytes are counted.
     #[must_use]
     pub fn bits_per_byte(&self) -> Option<f64> {
         (self.bytes > 0).then(|| self.nats / std::f64::consts::LN_2 / self.bytes as f64)

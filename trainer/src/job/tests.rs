@@ -296,6 +296,14 @@ fn branches_that_cannot_be_are_refused_with_the_reason() {
     let longer = world.branch(&world.asked(None, "b", 5)).unwrap_err().to_string();
     assert!(longer.contains("made with another `recipe"), "{longer}");
 
+    // Beside a copy of a checkpoint, where no job is, a branch may be kept.
+    let copy = world.path("copy");
+    std::fs::create_dir_all(copy.join("step-10")).unwrap();
+    std::fs::copy(path.join("state.json"), copy.join("step-10/state.json")).unwrap();
+    let (config, plan) = world.load(&[]);
+    let beside = world.asked(copy.join("step-10").to_str(), "copy/f", 4);
+    assert_eq!(decide(&config, &plan.digest(), &beside).unwrap().from, copy.join("step-10"));
+
     // Neither a job that is none of ours nor a branch can be branched off.
     world.ran(&["job.name=d", &format!("job.folder={}", world.path("d").display())]);
     assert!(world.refused(&world.asked(None, "d", 4)).ends_with("holds job `d`, which is no branch"));
@@ -351,11 +359,11 @@ fn a_job_that_starts_from_weights_goes_back_towards_them_at_its_end() {
     let none = world.run(&own[..2], None).unwrap_err().to_string();
     assert!(none.contains("made with another `start"), "{none}");
 
-    // Without the file it goes on, but cannot go back.
+    // Without the file it cannot go back, and says so before it goes on.
     std::fs::remove_file(moved.join("model.safetensors")).unwrap();
     let lost = run(&["run.steps=8", &set("job.start", &moved)]).unwrap_err();
     assert_eq!(lost.to_string(), "the weights that job `b` started from cannot be had again");
-    assert!(world.path("b/step-8").exists());
+    assert!(!world.path("b/step-8").exists());
     let ended = run(&["run.steps=8", &set("job.start", &moved), "average.interpolate=[]"]);
     assert_eq!(ended.unwrap_or_else(|failure| panic!("{failure}")).report.steps, Step(8));
 }
@@ -381,7 +389,7 @@ fn a_job_stays_in_the_precision_it_began_in_and_refuses_another_by_name() {
     let world = World::new();
     world.ran(&["run.precision=bf16", "run.steps=6"]);
     for (setting, named) in
-        [("run.precision=f32", "`run.precision`"), ("run.micro_rows=1", "`run.micro_rows`")]
+        [("run.precision=f32", "`run.precision`"), ("run.replay_weight=0.5", "`run.replay_weight`")]
     {
         let refused = world.run(&[setting.to_owned()], None).unwrap_err().to_string();
         assert!(refused.contains(named), "{refused}");
@@ -393,7 +401,7 @@ fn a_job_stays_in_the_precision_it_began_in_and_refuses_another_by_name() {
 
     let world = World::new();
     world.ran(&["run.precision=f32", "run.micro_rows=1", "run.steps=6"]);
-    world.ran(&["run.micro_rows=1"]);
+    world.ran(&["run.micro_rows=0"]);
     let recipe = state(&world.path("a/step-12")).unwrap().recipe;
-    assert_eq!((recipe.precision, recipe.micro_rows), (Precision::F32, 1));
+    assert_eq!((recipe.precision, recipe.micro_rows), (Precision::F32, 0), "rows at a time may change");
 }

@@ -403,6 +403,8 @@ async fn read_run(store: &Store, run: &Compared, config: &Config) -> Result<Run,
     let of = |scores: Scores| -> Vec<SliceScore> {
         scores.into_iter().map(|(slice, documents)| SliceScore { slice, documents }).collect()
     };
+    // A branch counts on from its parent's tokens.
+    let begun = points.values().next().map_or(0, |(tokens, _)| *tokens);
     // What a job left when it had ended earlier is no longer beside its last weights.
     let left = left.into_iter().filter(|((step, _), _)| *step == end);
     let left = left.map(|((_, weights), scores)| Left { weights, scores: of(scores) }).collect();
@@ -426,14 +428,25 @@ async fn read_run(store: &Store, run: &Compared, config: &Config) -> Result<Run,
         weights: LIVE.to_owned(),
         points: points.collect(),
         left,
-        prequential: lines
-            .iter()
-            .filter_map(|line| Some(NewText { tokens: line.tokens, nats_per_token: line.loss_new? }))
-            .collect(),
+        prequential: new_text(&lines, begun),
         tokens_per_second: median(lines.iter().map(|line| line.tokens_per_second).collect()),
         data_wait: median(lines.iter().map(|line| line.wait).collect()),
         wall_seconds: None,
     })
+}
+
+/// The stretches that learnt new text, each with its own tokens alone: neither those that were learnt before
+/// the run began nor those of stretches without new text count into it.
+fn new_text(lines: &[Line], begun: u64) -> Vec<NewText> {
+    let (mut before, mut tokens) = (begun, 0);
+    let stretch = |line: &Line| {
+        let own = line.tokens.saturating_sub(before);
+        before = before.max(line.tokens);
+        let nats_per_token = line.loss_new?;
+        tokens += own;
+        Some(NewText { tokens, nats_per_token })
+    };
+    lines.iter().filter_map(stretch).collect()
 }
 
 fn read_metrics(path: &Path) -> Result<Vec<Line>, CollectError> {
@@ -462,6 +475,22 @@ mod tests {
             assert_eq!(day_text(days * day), text);
             assert_eq!(day_text(days * day + day - 1), text);
         }
+    }
+
+    #[test]
+    fn new_text_of_a_branch_has_only_its_own_tokens() {
+        let line = |tokens: u64, loss: Option<f64>| -> Line {
+            serde_json::from_value(serde_json::json!({
+                "step": tokens, "tokens": tokens, "loss": loss, "loss_new": loss, "loss_replayed": null,
+                "replay_share": 0.0, "grad_norm": 1.0, "rate": 1.0, "tokens_per_second": 1.0, "wait": 0.0
+            }))
+            .unwrap()
+        };
+        let lines = [(1_010, Some(4.0)), (1_030, None), (1_040, Some(2.0))];
+        let lines = lines.map(|(tokens, loss)| line(tokens, loss));
+        let wanted = [(10, 4.0), (20, 2.0)];
+        let wanted = wanted.map(|(tokens, nats_per_token)| NewText { tokens, nats_per_token });
+        assert_eq!(new_text(&lines, 1_000), wanted);
     }
 
     #[test]

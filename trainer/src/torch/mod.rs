@@ -50,9 +50,11 @@ impl Fault for TorchError {
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Refused(text) if is_memory(text) => {
-                Some("take fewer rows per step, shorter rows, or a smaller model".into())
-            }
+            Self::Refused(text) if is_memory(text) => Some(
+                "lower `run.micro_rows` (1 takes the least): a job may go on with another; where 1 is \
+                     too much, begin a job with shorter rows or a smaller model"
+                    .into(),
+            ),
             Self::Version { .. } => Some(format!(
                 "point LD_LIBRARY_PATH at the `lib` folder of a libtorch {WANTED}*, or unset it"
             )),

@@ -151,6 +151,26 @@ fn a_job_ends_at_its_step_and_when_it_is_asked_to() {
 }
 
 #[test]
+fn a_stop_while_waiting_for_text_is_no_end_of_the_stream() {
+    let (dir, stop) = (tempfile::tempdir().unwrap(), Stop::new());
+    let (asked, mut step) = (stop.clone(), 0);
+    let mut feed = Feed::Direct(Box::new(move || {
+        step += 1;
+        if step > 3 {
+            asked.trigger();
+            return Ok(None);
+        }
+        Ok(Some(delivery(step - 1, &recipe().model)))
+    }));
+    let (mut learner, mut at) = (fresh(), progress());
+    let plan = plan(dir.path());
+    let ended = train(&mut learner, &mut at, &mut feed, &plan, Hooks::default(), &Clock::manual(0), &stop);
+    let report = ended.unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!((report.end, report.steps), (End::Stopped, Step(3)));
+    assert_eq!(report.checkpoint, dir.path().join("step-3"));
+}
+
+#[test]
 fn a_failed_step_leaves_the_checkpoint_before_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut step = 0;

@@ -101,6 +101,11 @@ fn a_release_that_is_there_is_left_alone_unless_it_is_another() {
     write(&checkpoint, &learner, &progress(), &plain, None).unwrap();
     assert!(mark.exists(), "the same release is not written again");
 
+    // A kill between the two renames: the release is where it was, not written again.
+    fs::rename(&release, release.with_extension("replaced")).unwrap();
+    write(&checkpoint, &learner, &progress(), &plain, None).unwrap();
+    assert!(mark.exists() && !release.with_extension("replaced").exists());
+
     // Another list of weights, and what a kill left behind.
     fs::create_dir(release.with_extension("partial")).unwrap();
     fs::create_dir(release.with_extension("replaced")).unwrap();
