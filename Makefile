@@ -1,5 +1,5 @@
-# Works from a fresh clone on x86-64 Debian or Ubuntu with Rust, Python 3 with pip, and a C++ compiler.
-# Each target does all of its own set-up, and says what is missing.
+# Works from a fresh clone on x86-64 Debian or Ubuntu with Rust, Python 3 with pip (3.11 or later for the
+# tests), and a C++ compiler. Each target does all of its own set-up, and says what is missing.
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ libtorch: ## put libtorch into .libtorch (or check the one that LIBTORCH names)
 python: ## put the Python that some tests run into .venv
 	@scripts/python.sh
 
-demo: build ## learn from the bundled stream four ways and report what was forgotten (demo-out/report.html)
+demo: libtorch ## learn from the bundled stream four ways and report what was forgotten (demo-out/report.html)
 	@scripts/demo.sh
 
 build: libtorch ## build the three programs into target/debug
@@ -39,5 +39,5 @@ test: libtorch python ## run every test of every crate
 test-touched: libtorch python ## run the tests of the crates that differ from BASE (HEAD~1), and of those that depend on them
 	@scripts/test-touched.sh "$(or $(BASE),HEAD~1)"
 
-bench: libtorch ## run the benchmarks, or those that BENCH names: make bench BENCH=stages
-	@if ls */benches/*.rs >/dev/null 2>&1; then cargo bench --workspace --bench "$(or $(BENCH),*)"; else echo "no crate has a benchmark yet"; fi
+bench: libtorch ## run the benchmarks, or those that BENCH names: make bench BENCH="stages batch"
+	cargo bench --workspace $(foreach name,$(or $(BENCH),*),--bench "$(name)")

@@ -1,33 +1,58 @@
 #!/usr/bin/env bash
 # The demo: real text in at one end, a report on forgetting out at the other.
 # Single-threaded jobs run side by side, one for each core.
+# Usage: scripts/demo.sh [folder, demo-out if not given]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 out=${1:-demo-out}
-bin=${CARGO_TARGET_DIR:-target}/debug
 store=$out/store
+marker=$out/.perennial-demo
 
-if [ -e "$out" ]; then
-    if [ ! -f "$out/.perennial-demo" ]; then
-        echo "demo: \`$out\` exists and is not a demo's folder: remove it, or name another: scripts/demo.sh FOLDER" >&2
-        exit 2
-    fi
-    rm -rf "$out"
+# The demo is what its two files say, whatever this shell sets for the programs.
+for name in "${!PERENNIAL_@}"; do unset "$name"; done
+
+if [ -e "$out" ] && [ ! -f "$marker" ] && [ -n "$(ls -A "$out")" ]; then
+    echo "error: \`$out\` exists and is not a demo's folder" >&2
+    echo "  hint: remove it, or name another: scripts/demo.sh FOLDER" >&2
+    exit 2
 fi
-mkdir -p "$out/logs"
-touch "$out/.perennial-demo"
+
+# Cargo says where it puts the programs: a setting of yours may name another folder than target/debug.
+bin=$(cargo build --workspace --bins --message-format=json-render-diagnostics |
+    sed -n 's:.*"executable"\:"\([^"]*\)/perennial-train".*:\1:p')
+
+mkdir -p "$out"
+touch "$marker" # it stays while the rest goes, so that a demo that was killed can be followed by another
+find "$out/" -mindepth 1 ! -name .perennial-demo -delete
+mkdir "$out/logs"
 
 echo "== ingest"
 "$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" run --once
 "$bin/perennial-ingest" --log warn --store "$store" check
 
+# However the demo ends, no job goes on: it would write into the folder of the next demo.
+trap 'jobs -pr | xargs -r kill; wait' EXIT
+trap 'exit 130' INT TERM HUP
+
+declare -A running=() # the name of each job that runs, by its process
 job() { # name, settings of its reading ..
     local name=$1
     shift
-    # `exec`: the pid of the background job is the program's own, so a kill reaches it.
+    # `exec`: the process of the background job is the program's own, so a kill reaches it.
     exec "$bin/perennial-train" --config demo/train.toml --store "$store" \
         --set job.name="$name" --set job.folder="$out/jobs/$name" "$@" run >"$out/logs/$name.log" 2>&1
+}
+
+# At equal tokens: a run with replay share r reads a share 1 - r of the new text.
+start() { # name
+    case $1 in
+        none) job none --set 'replay.mix={}' & ;;
+        replay-25) job replay-25 --set 'replay.mix.main=0.25' --set 'replay.fresh.keep=0.75' & ;;
+        replay-10) job replay-10 --set 'replay.mix.main=0.1' --set 'replay.fresh.keep=0.9' & ;;
+        mixed) job mixed --set 'replay.mix={}' --set 'replay.fresh.order=permuted' & ;;
+    esac
+    running[$!]=$1
 }
 
 # What a job's newest line of metrics says.
@@ -41,15 +66,6 @@ progress() {
     done
 }
 
-# At equal tokens: a run with replay share r reads a share 1 - r of the new text.
-run_none() { job none --set 'replay.mix={}'; }
-run_r25() { job replay-25 --set 'replay.mix.main=0.25' --set 'replay.fresh.keep=0.75'; }
-run_r10() { job replay-10 --set 'replay.mix.main=0.1' --set 'replay.fresh.keep=0.9'; }
-run_mixed() { job mixed --set 'replay.mix={}' --set 'replay.fresh.order=permuted'; }
-
-echo "== train: no replay, replay 25 %, replay 10 %, all mixed (the ceiling); logs in $out/logs"
-cores=$(nproc)
-declare -A running=()
 finish() { # waits for one job, telling how all are doing meanwhile
     local pid name code
     while true; do
@@ -60,10 +76,8 @@ finish() { # waits for one job, telling how all are doing meanwhile
             code=0
             wait "$pid" || code=$?
             if [ "$code" -ne 0 ]; then
-                echo "demo: job $name failed with exit code $code:" >&2
+                echo "error: job $name failed with exit code $code:" >&2
                 tail -n 5 "$out/logs/$name.log" >&2
-                for pid in "${!running[@]}"; do kill "$pid" 2>/dev/null || true; done
-                wait || true
                 exit "$code"
             fi
             echo "  $name: $(tail -n 1 "$out/logs/$name.log")"
@@ -73,15 +87,12 @@ finish() { # waits for one job, telling how all are doing meanwhile
         sleep 10 & wait $! || true
     done
 }
+
+echo "== train: no replay, replay 25 %, replay 10 %, all mixed (the ceiling); logs in $out/logs"
+cores=$(nproc)
 for name in none replay-25 replay-10 mixed; do
     [ "${#running[@]}" -lt "$cores" ] || finish
-    case $name in
-        none) run_none & ;;
-        replay-25) run_r25 & ;;
-        replay-10) run_r10 & ;;
-        mixed) run_mixed & ;;
-    esac
-    running[$!]=$name
+    start "$name"
 done
 while [ "${#running[@]}" -gt 0 ]; do finish; done
 

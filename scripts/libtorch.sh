@@ -88,12 +88,20 @@ install() {
     trap 'rm -rf "$partial"' EXIT
     trap 'exit 130' INT TERM HUP
     echo '*' >"$partial/.gitignore"
+    local room
+    room=$(df -k --output=avail "$partial" | tail -n 1)
+    # The packages, what they unpack to, and the copy that pip keeps for another time.
+    [ "$room" -ge 2400000 ] ||
+        refuse "\`$root\` has room for $((room / 1000)) MB; installing libtorch takes 2,400 MB, and 1,200 MB afterwards" \
+            "make room there, or set LIBTORCH to the folder of a libtorch $torch"
     find_pip
     echo "libtorch: fetching $torch into .libtorch (545 MB, once; 1.2 GB on disk)"
     # Only libraries and headers are used, so one wheel serves whatever Python this machine has.
     local platforms=() glibc
     for glibc in {28..17}; do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
-    if ! PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 "$python" -m pip --disable-pip-version-check install \
+    # pip unpacks where TMPDIR says before it moves: /tmp may be a small file system of its own.
+    mkdir "$partial/.tmp"
+    if ! TMPDIR=$partial/.tmp PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 "$python" -m pip --disable-pip-version-check install \
         --quiet --no-deps --no-compile --target "$partial" --only-binary=:all: \
         --implementation cp --python-version 3.11 \
         "${platforms[@]}" \
@@ -103,7 +111,7 @@ install() {
             "see the lines above; with a libtorch of your own set LIBTORCH to its folder" >&2
         exit 1
     fi
-    rm -rf "$partial/.pip" "$log" "$home"
+    rm -rf "$partial/.pip" "$partial/.tmp" "$log" "$home"
     mv "$partial" "$home"
     trap - EXIT
     installed || { printf 'error: the packages of libtorch %s do not hold the expected files\n' "$torch" >&2; exit 1; }

@@ -6,12 +6,19 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 base=${1:-HEAD~1}
 
+if ! command -v git >/dev/null; then
+    echo "error: \`git\` is missing: it says which crates differ" >&2
+    echo "  hint: run \`apt-get install git\`, or \`make test\`" >&2
+    exit 2
+fi
 if ! git rev-parse --verify --quiet "$base^{commit}" >/dev/null; then
     echo "error: \`$base\` names no commit here" >&2
     echo "  hint: name another (\`make test-touched BASE=origin/main\`), or run \`make test\`" >&2
     exit 2
 fi
-changed=$(git diff --name-only "$base" -- && git ls-files --others --exclude-standard)
+# Without renames: a file that moves from one crate to another changes both.
+changed=$(git -c core.quotePath=off diff --name-only --no-renames --relative "$base" -- &&
+    git -c core.quotePath=off ls-files --others --exclude-standard)
 if [ -z "$changed" ]; then
     echo "nothing differs from $base: no test to run"
     exit 0
@@ -26,7 +33,8 @@ picked=tests
 for member in $members; do
     if grep -q "^$member/" <<<"$changed"; then picked+=" $(names --invert "$member")"; fi
 done
-if grep -qxE 'Cargo\.(toml|lock)|\.cargo/.*|scripts/libtorch\.sh' <<<"$changed"; then picked=$members; fi
+# What they are all built from, and the text that the tests of most of them read.
+if grep -qxE 'Cargo\.(toml|lock)|\.cargo/.*|scripts/libtorch\.sh|data/.*' <<<"$changed"; then picked=$members; fi
 picked=$(tr ' ' '\n' <<<"$picked" | grep -xF "$members" | sort -u | tr '\n' ' ')
 
 echo "differs from $base, or depends on what does: $picked"

@@ -2,8 +2,7 @@
 //! local disk, beside the floor of each.
 //!
 //! All rates are of bytes of *text*, whatever the bytes that a step handles, so that times compare.
-//! Stages run on one thread, the whole pipeline on all cores. The text is the bundled stream, or with
-//! `PERENNIAL_DATA` the first 60 MB of `stream.jsonl.zst` in that folder.
+//! Stages run on one thread, the whole pipeline on all cores.
 #![expect(clippy::expect_used, reason = "a benchmark without its data has nothing to do but fail")]
 
 use std::borrow::Cow;
@@ -12,7 +11,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -45,12 +44,10 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use xxhash_rust::xxh3::xxh3_64;
 
+mod stream;
 mod table;
 
 use table::{Case, Table, time};
-
-/// Bytes of lines that are read of the large stream.
-const MOST: u64 = 60_000_000;
 
 /// Keys the second hash, which is as fast under any key.
 const SECRET: u64 = 1;
@@ -64,7 +61,7 @@ const PARQUET: &str = "floor: Parquet, zstd 3";
 
 /// The text, as it lies in files and as it travels.
 struct Stream {
-    from: String,
+    from: &'static str,
     folder: TempDir,
     lines: Vec<u8>,
     packed: Vec<u8>,
@@ -81,21 +78,16 @@ struct Stream {
 
 impl Stream {
     fn load() -> Self {
-        #[expect(clippy::disallowed_methods, reason = "a benchmark finds its data by the environment")]
-        let large = std::env::var_os("PERENNIAL_DATA").map(|root| Path::new(&root).join("stream.jsonl.zst"));
-        let bundled = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/stream.jsonl.zst");
-        let lines = lines_of(&large.clone().unwrap_or_else(bundled));
+        let (lines, from) = stream::lines();
         let folder = tempfile::tempdir().expect("a folder");
         let packed = zstd::bulk::compress(&lines, 3).expect("it packs");
         std::fs::write(folder.path().join("stream.jsonl"), &lines).expect("the disk has room");
         std::fs::write(folder.path().join("stream.jsonl.zst"), &packed).expect("the disk has room");
         let runtime = Runtime::new().expect("a runtime");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
-        let from = if large.is_some() { "the first 60 MB of the large stream" } else { "the bundled stream" };
         let (read, rows, texts) = Default::default();
         let clock = Clock::system();
-        let mut stream =
-            Self { from: from.to_owned(), folder, lines, packed, read, rows, texts, runtime, pool, clock };
+        let mut stream = Self { from, folder, lines, packed, read, rows, texts, runtime, pool, clock };
         stream.read = stream.blocks("stream.jsonl");
         let normaliser = Normaliser::new(SECRET);
         stream.rows = stream.read.iter().map(|block| normaliser.run(copy(block))).collect();
@@ -201,17 +193,6 @@ impl Stream {
 
 fn shard() -> Shard {
     "main".parse().expect("a name")
-}
-
-fn lines_of(path: &Path) -> Vec<u8> {
-    let file = File::open(path).expect("the stream is there");
-    let mut decoder = zstd::stream::read::Decoder::new(file).expect("it is zstd");
-    decoder.window_log_max(27).expect("a window of 128 MiB");
-    let mut lines = Vec::new();
-    decoder.take(MOST).read_to_end(&mut lines).expect("it decodes");
-    let end = memchr::memrchr(b'\n', &lines).map_or(0, |at| at + 1);
-    lines.truncate(end);
-    lines
 }
 
 fn copy(block: &Block) -> Block {

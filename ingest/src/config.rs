@@ -170,7 +170,7 @@ pub enum Folded {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Commit {
-    /// Bytes of text and `meta`, and of dead letters.
+    /// Bytes of text and of the other fields, and of dead letters.
     pub bytes: Bytes,
     /// Time since the first row that is not committed.
     pub seconds: Duration,
@@ -230,6 +230,9 @@ const NAME: &str = "must be 1 to 64 of the characters `a-z`, `0-9`, `_` and `-`"
 /// The most bytes a line or a block may be allowed to have.
 const MOST: Bytes = Bytes::gib(1);
 
+/// The most readings a block may be allowed to have.
+const MOST_LINES: u32 = 1 << 20;
+
 impl Config {
     /// Refuses what no single key shows to be wrong. For the loader's `load_with`.
     pub fn check(&mut self, problems: &mut Problems) {
@@ -263,8 +266,8 @@ impl Config {
         if self.read.page.get() == 0 || self.read.page > MOST {
             refuse("read.page", "must be from 1 byte to 1 GiB");
         }
-        if self.read.block_lines == 0 {
-            refuse("read.block_lines", "must be at least 1");
+        if !(1..=MOST_LINES).contains(&self.read.block_lines) {
+            refuse("read.block_lines", "must be from 1 to 1048576");
         }
         if self.read.block_bytes.get() == 0 || self.read.block_bytes > MOST {
             refuse("read.block_bytes", "must be from 1 byte to 1 GiB");
@@ -287,9 +290,19 @@ impl Config {
         if self.dedup.near.records == 0 {
             refuse("dedup.near.records", "must be at least 1");
         }
-        // Shingles of texts that are kept and not yet committed can be had from the cache alone.
-        if self.dedup.near.cache.get() < 2 * self.commit.bytes.get() {
-            refuse("dedup.near.cache", "must be at least twice `commit.bytes`");
+        // What a commit's rows hold lies in columns of less than 2 GiB; the last block may go beyond its bytes.
+        let most = [self.commit.bytes, self.read.block_bytes, self.read.line].map(Bytes::get);
+        if most.into_iter().fold(0, u64::saturating_add) >= Bytes::gib(2).get() {
+            refuse("commit.bytes", "must be less than 2 GiB with `read.block_bytes` and `read.line`");
+        }
+        // Shingles of texts that are kept and not yet committed can be had from the cache alone; text without
+        // spaces has 8 bytes of them for 3 of its own.
+        let waiting = self.commit.bytes.get().saturating_add(self.queue.bytes.get());
+        if self.dedup.near.cache.get() < waiting.saturating_mul(3) {
+            refuse(
+                "dedup.near.cache",
+                "must be at least three times `commit.bytes` and `queue.bytes` together",
+            );
         }
         faults
     }
@@ -414,6 +427,26 @@ mod tests {
             "queue.bytes",
         ];
         assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn commit_that_fits_neither_its_columns_nor_the_cache_is_refused() {
+        let keys = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.faults().into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(|config| config.commit.bytes = Bytes::gib(1)), ["dedup.near.cache"]);
+        assert_eq!(keys(|config| config.queue.bytes = Bytes::mib(64)), ["dedup.near.cache"]);
+        assert_eq!(
+            keys(|config| config.commit.bytes = Bytes::new(u64::MAX)),
+            ["commit.bytes", "dedup.near.cache"]
+        );
+        assert_eq!(
+            keys(|config| (config.read.line, config.read.block_bytes) = (Bytes::gib(1), Bytes::gib(1))),
+            ["commit.bytes"]
+        );
+        assert_eq!(keys(|config| config.read.block_lines = u32::MAX), ["read.block_lines"]);
     }
 
     #[test]

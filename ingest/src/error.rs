@@ -104,6 +104,10 @@ impl Fault for IngestError {
             Self::Store(error) => error.hint(),
             Self::Table(error) => error.hint(),
             Self::Taken { .. } => Some("give this shard's source another `name`, or other files".to_owned()),
+            Self::Positions { .. } => Some(
+                "keep a copy of the store before anything writes to it; `check` lists what else does not hold"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

@@ -66,6 +66,9 @@ fn kept(text: &mut String, row: &Row<'_>) {
             None => writeln!(text),
         };
     }
+    if row.duplicate_of_seq.is_some() {
+        duplicate(text, row);
+    }
     if row.revises.is_some() {
         let spans = row.new_spans.map_or(0, |spans| spans.len() / 8);
         let _ = writeln!(text, "  a revision of {}, with {spans} new spans", hex(row.revises));
@@ -109,6 +112,9 @@ mod tests {
             Row { duplicate_of_shard: Some("main"), duplicate_of_seq: Some(1), ..new(Outcome::Duplicate) };
         let near = describe(&Row { rung: Some("near"), jaccard: Some(0.875), ..of });
         assert!(near.contains("main/1") && near.contains("Jaccard 0.875"), "{near}");
+        let annotated = Row { jaccard: Some(0.75), duplicate_of_seq: Some(2), ..new(Outcome::Kept) };
+        let annotated = describe(&annotated);
+        assert!(annotated.contains("main/4: kept") && annotated.contains("Jaccard 0.750"), "{annotated}");
         let reason = Some(Reason::Nul.as_str());
         let dead = describe(&Row {
             reason,

@@ -88,14 +88,8 @@ async fn run(config: &Config, once: bool, stop: &Stop) -> Result<(), Failure> {
     let clock = Clock::system();
     let (url, options) = config.store.parts()?;
     let store = Store::create(&url, &options, clock.clone()).await?;
-    let lock = match config.shard() {
-        Some(shard) => Some(ShardLock::take(
-            &store,
-            &shard,
-            &format!("perennial-ingest, process {}", std::process::id()),
-        )?),
-        None => None,
-    };
+    let holder = format!("perennial-ingest, process {}", std::process::id());
+    let lock = config.shard().map(|shard| ShardLock::take(&store, &shard, &holder)).transpose()?;
     let done = Stop::new();
     let keeper = {
         let (store, config, clock, done) = (store.clone(), config.maintain, clock.clone(), done.clone());
@@ -181,7 +175,11 @@ impl Fault for NotThere {
         }
     }
     fn hint(&self) -> Option<String> {
-        Some("write the shard and the number, as `main/42`".into())
+        let hint = match self {
+            Self::Name(_) => "write the shard and the number, as `main/42`",
+            Self::Reading(_) => "`check` says how many readings each shard has; the first is 0",
+        };
+        Some(hint.to_owned())
     }
 }
 

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemas::id::{Seq, Shard, Version};
-use schemas::program::clock::Clock;
 use schemas::program::failpoint;
 use schemas::store::commit::Committer;
 use schemas::store::{Scan, Store};
@@ -43,6 +42,10 @@ pub struct Opened {
     pub known: Known,
 }
 
+/// Rows that a commit is due at, however small they are: a column of text or bytes holds less than 2 GiB, and
+/// so many signatures, paths and details fit into one.
+pub(crate) const MOST_ROWS: usize = 1 << 18;
+
 /// Opens the store for `shard`.
 ///
 /// # Errors
@@ -69,8 +72,8 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
     let batch = committer.last(&fence(shard)).await?.unwrap_or(0);
     let writer = Writer {
         committer,
+        store: store.clone(),
         shard: shard.clone(),
-        clock: store.clock().clone(),
         limits: config.commit,
         batch,
         pending: Pending::default(),
@@ -142,8 +145,8 @@ impl Stand {
 #[derive(Debug)]
 pub struct Writer {
     committer: Committer,
+    store: Store,
     shard: Shard,
-    clock: Clock,
     limits: config::Commit,
     /// The number of the last commit.
     batch: i64,
@@ -185,7 +188,7 @@ impl Writer {
     /// [`IngestError::Store`] where the store refuses a commit, [`IngestError::Unbalanced`] where a
     /// block lost readings; nothing after it is committed.
     pub async fn run(mut self, mut blocks: Receiver) -> Result<Written, IngestError> {
-        let clock = self.clock.clone();
+        let clock = self.store.clock().clone();
         loop {
             let wait = self.wait();
             let due = async {
@@ -210,25 +213,35 @@ impl Writer {
 
     /// How long the rows that are there may still wait.
     fn wait(&self) -> Option<Duration> {
-        let age = self.clock.monotonic().saturating_sub(self.pending.since);
+        let age = self.store.clock().monotonic().saturating_sub(self.pending.since);
         (!self.pending.builder.is_empty()).then(|| self.limits.seconds.get().saturating_sub(age))
     }
 
     async fn take(&mut self, block: &Block) -> Result<(), IngestError> {
         if self.pending.builder.is_empty() {
-            self.pending.since = self.clock.monotonic();
+            self.pending.since = self.store.clock().monotonic();
         }
         self.pending.add(block, &self.shard, self.batch + 1)?;
-        if self.pending.bytes >= self.limits.bytes.get() { self.commit().await } else { Ok(()) }
+        let full = self.pending.bytes >= self.limits.bytes.get() || self.pending.builder.len() >= MOST_ROWS;
+        if full { self.commit().await } else { Ok(()) }
     }
 
     /// Refuses a file that another shard reads under the same name of source: a position has one owner.
-    async fn refuse_taken(&mut self, upto: &Positions) -> Result<(), IngestError> {
-        for (name, position) in upto.iter() {
-            let known = self.written.positions.get(name);
-            if known.is_none_or(|known| known.generation != position.generation)
-                && self.committer.last(&transaction_name(name, position.generation)).await?.is_some()
-            {
+    async fn refuse_taken(&self, upto: &Positions) -> Result<(), IngestError> {
+        let known = |name| self.written.positions.get(name).map(|known| known.generation);
+        let new: Vec<_> =
+            upto.iter().filter(|(name, position)| known(name) != Some(position.generation)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        // Opened now: the other shard may have begun since this one last committed.
+        let mut newest = Committer::open(&self.store, Table::Records, &fence(&self.shard)).await?;
+        if newest.last(&fence(&self.shard)).await?.unwrap_or(0) != self.batch {
+            // Another daemon of this very shard: the commit is refused by its fence.
+            return Ok(());
+        }
+        for (name, position) in new {
+            if newest.last(&transaction_name(name, position.generation)).await?.is_some() {
                 let file = name.1.as_deref().unwrap_or("the standard input").to_owned();
                 return Err(IngestError::Taken { source_name: name.0.to_string(), file });
             }
@@ -246,10 +259,10 @@ impl Writer {
         let rows = builder.finish()?;
         let batch = self.batch + 1;
         let mut transactions = vec![(fence(&self.shard), batch), (seq_name(&self.shard), next.to_i64())];
-        transactions.extend(upto.iter().map(|(name, position)| {
-            let end = i64::try_from(position.end).unwrap_or(i64::MAX);
-            (transaction_name(name, position.generation), end)
-        }));
+        transactions.extend(
+            upto.iter()
+                .map(|(name, position)| (transaction_name(name, position.generation), to_i64(position.end))),
+        );
         failpoint::hit("ingest.write.before_commit");
         let version = self.committer.commit(&[rows], transactions).await?;
         failpoint::hit("ingest.write.after_commit");
@@ -298,15 +311,17 @@ impl Pending {
                 *self.counts.reasons.entry(*reason).or_default() += 1;
                 self.bytes += about.block.readings.raw(about.reading).len() as u64;
             }
-            Row::Document { document, verdict, .. } => {
-                self.bytes += document.meta.map_or(0, |meta| meta.len() as u64);
-                match verdict {
-                    Verdict::Duplicate { .. } => tally.duplicates += 1,
-                    Verdict::Kept => {
-                        tally.kept += 1;
-                        self.counts.text_bytes += document.text.len() as u64;
-                        self.bytes += document.text.len() as u64;
-                    }
+            Row::Document { document, verdict, marks } => {
+                let Document { text, external_id, url, origin, meta, .. } = document;
+                let kept = *verdict == Verdict::Kept;
+                let stored = kept || marks.as_ref().is_some_and(|marks| marks.with_text);
+                let fields = [stored.then_some(*text), *external_id, *url, *origin, *meta];
+                self.bytes += fields.into_iter().flatten().map(|span| span.len() as u64).sum::<u64>();
+                if kept {
+                    tally.kept += 1;
+                    self.counts.text_bytes += text.len() as u64;
+                } else {
+                    tally.duplicates += 1;
                 }
             }
         }

@@ -16,14 +16,13 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
-use replay::batch::{View, fill, laid_out};
+use replay::batch::{Outlined, View, fill, outline};
 use replay::buffer::Members;
 use replay::client::Client;
 use replay::issue::Request;
 use replay::library::Library;
 use replay::serve::{self, ServeConfig, http};
-use replay::tokenise::Tokens;
-use schemas::id::{Seq, Shard};
+use replay::tokenise::{Contents, Tokens};
 use schemas::program::clock::Clock;
 use schemas::program::config::Bytes;
 use schemas::program::stop::Stop;
@@ -182,14 +181,21 @@ impl Steps<'_, '_> {
         let (runtime, store) = (self.runtime, self.runtime.block_on(self.world.store()));
         let (index, limits) = (library.index(), library.index().limits());
         let view = View { index, limits: &limits, members, permutation: None };
-        let read = |shard: &Shard, seq: Seq| {
-            let rows = runtime.block_on(store.fetch(ticket.records, &[(shard.clone(), seq)], &["text"]))?;
-            let text = Rows::new(&rows)?.iter().next().and_then(|row| row.text.map(Arc::from));
-            Ok(text.map(Tokens::Bytes))
+        // With bytes for tokens no text is needed before.
+        let laid = match outline(ticket, library.plan(), view, &Contents::new()) {
+            Ok(Outlined::Whole(laid)) => Some(laid),
+            _ => None,
         };
-        let (outline, contents) = laid_out(ticket, library.plan(), view, read).expect("a batch");
+        let laid = laid.expect("an outline");
+        let read = |place| {
+            let fetched = store.fetch(ticket.records, std::slice::from_ref(&place), &["text"]);
+            let rows = runtime.block_on(fetched).expect("a record");
+            let row = Rows::new(&rows).expect("its columns").get(0).expect("its row");
+            (place, row.text.map(|text| Tokens::Bytes(text.into())))
+        };
+        let contents: Contents = laid.records().into_iter().map(read).collect();
         self.batch("pack, 8 x 1024", COPY, USUAL, || {
-            fill(&outline, library.plan(), &contents).expect("a batch")
+            fill(&laid, library.plan(), &contents).expect("a batch")
         });
     }
 

@@ -11,11 +11,10 @@
 //! with a subword tokenizer it may say which texts it needs to go on, and is asked again with them.
 //! How often, and what was read beside, plays no part in what comes of it.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use schemas::id::{Seq, Shard};
+use schemas::id::{Seq, Shard, Step};
 use schemas::wire::{Batch, BatchRow, Cursor, Ticket};
 
 use crate::buffer::Members;
@@ -25,7 +24,7 @@ use crate::fresh::{Held, Permutation, Reader};
 use crate::index::{Index, Limits};
 use crate::pack::{self, PlannedRow};
 use crate::plan::{Plan, refused};
-use crate::tokenise::{Contents, Tokens};
+use crate::tokenise::Contents;
 
 /// What a batch needs to know of the store, at the versions that its ticket names.
 #[derive(Debug, Clone, Copy)]
@@ -72,53 +71,6 @@ pub enum Outlined {
     Unread(Vec<(Shard, Seq)>),
 }
 
-/// The batch that `ticket` names. `tokens` gives the tokens of the record at a place, `None` when it
-/// was removed from the store.
-///
-/// # Errors
-/// As [`outline`], [`fill`] and `tokens`.
-pub fn batch(
-    ticket: &Ticket,
-    plan: &Plan,
-    view: View<'_>,
-    tokens: impl FnMut(&Shard, Seq) -> Result<Option<Tokens>>,
-) -> Result<Batch> {
-    let (outline, contents) = laid_out(ticket, plan, view, tokens)?;
-    fill(&outline, plan, &contents)
-}
-
-/// The outline of the batch that `ticket` names, with the tokens of all its records.
-///
-/// # Errors
-/// As [`outline`] and `tokens`.
-pub fn laid_out(
-    ticket: &Ticket,
-    plan: &Plan,
-    view: View<'_>,
-    mut tokens: impl FnMut(&Shard, Seq) -> Result<Option<Tokens>>,
-) -> Result<(Outline, Contents)> {
-    let mut contents = Contents::new();
-    loop {
-        let (whole, wanted) = match outline(ticket, plan, view, &contents)? {
-            Outlined::Whole(outline) => {
-                let records = outline.records();
-                (Some(outline), records)
-            }
-            Outlined::Unread(places) => (None, places),
-        };
-        for place in wanted {
-            if let Entry::Vacant(entry) = contents.entry(place) {
-                let (shard, seq) = entry.key();
-                let read = tokens(shard, *seq)?;
-                entry.insert(read);
-            }
-        }
-        if let Some(outline) = whole {
-            return Ok((outline, contents));
-        }
-    }
-}
-
 /// Which tokens of which records go where, as far as `contents`, what was read, goes.
 ///
 /// # Errors
@@ -136,8 +88,10 @@ pub fn outline(ticket: &Ticket, plan: &Plan, view: View<'_>, contents: &Contents
     for row in ticket.row..end {
         if let Some(buffer) = plan.mix.buffer(row) {
             let members = members(ticket, view, buffer)?;
-            let (job, index, tokenizer) = (ticket.seed, view.index, &plan.tokenizer);
-            let pieces = match (Draws { job, buffer, members, index, tokenizer, contents }).row(row, length) {
+            let View { index, limits, .. } = view;
+            let (job, tokenizer) = (ticket.seed, &plan.tokenizer);
+            let draws = Draws { job, buffer, members, index, limits, tokenizer, contents };
+            let pieces = match draws.row(row, length) {
                 Drawn::Row(pieces) => pieces,
                 Drawn::Unread(places) => {
                     unread.extend(places);
@@ -198,7 +152,7 @@ pub fn fill(outline: &Outline, plan: &Plan, contents: &Contents) -> Result<Batch
 #[must_use]
 pub fn following(ticket: &Ticket, plan: &Plan, after: Cursor) -> Ticket {
     Ticket {
-        step: schemas::id::Step(ticket.step.0.saturating_add(1)),
+        step: Step(ticket.step.0.saturating_add(1)),
         row: ticket.row.saturating_add(u64::from(plan.rows)),
         fresh: after,
         ..ticket.clone()

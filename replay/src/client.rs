@@ -18,9 +18,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::issue::{Issued, Request};
-use crate::receive::Evaluation;
-use crate::serve::flight::{CONNECTION_WINDOW, FRAME, Put, ReceivedJson, STREAM_WINDOW, scores_to_columns};
-use crate::serve::{DIGEST_KEY, FlushedJson, FollowedJson, IssuedJson, NEXT_KEY, RequestJson};
+use crate::receive::{self, Evaluation};
+use crate::serve::flight::{CONNECTION_WINDOW, FRAME, Put, STREAM_WINDOW, scores_to_columns};
+use crate::serve::{DIGEST_KEY, FlushedJson, FollowedJson, NEXT_KEY};
 
 /// How often a call is tried.
 const TRIES: u32 = 6;
@@ -160,10 +160,7 @@ impl Client {
     /// # Errors
     /// What the server says; it is asked again while it is unavailable.
     pub async fn ticket(&self, request: &Request) -> Result<Issued, ClientError> {
-        const ACT: &str = "issue a ticket";
-        let body = serde_json::to_vec(&RequestJson::from(request)).unwrap_or_default();
-        let issued: IssuedJson = self.act(ACT, "ticket", body).await?;
-        Ok(issued.into())
+        self.act("issue a ticket", "ticket", serde_json::to_vec(request).unwrap_or_default()).await
     }
 
     /// Lets the server read what the store has got, and says up to which version of `records` it has read.
@@ -221,14 +218,14 @@ impl Client {
         let schema = stream.schema().cloned().ok_or_else(|| malformed("it has no schema"))?;
         let said = |key: &str| schema.metadata().get(key).cloned().unwrap_or_default();
         let sent = said(DIGEST_KEY);
-        let next: RequestJson = serde_json::from_str(&said(NEXT_KEY))
+        let next = serde_json::from_str(&said(NEXT_KEY))
             .map_err(|error| malformed(&format!("`{NEXT_KEY}`: {error}")))?;
         let batch = Batch::new(concat_batches(&schema, &parts).map_err(WireError::from)?)?;
         let found = batch.digest();
         if sent != format!("{found:032x}") {
             return Err(ClientError::Digest { step: ticket.step, found, sent });
         }
-        Ok(Received { batch, next: next.into() })
+        Ok(Received { batch, next })
     }
 
     /// Sends the evaluations of `job` at `step`, after `tokens` tokens were learnt.
@@ -242,7 +239,7 @@ impl Client {
         step: Step,
         tokens: u64,
         scores: &[Evaluation],
-    ) -> Result<ReceivedJson, ClientError> {
+    ) -> Result<receive::Received, ClientError> {
         const ACT: &str = "receive evaluations";
         let put = Put { job: job.to_owned(), series: series.to_owned(), step, tokens };
         let cmd = serde_json::to_vec(&put).unwrap_or_default();

@@ -187,14 +187,14 @@ impl Config {
         }
         let tokenizer =
             self.batch.load().map_err(|(name, why)| refuse(problems, name, &why)).unwrap_or_default();
-        let mut buffers = BTreeMap::new();
+        let (mut buffers, mut unread) = (BTreeMap::new(), false);
         for (name, table) in &mut self.buffer {
             if let Err(error) = check_name("buffer", name) {
                 refuse(problems, "buffer", &format!("holds `{name}`: {}", error.why));
             }
             match problems.absorb(Spec::read(name, table)) {
                 Some(spec) => drop(buffers.insert(name.clone(), spec)),
-                None => return None,
+                None => unread = true,
             }
         }
         for name in self.mix.keys().filter(|name| !self.buffer.contains_key(*name)) {
@@ -218,7 +218,7 @@ impl Config {
                 "must be `store` with `fresh.order = \"permuted\"`: such a job is at no place of the stream";
             refuse(problems, "follow.horizon", why);
         }
-        sound.then_some(Plan {
+        (sound && !unread).then_some(Plan {
             seed: Seed::new(self.seed),
             rows: self.batch.rows,
             length: usize::try_from(self.batch.tokens).unwrap_or(usize::MAX),
@@ -292,6 +292,7 @@ mod tests {
             "follow.block=0",
             "mix.main=0.7",
             "mix.other=0.2",
+            "buffer.main.policy=resevoir",
             "fresh.order=permuted",
         ])
         .unwrap_err()
@@ -300,6 +301,7 @@ mod tests {
             "`batch.rows` must be from 1",
             "`follow.block` must be from 1",
             "`mix.other` names no buffer; there is `main`",
+            "did you mean `reservoir`?",
             "`follow.horizon` must be `store`",
         ] {
             assert!(text.contains(part), "{part}: {text}");

@@ -10,15 +10,18 @@
 //! Because spans begin at passages, the first tokens of a passage are read a little more often than
 //! its last; the record's boundary token comes with the first passage.
 //!
+//! A member that the ticket's version of `records` has not (it was removed while the job stood before
+//! the change that took it out) is drawn again: the others take its share.
+//!
 //! With a subword tokenizer a row waits for the texts of its draws, and a removed text, of which
 //! nobody knows any more how many tokens it had, ends the row: what follows is padding. So whatever a
-//! removal leaves of a row stands where it stood.
+//! removal leaves of the row of an older ticket stands where it stood.
 
 use schemas::id::{Seq, Shard};
 use schemas::seed::Seed;
 
-use crate::buffer::{Member, Members};
-use crate::index::{Index, Record};
+use crate::buffer::Members;
+use crate::index::{Index, Limits, Record};
 use crate::pack::Piece;
 use crate::tokenise::{Contents, Known, Tokenizer, byte_tokens};
 
@@ -28,6 +31,10 @@ pub const LEAST: u64 = 16;
 /// Bytes of text for each token still wanted that are asked for at once: of ordinary text a little
 /// more than are needed.
 const AHEAD: u64 = 4;
+
+/// How many draws, one after the other, may fall on members that are not there before none is taken to
+/// be left.
+const MISSES: u32 = 64;
 
 /// Where rows are drawn from.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +47,8 @@ pub struct Draws<'a> {
     pub members: &'a Members,
     /// Where their passages are.
     pub index: &'a Index,
+    /// What the ticket's version has of the index.
+    pub limits: &'a Limits,
     /// How their texts become tokens.
     pub tokenizer: &'a Tokenizer,
     /// Those that were read.
@@ -59,25 +68,19 @@ impl<'a> Draws<'a> {
     /// Row `row` of the job, which has `length` tokens.
     #[must_use]
     pub fn row(&self, row: u64, length: u64) -> Drawn {
-        let seed = self.seed();
-        let mut pieces = Vec::new();
-        let mut room = length;
-        for j in 0.. {
-            if room == 0 || (j > 0 && room < LEAST) {
-                break;
-            }
-            let Some((member, place)) = self.members.draw(seed, row, j) else { break };
-            let known = self.known(member);
+        let (mut pieces, mut room) = (Vec::new(), length);
+        for Draw { j, shard, record, place } in self.draws(row, 0) {
+            let known = self.known(shard, record);
             if matches!(known, Known::Unread) {
                 return Drawn::Unread(self.ahead(row, j, room));
             }
-            // A record that was removed from the store since has lost its passages with its text.
-            let passages = self.record(member).map_or(&[][..], |record| &record.passages);
-            let first = known.passage_start(passages, place);
+            let first = known.passage_start(&record.passages, place);
             let tokens = known.count().map_or(room, |count| count.saturating_sub(first).min(room));
-            let (shard, seq, id, bytes) = (member.shard.clone(), member.seq, member.id, member.bytes);
-            pieces.push(Piece { shard, seq, id, bytes, first, tokens });
+            pieces.push(Piece::of(shard, record, first, tokens));
             room -= tokens;
+            if room < LEAST {
+                break;
+            }
         }
         Drawn::Row(pieces)
     }
@@ -85,30 +88,48 @@ impl<'a> Draws<'a> {
     /// The records not read yet among draw `j` of a row and those after it that about fill `room`.
     fn ahead(&self, row: u64, j: u64, room: u64) -> Vec<(Shard, Seq)> {
         let (mut places, mut bytes) = (Vec::new(), 0_u64);
-        for j in j.. {
+        for Draw { shard, record, place, .. } in self.draws(row, j) {
+            if matches!(self.known(shard, record), Known::Unread) {
+                places.push((shard.clone(), record.seq));
+            }
+            let first = Known::Bytes(record.bytes).passage_start(&record.passages, place);
+            bytes = bytes.saturating_add(byte_tokens(record.bytes).saturating_sub(first));
             if bytes >= room.saturating_mul(AHEAD) {
                 break;
             }
-            let Some((member, place)) = self.members.draw(self.seed(), row, j) else { break };
-            if matches!(self.known(member), Known::Unread) {
-                places.push((member.shard.clone(), member.seq));
-            }
-            let passages = self.record(member).map_or(&[][..], |record| &record.passages);
-            let first = Known::Bytes(member.bytes).passage_start(passages, place);
-            bytes = bytes.saturating_add(byte_tokens(member.bytes).saturating_sub(first));
         }
         places
     }
 
-    fn seed(&self) -> Seed {
-        self.job.child(&format!("draw/{}", self.buffer))
+    /// Draw `first` of a row and those after it, but for those of members that are not there.
+    fn draws(&self, row: u64, first: u64) -> impl Iterator<Item = Draw<'a>> {
+        let seed = self.job.child(&format!("draw/{}", self.buffer));
+        let mut missed = 0;
+        let draw = move |j| {
+            let (member, place) = self.members.draw(seed, row, j)?;
+            let below = |limit: &Seq| member.seq < *limit;
+            let record = self
+                .index
+                .get(&member.shard, member.seq)
+                .filter(|record| record.id == member.id && self.limits.get(&member.shard).is_some_and(below));
+            missed = if record.is_some() { 0 } else { missed + 1 };
+            let draw = record.map(|record| Draw { j, shard: &member.shard, record, place });
+            (missed < MISSES).then_some(draw)
+        };
+        (first..).map_while(draw).flatten()
     }
 
-    fn known(&self, member: &Member) -> Known<'a> {
-        self.tokenizer.known(self.contents, &member.shard, member.seq, member.bytes)
+    fn known(&self, shard: &Shard, record: &Record) -> Known<'a> {
+        self.tokenizer.known(self.contents, shard, record.seq, record.bytes)
     }
+}
 
-    fn record(&self, member: &Member) -> Option<&'a Record> {
-        self.index.get(&member.shard, member.seq).filter(|record| record.id == member.id)
-    }
+/// Where a draw falls.
+struct Draw<'a> {
+    /// Its number in its row.
+    j: u64,
+    shard: &'a Shard,
+    record: &'a Record,
+    /// The byte token of the record.
+    place: u64,
 }

@@ -43,13 +43,13 @@ pub enum ReplayError {
         /// The step.
         step: u64,
     },
-    /// A version of `records` that the store does not have.
-    #[error("the store has no version {asked} of table `records`: {why}")]
+    /// A version of `records` that was not read yet, or never was.
+    #[error("table `records` has no version {asked}: the newest that was read is {newest}")]
     NoVersion {
         /// The version asked for.
         asked: Version,
-        /// What is known about it.
-        why: String,
+        /// The newest that was read.
+        newest: Version,
     },
     /// A change of a buffer that nobody has made.
     #[error("buffer `{buffer}` has no change {asked}: its newest is {newest}")]
@@ -74,15 +74,6 @@ pub enum ReplayError {
         found: String,
         /// The digest of this plan's policy.
         ours: String,
-    },
-    /// State of a policy that is not one.
-    #[error("the saved state of policy `{policy}` does not read back")]
-    State {
-        /// The policy.
-        policy: &'static str,
-        /// What its reader said.
-        #[source]
-        source: serde_json::Error,
     },
     /// Rows of the store that contradict each other.
     #[error("table `{table}` is inconsistent: {why}")]
@@ -133,7 +124,7 @@ impl Fault for ReplayError {
             Self::NoVersion { .. } | Self::NoChange { .. } => Kind::NotFound,
             Self::OtherPolicy { .. } | Self::Text { .. } => Kind::Config,
             Self::Encoder(_) => Kind::Bug,
-            Self::State { .. } | Self::Inconsistent { .. } => Kind::Corrupt,
+            Self::Inconsistent { .. } => Kind::Corrupt,
             Self::Config(error) => error.kind(),
             Self::Id(error) => error.kind(),
             Self::Store(error) => error.kind(),
@@ -150,10 +141,7 @@ impl Fault for ReplayError {
             Self::Served { .. } => {
                 Some("give the job a name of its own, or the config that it began with".into())
             }
-            Self::NoVersion { .. } => Some(
-                "ask for a new ticket: old versions expire, the `draws` table says what was served".into(),
-            ),
-            Self::NoChange { .. } => {
+            Self::NoVersion { .. } | Self::NoChange { .. } => {
                 Some("read the store again: another process may be ahead of this one".into())
             }
             Self::OtherPolicy { buffer, .. } => Some(format!(
@@ -165,7 +153,7 @@ impl Fault for ReplayError {
             Self::Table(error) => error.hint(),
             Self::Wire(error) => error.hint(),
             Self::Text { source, .. } => Some(source.mend().into()),
-            Self::Encoder(_) | Self::Ticket { .. } | Self::State { .. } | Self::Inconsistent { .. } => None,
+            Self::Encoder(_) | Self::Ticket { .. } | Self::Inconsistent { .. } => None,
         }
     }
 }

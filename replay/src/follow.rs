@@ -157,7 +157,8 @@ impl Follow {
     }
 
     /// Makes the policy's state again: of all blocks that the newest change had seen. What its
-    /// members differ in from the store's comes back as changes: nothing, unless records were removed.
+    /// members differ in from the store's comes back as changes: nothing, unless records were removed,
+    /// or several shards hold the same text.
     fn rebuild(&mut self, index: &Index) -> Result<Vec<Delta>> {
         self.policy = self.spec.policy(self.seed);
         self.offered.clear();

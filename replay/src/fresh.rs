@@ -2,8 +2,9 @@
 //!
 //! In stream order the next record is the one with the smallest (seq, shard) of all shards' next
 //! ones; the cursor says for each shard where it goes on. In permuted order records come by a keyed
-//! hash of their id; the cursor has one entry, the record that was read last, with the tokens of it
-//! that were delivered. Records that the plan's `keep` leaves out are passed over in both.
+//! hash of their place; the cursor has one entry, the record that was read last, with the tokens of it
+//! that were delivered: its place in the order outlives it. Records that the plan's `keep` leaves out
+//! are passed over in both.
 //!
 //! A subword tokenizer makes a batch wait for texts: [`Reader::ahead`] says which. Where a text was
 //! removed since the ticket was issued, nobody knows any more how many tokens it had, so nothing
@@ -42,15 +43,15 @@ impl Thinning {
     }
 }
 
-/// The kept records in the order of a keyed hash of their ids.
+/// The kept records in the order of a keyed hash of their places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permutation {
     order: Vec<(u64, Shard, Seq)>,
 }
 
 impl Permutation {
-    fn key(plan: &Plan, record: &Record) -> u64 {
-        plan.seed.child("permute").hash(record.id.as_bytes())
+    fn key(plan: &Plan, shard: &Shard, seq: Seq) -> (u64, Shard, Seq) {
+        (plan.seed.child("permute").child(shard.as_str()).at(&[seq.0]), shard.clone(), seq)
     }
 
     /// Of all records below the limits that the plan uses. O(n log n): keep it while they stand.
@@ -61,8 +62,7 @@ impl Permutation {
             .shards()
             .flat_map(|shard| index.visible(shard, Seq(0), limits).iter().map(move |record| (shard, record)));
         let used = records.filter(|(_, record)| thinning.keeps(record));
-        let mut order: Vec<_> =
-            used.map(|(shard, record)| (Self::key(plan, record), shard.clone(), record.seq)).collect();
+        let mut order: Vec<_> = used.map(|(shard, record)| Self::key(plan, shard, record.seq)).collect();
         order.sort_unstable();
         Self { order }
     }
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
             Order::Permuted => {
                 let make = || Arc::new(Permutation::new(plan, index, limits));
                 let permutation = permutation.map_or_else(make, Arc::clone);
-                let (next, token) = stand(plan, index, &permutation, cursor)?;
+                let (next, token) = stand(plan, &permutation, cursor)?;
                 Source::Permuted { index, permutation, next, token }
             }
         };
@@ -282,20 +282,15 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Where in the permutation a cursor stands: the index of a record and tokens of it delivered.
-fn stand(
-    plan: &Plan,
-    index: &Index,
-    permutation: &Permutation,
-    cursor: &Cursor,
-) -> Result<(usize, u64), String> {
+/// Where in the permutation a cursor stands: the index of a record and tokens of it delivered. Where its
+/// own record was removed, that is the next one.
+fn stand(plan: &Plan, permutation: &Permutation, cursor: &Cursor) -> Result<(usize, u64), String> {
     let Some((shard, place)) = cursor.first_key_value() else { return Ok((0, 0)) };
     if cursor.len() > 1 {
         return Err("a cursor in permuted order names one record, this one more".to_owned());
     }
-    let lost = || format!("its cursor stands at record {} of shard `{shard}`, which is not there", place.seq);
-    let record = index.get(shard, place.seq).ok_or_else(lost)?;
-    let key = (Permutation::key(plan, record), shard.clone(), place.seq);
-    let at = permutation.order.binary_search(&key).map_err(|_| lost())?;
-    Ok((at, place.token))
+    Ok(match permutation.order.binary_search(&Permutation::key(plan, shard, place.seq)) {
+        Ok(at) => (at, place.token),
+        Err(next) => (next, 0),
+    })
 }

@@ -4,21 +4,26 @@ use std::collections::BTreeMap;
 
 use schemas::id::{Change, Seq, Step, Version};
 use schemas::wire::{Cursor, Ticket, WIRE_FORMAT};
+use serde::{Deserialize, Serialize};
 
 use crate::buffer::{Log, Seen};
 use crate::index::Limits;
 use crate::plan::{Horizon, Order, Plan};
 
 /// Where a job stands when it asks for its next batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     /// The job.
     pub job: String,
     /// The step that the batch will feed.
+    #[serde(default)]
     pub step: Step,
     /// Rows it was served so far.
+    #[serde(default)]
     pub row: u64,
     /// Where its new text goes on.
+    #[serde(default)]
     pub fresh: Cursor,
 }
 
@@ -36,8 +41,9 @@ impl Request {
     }
 }
 
-/// What a request comes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a request comes to. Over the wire `{"ticket": ..}` or `{"not_yet": {"missing": tokens}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Issued {
     /// The batch can be read.
     Ticket(Ticket),

@@ -13,8 +13,9 @@
 //! a [`client`] asks it, [`note`] writes what was served, [`receive`] what trainers say back.
 //!
 //! # Invariants
-//! - A ticket gives the same bytes for ever: [`batch`] reads no clock, no environment, no unseeded
-//!   number, and nothing of the store beyond what the ticket names.
+//! - A ticket gives the same bytes for ever, but for text that was removed, whose place is padding:
+//!   [`batch`] reads no clock, no environment, no unseeded number, and nothing of the store beyond what
+//!   the ticket names.
 //! - Every token of the stream that a plan uses is delivered to a job exactly once, in order.
 //! - With `horizon = "cursor"` no batch holds text from beyond the place where its job reads.
 //! - Buffers, index and cache are functions of the store and a seed: all can be thrown away.
@@ -42,5 +43,7 @@ pub mod plan;
 pub mod receive;
 pub mod records;
 pub mod serve;
+#[cfg(test)]
+mod testing;
 pub mod texts;
 pub mod tokenise;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use schemas::id::{Seq, Shard, Version, check_name};
+use schemas::id::{Change, Seq, Shard, Version, check_name};
 use schemas::program::config::Bytes;
 use schemas::store::Store;
 use schemas::table::column::unpack_u32;
@@ -87,27 +87,26 @@ impl Library {
         Ok(library)
     }
 
-    /// Reads what the store has got since, and brings the buffers up to date; whether `records` had
-    /// a new version.
+    /// Reads what the store has got since, and brings the buffers up to date.
     ///
     /// # Errors
     /// The store's. The next call goes on from what was committed.
-    pub async fn follow(&mut self) -> Result<bool> {
-        let mut moved = self.follow_records().await?;
+    pub async fn follow(&mut self) -> Result<()> {
+        self.follow_records().await?;
         for name in self.buffers.keys().cloned().collect::<Vec<_>>() {
             while let Some(buffer) = self.buffers.get_mut(&name) {
                 match buffer.advance(self.records.index(), self.records.version()).await? {
                     Progress::UpToDate => break,
                     // The other follower may have read further.
-                    Progress::Overtaken => moved |= self.follow_records().await?,
+                    Progress::Overtaken => self.follow_records().await?,
                 }
             }
         }
-        Ok(moved)
+        Ok(())
     }
 
-    async fn follow_records(&mut self) -> Result<bool> {
-        let moved = self.records.follow().await?;
+    async fn follow_records(&mut self) -> Result<()> {
+        let followed = self.records.follow().await;
         if self.rewrites != self.records.rewrites() {
             self.rewrites = self.records.rewrites();
             // A text that was removed must not come out of the cache.
@@ -116,7 +115,7 @@ impl Library {
             self.permutation = None;
             self.buffers.values_mut().for_each(Follow::rewritten);
         }
-        Ok(moved)
+        followed
     }
 
     /// The plan it was opened with.
@@ -152,13 +151,10 @@ impl Library {
         self.members(buffer, newest)
     }
 
-    fn members(&mut self, buffer: &str, change: schemas::id::Change) -> Result<Arc<Members>> {
+    fn members(&mut self, buffer: &str, asked: Change) -> Result<Arc<Members>> {
         match self.buffers.get_mut(buffer) {
-            Some(follow) => follow.members(change),
-            None => {
-                let newest = schemas::id::Change(0);
-                Err(ReplayError::NoChange { buffer: buffer.to_owned(), asked: change, newest })
-            }
+            Some(follow) => follow.members(asked),
+            None => Err(ReplayError::NoChange { buffer: buffer.to_owned(), asked, newest: Change(0) }),
         }
     }
 

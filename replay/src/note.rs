@@ -17,8 +17,10 @@ use schemas::wire::{Batch, Ticket, WireError};
 
 use crate::error::{ReplayError, Result};
 
-/// How many groups may wait for a store that cannot be written before serving is refused.
+/// How many groups, of all jobs together, may wait for a store that cannot be written before serving is
+/// refused.
 const WAITING: usize = 8;
+
 /// How often a group is tried against other servers that note the same job.
 const TRIES: usize = 4;
 
@@ -67,6 +69,8 @@ struct Job {
     /// The first step that is not in the store.
     next: u64,
     waiting: BTreeMap<u64, Draw>,
+    /// When the first of them came, on the store's clock.
+    since: Duration,
     /// The step after the last one that this process was told of.
     ours: Option<u64>,
     /// Steps that were asked for again, and the tickets that the store has of them.
@@ -74,8 +78,6 @@ struct Job {
     tickets: BTreeMap<u64, Ticket>,
     /// Whether what the store has of steps that are asked for again counts no more.
     void: bool,
-    /// When the first of them came, on the store's clock.
-    since: Duration,
 }
 
 /// Notes the draws of all jobs that one server serves.
@@ -121,13 +123,14 @@ impl Notes {
             job.since = now;
         }
         job.waiting.insert(step, draw(ticket, batch, digest, time)?);
-        let waiting = job.waiting.len();
-        if waiting < self.groups.steps.max(1) {
+        let (ours, waiting) = (job.waiting.len(), self.waiting());
+        let most = self.groups.steps.max(1).saturating_mul(WAITING);
+        if ours < self.groups.steps && waiting < most {
             return Ok(Noted::Waiting);
         }
         match self.write(&ticket.job).await {
             Ok(()) => Ok(Noted::Written),
-            Err(error) if waiting >= self.groups.steps.max(1).saturating_mul(WAITING) => {
+            Err(error) if waiting >= most => {
                 // Refused means not served: its row must not stand.
                 self.jobs.get_mut(&ticket.job).and_then(|job| job.waiting.remove(&step));
                 Err(error)
@@ -196,12 +199,8 @@ impl Notes {
     pub async fn tick(&mut self) -> Result<()> {
         let now = self.store.clock().monotonic();
         let due = |job: &Job| !job.waiting.is_empty() && now.saturating_sub(job.since) >= self.groups.wait;
-        let due: Vec<String> =
-            self.jobs.iter().filter(|(_, job)| due(job)).map(|(name, _)| name.clone()).collect();
-        for name in due {
-            self.write(&name).await?;
-        }
-        Ok(())
+        let due = self.jobs.iter().filter(|(_, job)| due(job)).map(|(name, _)| name.clone()).collect();
+        self.write_all(due).await
     }
 
     /// Writes all that waits.
@@ -209,10 +208,16 @@ impl Notes {
     /// # Errors
     /// As [`Notes::tick`].
     pub async fn flush(&mut self) -> Result<()> {
-        for name in self.jobs.keys().cloned().collect::<Vec<_>>() {
-            self.write(&name).await?;
+        self.write_all(self.jobs.keys().cloned().collect()).await
+    }
+
+    /// Writes what waits of these jobs: what holds up one need not hold up the others. The first error.
+    async fn write_all(&mut self, names: Vec<String>) -> Result<()> {
+        let mut result = Ok(());
+        for name in names {
+            result = result.and(self.write(&name).await);
         }
-        Ok(())
+        result
     }
 
     /// Writes what waits of one job. Where another server noted some of it, the rest is tried again.

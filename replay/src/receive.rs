@@ -4,15 +4,17 @@
 //! which holds the last step received plus one, makes that a no-op.
 
 use schemas::id::{Step, Version, check_name};
-use schemas::store::Store;
 use schemas::store::commit::Committer;
+use schemas::store::{Store, StoreError};
 use schemas::table::evaluations::{Builder, Row};
 use schemas::table::{Table, TableError};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
 /// A model's score on one document of a slice.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Evaluation {
     /// Which weights were scored: `live`, `average`, ...
     pub weights: String,
@@ -28,8 +30,9 @@ pub struct Evaluation {
     pub bytes: u64,
 }
 
-/// What became of evaluations that were sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What became of evaluations that were sent. Over the wire `{"written": version}` or `"before"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Received {
     /// They are in the store since this version of `evaluations`.
     Written(Version),
@@ -75,10 +78,8 @@ pub async fn evaluations(
             time,
         });
     }
-    let batch = rows.finish().map_err(|source: TableError| schemas::store::StoreError::Rows {
-        table: Table::Evaluations,
-        source,
-    })?;
+    let wrong = |source: TableError| StoreError::Rows { table: Table::Evaluations, source };
+    let batch = rows.finish().map_err(wrong)?;
     Ok(Received::Written(committer.commit(&[batch], vec![(fence, number)]).await?))
 }
 
@@ -89,9 +90,10 @@ fn long(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::program::clock::Clock;
-    use schemas::store::{Scan, StoreUrl};
+    use schemas::store::Scan;
     use schemas::table::evaluations::View;
+
+    use crate::testing::store;
 
     fn score(slice: &str, nats: f64) -> Evaluation {
         Evaluation {
@@ -106,9 +108,7 @@ mod tests {
 
     #[tokio::test]
     async fn evaluations_are_written_once_per_step_however_often_they_are_sent() {
-        let folder = tempfile::tempdir().unwrap();
-        let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
-        let store = Store::create(&url, &Default::default(), Clock::manual(5)).await.unwrap();
+        let (_folder, store) = store(5).await;
         let first = [score("law", 1.0), score("speech", 2.0)];
         assert_eq!(
             evaluations(&store, "job", "live", Step(0), 0, &first).await.unwrap(),

@@ -49,7 +49,7 @@ pub struct Records {
     history: BTreeMap<Version, Arc<Limits>>,
     older: Vec<Older>,
     rewrites: u64,
-    /// A rewrite that was seen and is still to be read.
+    /// A version that was seen and is still to be read as a whole.
     unread: Option<Version>,
 }
 
@@ -67,44 +67,47 @@ impl Records {
         Ok(Self { store, follower, version, index, history, older: Vec::new(), rewrites: 0, unread: None })
     }
 
-    /// Reads the versions that came since; whether there were any.
+    /// Reads the versions that came since.
     ///
     /// # Errors
-    /// As [`Records::open`]. Where the store could not be reached the next call goes on from there.
-    pub async fn follow(&mut self) -> Result<bool> {
-        let mut moved = self.reread().await?;
+    /// As [`Records::open`]. The next call goes on from there.
+    pub async fn follow(&mut self) -> Result<()> {
+        self.reread().await?;
         while let Some(news) = self.follower.next().await? {
-            moved = true;
-            match &news {
+            let version = news.version();
+            match news {
                 News::Appended { batches, .. } => {
+                    // Of rows that contradict each other the index may have some: then all are read again.
+                    self.unread = Some(version);
                     // Nobody else holds it between two calls, so nothing is copied.
-                    extend(Arc::make_mut(&mut self.index), batches)?;
-                    self.history.insert(news.version(), Arc::new(self.index.limits()));
+                    extend(Arc::make_mut(&mut self.index), &batches)?;
+                    self.unread = None;
+                    self.history.insert(version, Arc::new(self.index.limits()));
                     if self.history.len() > FOLLOWED {
                         self.history.pop_first();
                     }
                 }
-                News::Rewritten { version } => {
-                    self.unread = Some(*version);
+                News::Rewritten { .. } => {
+                    self.unread = Some(version);
                     self.reread().await?;
                 }
                 News::Nothing { .. } => {}
             }
-            self.version = news.version();
+            self.version = version;
         }
-        Ok(moved)
+        Ok(())
     }
 
-    /// Reads the newest rewrite, if there is one to be read.
-    async fn reread(&mut self) -> Result<bool> {
-        let Some(version) = self.unread else { return Ok(false) };
+    /// Reads the version that is still to be read as a whole, if there is one.
+    async fn reread(&mut self) -> Result<()> {
+        let Some(version) = self.unread else { return Ok(()) };
         self.index = Arc::new(read(&self.store, version).await?);
         self.history = [(version, Arc::new(self.index.limits()))].into();
         self.older.clear();
         self.rewrites += 1;
         self.version = version;
         self.unread = None;
-        Ok(true)
+        Ok(())
     }
 
     /// The newest version that was read.
@@ -138,8 +141,7 @@ impl Records {
     /// one that it no longer keeps.
     pub async fn at(&mut self, version: Version) -> Result<(Arc<Index>, Arc<Limits>)> {
         if version > self.version {
-            let why = format!("the newest is {}", self.version);
-            return Err(ReplayError::NoVersion { asked: version, why });
+            return Err(ReplayError::NoVersion { asked: version, newest: self.version });
         }
         if let Some((_, limits)) = self.history.range(..=version).next_back() {
             return Ok((Arc::clone(&self.index), Arc::clone(limits)));

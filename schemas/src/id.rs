@@ -155,10 +155,10 @@ macro_rules! number {
         pub struct $name(pub u64);
 
         impl $name {
-            /// The one after this.
+            /// The one after this; the last has itself.
             #[must_use]
             pub const fn next(self) -> Self {
-                Self(self.0 + 1)
+                Self(self.0.saturating_add(1))
             }
 
             /// As a column holds it; the largest i64 stands for what does not fit.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! table    the five tables: records, signals, evaluations, buffers, draws   what is stored
-//! store    open, commit, follow, scan, fetch, lock, check                    where it is stored
+//! store    open, commit, follow, scan, fetch, maintain, lock, check          where it is stored
 //! wire     ticket, batch                                                     what replay and trainer say to each other
 //! program  start, cli, config, error, clock, stop, failpoint, telemetry      what every program needs
 //! ```
@@ -11,8 +11,8 @@
 //!
 //! # Invariants
 //! - No policy and no model lives here.
-//! - The clock, the environment and unseeded random numbers are read in [`program`] and, once, where a
-//!   store is made; nowhere else.
+//! - The clock and the environment are read in [`program`] alone. No random number is unseeded but a
+//!   store's secret, drawn when it is made, and the names of attempts to commit.
 //! - Rows enter a table through [`store::commit::Committer`] alone.
 //!
 //! # Where to start

@@ -114,12 +114,17 @@ impl Ticket {
     /// # Errors
     /// [`WireError::Ticket`] for anything but a ticket's JSON, [`WireError::Format`] for another format.
     pub fn from_json(json: &[u8]) -> Result<Self, WireError> {
-        let ticket: Self = serde_json::from_slice(json).map_err(WireError::Ticket)?;
-        if ticket.format == WIRE_FORMAT {
-            Ok(ticket)
-        } else {
-            Err(WireError::Format { found: ticket.format })
+        /// What the tickets of every format have.
+        #[derive(Deserialize)]
+        struct AnyTicket {
+            format: u32,
         }
+        // The format first: a ticket of another one may have other keys.
+        let AnyTicket { format } = serde_json::from_slice(json).map_err(WireError::Ticket)?;
+        if format != WIRE_FORMAT {
+            return Err(WireError::Format { found: format });
+        }
+        serde_json::from_slice(json).map_err(WireError::Ticket)
     }
 }
 
@@ -161,9 +166,13 @@ pub struct Batch {
     length: usize,
 }
 
+fn list_size(length: usize) -> i32 {
+    i32::try_from(length).unwrap_or(i32::MAX)
+}
+
 fn token_field(length: usize, name: &str, item: DataType) -> Field {
-    let size = i32::try_from(length).unwrap_or(i32::MAX);
-    Field::new(name, DataType::FixedSizeList(Arc::new(Field::new("item", item, false)), size), false)
+    let item = Arc::new(Field::new("item", item, false));
+    Field::new(name, DataType::FixedSizeList(item, list_size(length)), false)
 }
 
 fn span_fields() -> Fields {
@@ -179,8 +188,7 @@ fn span_fields() -> Fields {
 }
 
 /// The schema of batches whose rows have `length` tokens.
-#[must_use]
-pub fn batch_schema(length: usize) -> SchemaRef {
+fn batch_schema(length: usize) -> SchemaRef {
     let spans = Field::new("item", DataType::Struct(span_fields()), false);
     let metadata = [("perennial.format".to_owned(), WIRE_FORMAT.to_string())];
     Arc::new(Schema::new_with_metadata(
@@ -220,14 +228,18 @@ impl Batch {
     /// # Errors
     /// [`WireError::Batch`] where a row breaks a rule in the table above.
     pub fn from_rows(length: usize, rows: &[BatchRow]) -> Result<Self, WireError> {
-        let schema = batch_schema(length);
-        let list = |name: &str, values: ArrayRef| -> Result<ArrayRef, WireError> {
-            let DataType::FixedSizeList(item, size) =
-                token_field(length, name, values.data_type().clone()).data_type().clone()
-            else {
-                return Err(malformed("", "internal: not a list"));
-            };
-            Ok(Arc::new(FixedSizeListArray::try_new(item, size, values, None)?))
+        let is_whole = |row: &BatchRow| {
+            [row.tokens.len(), row.targets.len(), row.mask.len()].iter().all(|cells| *cells == length)
+        };
+        if !rows.iter().all(is_whole) {
+            return Err(malformed(
+                "?",
+                &format!("a row has other than {length} tokens, targets and mask bits"),
+            ));
+        }
+        let list = |values: ArrayRef| -> Result<ArrayRef, WireError> {
+            let item = Arc::new(Field::new("item", values.data_type().clone(), false));
+            Ok(Arc::new(FixedSizeListArray::try_new(item, list_size(length), values, None)?))
         };
         let flat = |get: fn(&BatchRow) -> &[i32]| -> ArrayRef {
             Arc::new(Int32Array::from_iter_values(rows.iter().flat_map(|row| get(row).iter().copied())))
@@ -239,12 +251,12 @@ impl Batch {
             )),
             Arc::new(BooleanArray::from_iter(rows.iter().map(|row| Some(row.buffer.is_some())))),
             Arc::new(rows.iter().map(|row| row.buffer.as_deref()).collect::<arrow::array::StringArray>()),
-            list("tokens", flat(|row| &row.tokens))?,
-            list("targets", flat(|row| &row.targets))?,
-            list("mask", Arc::new(mask))?,
+            list(flat(|row| &row.tokens))?,
+            list(flat(|row| &row.targets))?,
+            list(Arc::new(mask))?,
             span_column(rows)?,
         ];
-        Self::new(RecordBatch::try_new(schema, columns)?)
+        Self::new(RecordBatch::try_new(batch_schema(length), columns)?)
     }
 
     /// Checks that `columns` is a batch.
@@ -383,9 +395,11 @@ impl Batch {
 
     /// xxh3-128 over the columns in schema order: "the same bytes" means the same digest.
     ///
-    /// Per column: its name, its length, and for each cell its validity and its value; numbers
-    /// little-endian, texts and lists after their length. It does not depend on how Arrow lays the
-    /// buffers out.
+    /// Of each column its name, then the array: its length as u64, then its cells. A number is
+    /// little-endian, a truth one byte, an id its 16 bytes; a text is one byte that says whether it is
+    /// there, its length as u64, its bytes. The lists of T are one array of all their values; a list of
+    /// structs is, row by row, an array of structs, which is its fields' arrays one after the other.
+    /// So it does not depend on how Arrow lays the buffers out.
     #[must_use]
     pub fn digest(&self) -> u128 {
         let mut hasher = Xxh3::new();

@@ -2,8 +2,8 @@
 //!
 //! The tests themselves are modules of one binary, `tests/tests/main.rs`. They know the programs by
 //! their public faces only: they start them, talk to them, and read the store through `schemas`.
-//! [`binary`] gives the program to start, [`root`] the files of the repository, [`world`] a folder to run
-//! programs in, [`s3`] a server with a bucket, [`faulty`] a network that fails.
+//! [`binary`] gives the program to start, [`undisturbed`] starts it, [`root`] the files of the repository,
+//! [`world`] a folder to run programs in, [`s3`] a server with a bucket, [`faulty`] a network that fails.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test stops at the first surprise and says it")]
 
@@ -12,8 +12,12 @@ pub mod s3;
 pub mod world;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
+
+use schemas::program::start::Environment;
 
 /// The folder of the workspace: where the `Cargo.toml` with the `[workspace]` lies.
 ///
@@ -41,6 +45,52 @@ pub fn binary(name: &str) -> PathBuf {
         let release = if folder.ends_with("release") { " --release" } else { "" };
         panic!("{why}\n  hint: run `cargo build --workspace --bins{release}` first; `make test` does both")
     })
+}
+
+/// What starts `program` without the variables that the shell of whoever runs the tests has for programs
+/// like it: keys, failpoints, a cloud's credentials, proxies.
+pub fn undisturbed(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in Environment::of_process().variables().iter().filter(|(name, _)| disturbs(name)) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn disturbs(variable: &str) -> bool {
+    let upper = variable.to_ascii_uppercase();
+    upper.starts_with("PERENNIAL_") || upper.starts_with("AWS_") || upper.ends_with("_PROXY")
+}
+
+/// The Python of the tests, with the packages that tests/requirements.txt asks for.
+///
+/// # Panics
+/// With the command to run, if it is not there or has other packages.
+#[must_use]
+pub fn python() -> PathBuf {
+    let home = root().join(".venv");
+    let has = fs::read(home.join("requirements.txt")).ok();
+    let wanted = fs::read(root().join("tests/requirements.txt")).expect("it lies beside this crate");
+    assert!(
+        has.as_ref() == Some(&wanted),
+        "`{}` {}\n  hint: run `make python` first; `make test` does both",
+        home.display(),
+        if has.is_some() { "is not what tests/requirements.txt asks for" } else { "is missing" },
+    );
+    home.join("bin/python3")
+}
+
+/// Whether whoever started the tests wants all of them, however long they take.
+#[must_use]
+pub fn full() -> bool {
+    Environment::of_process().get("PERENNIAL_TESTS") == Some("full")
+}
+
+/// Says what could not be run, and why. Not by `eprintln!`: of a test that passes, the harness would keep
+/// it to itself.
+pub fn not_run(what: &str) {
+    // Where nobody reads, nobody misses it.
+    let _ = writeln!(std::io::stderr(), "not run: {what}");
 }
 
 /// The program `name` in `folder`, unless cargo would build it again.
@@ -138,6 +188,17 @@ mod tests {
     fn program_is_refused_when_it_is_not_built() {
         let (folder, _, _) = built();
         assert!(fresh_program(folder.path(), "run").unwrap_err().contains("is not built"));
+    }
+
+    #[test]
+    fn variables_that_speak_to_programs_disturb_and_those_of_the_system_do_not() {
+        for name in ["PERENNIAL_FAILPOINT", "PERENNIAL_INGEST__SHARD", "AWS_REGION", "http_proxy", "NO_PROXY"]
+        {
+            assert!(disturbs(name), "{name}");
+        }
+        for name in ["PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "MY_PERENNIAL_X"] {
+            assert!(!disturbs(name), "{name}");
+        }
     }
 
     #[test]

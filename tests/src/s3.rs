@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::Stdio;
 
 use schemas::program::clock::Clock;
 use schemas::store::{Store, StoreError};
 
-use crate::root;
+use crate::world::Running;
+use crate::{python, undisturbed};
 
 /// The URL of the store.
 pub const URL: &str = "s3://stream/a/store";
@@ -35,26 +35,22 @@ pub fn options(address: SocketAddr) -> Vec<(&'static str, String)> {
 /// An S3 server that forgets everything when it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
     address: SocketAddr,
+    _running: Running,
 }
 
-/// The tests that were not run for want of a server.
-static NOT_RUN: AtomicUsize = AtomicUsize::new(0);
-
 impl Server {
-    /// One with an empty bucket `stream`; none where `.venv` has no server.
+    /// One with an empty bucket `stream`.
     ///
     /// # Panics
-    /// Where the server is there and does not start.
+    /// Where the tests' Python is missing, or the server does not start.
     #[must_use]
-    pub fn start() -> Option<Self> {
-        let python = root().join(".venv/bin/python3");
-        let arguments = ["-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"];
-        let mut command = Command::new(python);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let Ok(mut child) = command.spawn() else { return Self::absent("there is no `.venv`") };
-        let mut lines = BufReader::new(child.stderr.take().expect("its errors are ours")).lines();
+    pub fn start() -> Self {
+        let mut command = undisturbed(python());
+        command.args(["-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut running = Running::start(command);
+        let mut lines = BufReader::new(running.child().stderr.take().expect("its errors are ours")).lines();
         let mut said = String::new();
         // It names its port once it listens there.
         let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
@@ -62,30 +58,18 @@ impl Server {
             let (_, rest) = line.split_once("Running on http://127.0.0.1:")?;
             rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
         });
-        let Some(port) = port else {
-            child.wait().expect("the server can be waited for");
-            if said.contains("No module named") {
-                return Self::absent("`.venv` has no `moto`");
-            }
-            panic!("the S3 server does not start: {said}");
-        };
+        let port = port.unwrap_or_else(|| panic!("the S3 server does not start: {said}"));
         // A log that nobody reads would stop it.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let server = Self { address: SocketAddr::from(([127, 0, 0, 1], port)), _running: running };
         server.make_bucket();
-        Some(server)
+        server
     }
 
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    fn absent(why: &str) -> Option<Self> {
-        let count = NOT_RUN.fetch_add(1, Ordering::SeqCst) + 1;
-        eprintln!("not run: {count} tests of the store in a bucket, for {why}: `make python` puts it there");
-        None
     }
 
     fn make_bucket(&self) {
@@ -106,13 +90,5 @@ impl Server {
         let options: HashMap<String, String> =
             options(address).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         Store::create(&URL.parse().expect("a URL"), &options, Clock::system()).await
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have died of itself; then the test has said why.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use schemas::program::clock::Clock;
 use schemas::seed::Seed;
@@ -13,7 +14,7 @@ use schemas::store::{Scan, Store};
 use schemas::table::Table;
 use schemas::table::records::View;
 
-use crate::{binary, root};
+use crate::{binary, root, undisturbed};
 
 /// A folder of its own, removed with it, and the store that belongs to it.
 #[derive(Debug)]
@@ -101,9 +102,8 @@ impl World {
     /// A program to be run in it, which logs what `filter` says.
     #[must_use]
     pub fn command_that_logs(&self, filter: &str, program: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary(program));
+        let mut command = undisturbed(binary(program));
         command.current_dir(self.folder.path()).args(["--log", filter]).args(arguments);
-        command.env_remove("PERENNIAL_FAILPOINT");
         command
     }
 
@@ -135,7 +135,12 @@ impl World {
         let output = self.command(program, arguments).env("PERENNIAL_FAILPOINT", failpoint).output();
         let output = output.expect("the program starts");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code().is_none(), "`{failpoint}` was not reached: {:?}\n{said}", output.status);
+        assert_eq!(
+            output.status.signal(),
+            Some(6),
+            "`{failpoint}` was not reached: {:?}\n{said}",
+            output.status
+        );
     }
 
     /// The store: the one that programs call `store`, unless it is elsewhere.
@@ -186,6 +191,67 @@ impl World {
         let report = check(&self.store().await, &BTreeSet::new()).await.expect("the store is read");
         assert_eq!(report.violations, []);
         report
+    }
+}
+
+/// A program under way; it is killed when it is dropped.
+#[derive(Debug)]
+pub struct Running(Option<Child>);
+
+impl Running {
+    /// Starts it, with the streams that `command` says.
+    ///
+    /// # Panics
+    /// Where it cannot be started.
+    #[must_use]
+    pub fn start(mut command: Command) -> Self {
+        Self(Some(command.spawn().expect("the program starts")))
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// Never: it is ours until it is waited for.
+    pub fn child(&mut self) -> &mut Child {
+        self.0.as_mut().expect("it runs")
+    }
+
+    /// Asks it to stop as a service manager does.
+    ///
+    /// # Panics
+    /// Where the system has no `kill`.
+    pub fn ask_to_stop(&mut self) {
+        let asked = Command::new("kill").args(["-TERM", &self.child().id().to_string()]).status();
+        assert!(asked.expect("`kill` is there").success());
+    }
+
+    /// Waits for its end, and gives what of its output nobody took before.
+    ///
+    /// # Panics
+    /// Where it cannot be waited for.
+    #[must_use]
+    pub fn end(mut self) -> Output {
+        self.0.take().expect("it runs").wait_with_output().expect("it ends")
+    }
+
+    /// Asks it to stop and waits for its end.
+    ///
+    /// # Panics
+    /// Where it cannot be asked or waited for.
+    #[must_use]
+    pub fn terminate(mut self) -> Output {
+        self.ask_to_stop();
+        self.end()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended of itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

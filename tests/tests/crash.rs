@@ -48,12 +48,11 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
     world.succeed("perennial-train", TRAIN);
     let whole = learnt(&world, "a", 24);
     assert_eq!(whole.0.len(), 24);
-    let points =
-        ["train.step.after_update:8", "train.checkpoint.before_rename:2", "train.checkpoint.after_rename:3"];
-    for point in points {
-        let folder = world.path("a");
-        fs::remove_dir_all(&folder).unwrap();
-        world.crash_at(point, "perennial-train", TRAIN);
+    for point in failpoint::ALL.iter().filter(|name| name.starts_with("train.")) {
+        // A step or two after a checkpoint, and at one that has others behind it.
+        let passage = if point.starts_with("train.step.") { 8 } else { 3 };
+        fs::remove_dir_all(world.path("a")).unwrap();
+        world.crash_at(&format!("{point}:{passage}"), "perennial-train", TRAIN);
         world.succeed("perennial-train", TRAIN);
         assert_eq!(learnt(&world, "a", 24), whole, "{point}");
     }
@@ -61,22 +60,7 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
     world.checked().await;
     let store = world.store().await;
     let version = store.version(Table::Evaluations).await.unwrap();
-    let scan = Scan {
-        columns: &[
-            "job",
-            "weights",
-            "step",
-            "tokens",
-            "slice",
-            "document",
-            "nats",
-            "predicted",
-            "bytes",
-            "time",
-        ],
-        ..Scan::default()
-    };
-    let batches = store.scan(Table::Evaluations, version, &scan).await.unwrap();
+    let batches = store.scan(Table::Evaluations, version, &Scan::default()).await.unwrap();
     let mut seen = BTreeSet::new();
     for batch in &batches {
         for row in schemas::table::evaluations::View::new(batch).unwrap().iter() {
@@ -94,7 +78,7 @@ async fn followers_killed_while_they_write_leave_buffers_that_others_go_on_with(
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
     let whole = world.succeed("perennial-replay", &sample);
-    for point in ["replay.follow.before_commit", "replay.follow.after_commit"] {
+    for point in failpoint::ALL.iter().filter(|name| name.starts_with("replay.")) {
         let world = ingested();
         world.succeed("perennial-ingest", INGEST);
         world.crash_at(point, "perennial-replay", &sample);

@@ -3,34 +3,30 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{ChildStderr, Stdio};
 use std::time::Duration;
 
 use schemas::program::clock::Clock;
 use schemas::table::Table;
 use serde_json::Value;
-use tests::world::{World, lines};
+use tests::world::{Running, World, lines};
 
 use crate::crash::learnt;
 use crate::walk::{INGEST, ingested};
 
-/// A program under way that tells what it does; it is killed with its test.
-struct Running {
-    child: Option<Child>,
+/// A program under way that tells what it does.
+struct Telling {
+    running: Running,
     log: BufReader<ChildStderr>,
 }
 
-impl Running {
+impl Telling {
     fn start(world: &World, program: &str, arguments: &[&str]) -> Self {
         let mut command = world.command_that_logs("info", program, arguments);
-        let all = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = all.spawn().expect("the program starts");
-        let log = BufReader::new(child.stderr.take().expect("its log is ours"));
-        Self { child: Some(child), log }
-    }
-
-    fn child(&mut self) -> &mut Child {
-        self.child.as_mut().expect("it runs")
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = Running::start(command);
+        let log = BufReader::new(running.child().stderr.take().expect("its log is ours"));
+        Self { running, log }
     }
 
     /// Reads the log up to a line with these words.
@@ -43,33 +39,22 @@ impl Running {
         }
     }
 
-    /// Asks it to stop as a service manager does, and waits until it says that it has heard.
-    fn terminate(&mut self) {
-        let asked = Command::new("kill").args(["-TERM", &self.child().id().to_string()]).status();
-        assert!(asked.expect("`kill` is there").success());
+    /// Asks it to stop, and waits until it says that it has heard.
+    fn ask_to_stop(&mut self) {
+        self.running.ask_to_stop();
         self.until("stopping: finishing what is under way");
     }
 
     /// Waits for its end, and gives what it printed.
     fn end(mut self) -> String {
         // Its standard input stays open until then: nothing but the signal ends it.
-        let input = self.child().stdin.take();
-        let mut output: Output = self.child.take().expect("it runs").wait_with_output().expect("it ends");
+        let input = self.running.child().stdin.take();
+        let output = self.running.end();
         drop(input);
         let mut rest = String::new();
         self.log.read_to_string(&mut rest).expect("a log is UTF-8");
         assert_eq!(output.status.code(), Some(0), "{rest}");
-        String::from_utf8(std::mem::take(&mut output.stdout)).expect("programs print UTF-8")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may have ended of itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        String::from_utf8(output.stdout).expect("programs print UTF-8")
     }
 }
 
@@ -95,15 +80,15 @@ async fn ingest_that_is_asked_to_stop_commits_all_that_it_read_and_goes_on_behin
     world.write("ingest.toml", format!("{sources}[commit]\nseconds = \"10h\"\n"));
     let piped = piped();
     let run = ["--config", "ingest.toml", "run"];
-    let mut daemon = Running::start(&world, "perennial-ingest", &run);
+    let mut daemon = Telling::start(&world, "perennial-ingest", &run);
     // It begins with the standard input when all of the file is read.
     daemon.until("reading the standard input");
-    let mut input = daemon.child().stdin.take().unwrap();
+    let mut input = daemon.running.child().stdin.take().unwrap();
     input.write_all(&piped).unwrap();
-    daemon.child().stdin = Some(input);
+    daemon.running.child().stdin = Some(input);
     assert_eq!(world.readings().await, [""; 0], "read, and not committed");
 
-    daemon.terminate();
+    daemon.ask_to_stop();
     let printed = daemon.end();
     let stopped = world.readings().await;
     let of_pipe = stopped.len() - 30;
@@ -116,9 +101,9 @@ async fn ingest_that_is_asked_to_stop_commits_all_that_it_read_and_goes_on_behin
     let position = of_pipe * LINE;
     assert!(printed.contains(&format!("standard input: {position} bytes are in the store")), "{printed}");
 
-    let mut daemon = Running::start(&world, "perennial-ingest", &run);
+    let mut daemon = Telling::start(&world, "perennial-ingest", &run);
     daemon.until("reading the standard input");
-    let mut input = daemon.child().stdin.take().unwrap();
+    let mut input = daemon.running.child().stdin.take().unwrap();
     input.write_all(&piped[position..]).unwrap();
     drop(input);
     let printed = daemon.end();
@@ -130,6 +115,41 @@ async fn ingest_that_is_asked_to_stop_commits_all_that_it_read_and_goes_on_behin
         let place = format!("dead_letter {}..{} ", number * LINE, (number + 1) * LINE);
         assert!(reading.starts_with("b ") && reading.contains(&place), "{reading}");
     }
+    world.checked().await;
+}
+
+#[tokio::test]
+async fn follower_that_is_asked_to_stop_commits_the_whole_lines_of_a_growing_file_and_goes_on_behind_them() {
+    let world = World::new();
+    // Nothing but the stop commits.
+    let source = "[[source]]\nname = \"a\"\npath = \"in\"\nfollow = true\n";
+    let limits = "[read]\npoll = \"5ms\"\n[commit]\nseconds = \"10h\"\n";
+    world.write("ingest.toml", source.to_owned() + limits);
+    world.write("in/a.jsonl", lines(3));
+    let mut daemon = Telling::start(&world, "perennial-ingest", &["--config", "ingest.toml", "run"]);
+    // Each look at the folder says first what it passes over, where that is more than before.
+    let look = |daemon: &mut Telling, number: u64| {
+        world.write(&format!("in/{number}.txt"), "");
+        daemon.until("files are passed over");
+    };
+    look(&mut daemon, 1);
+    let mut file = fs::File::options().append(true).open(world.path("in/a.jsonl")).unwrap();
+    let fourth = lines(4).split_off(lines(3).len());
+    file.write_all((fourth + "{\"text\": \"written in").as_bytes()).unwrap();
+    look(&mut daemon, 2);
+    // With the next look the one before it is over.
+    look(&mut daemon, 3);
+    assert_eq!(world.readings().await, [""; 0], "read, and not committed");
+    daemon.ask_to_stop();
+    let printed = daemon.end();
+    assert!(printed.starts_with("read 4: kept 4,"), "{printed}");
+    let stopped = world.readings().await;
+
+    file.write_all(b" two\"}\n").unwrap();
+    world.succeed("perennial-ingest", INGEST);
+    let all = world.readings().await;
+    assert_eq!(all[..4], stopped[..]);
+    assert!(all.len() == 5 && all[4].contains("written in two"), "{all:?}");
     world.checked().await;
 }
 
@@ -155,15 +175,15 @@ async fn job_that_is_asked_to_stop_leaves_a_checkpoint_at_its_step_and_goes_on_t
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
     let arguments = job("a", 2000);
-    let mut running = Running::start(&world, "perennial-train", &as_str(&arguments));
+    let mut trainer = Telling::start(&world, "perennial-train", &as_str(&arguments));
     let clock = Clock::system();
     let metrics = world.path("a/metrics.jsonl");
     while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 3 {
-        assert!(running.child().try_wait().unwrap().is_none(), "it ended of itself");
+        assert!(trainer.running.child().try_wait().unwrap().is_none(), "it ended of itself");
         clock.sleep(Duration::from_millis(10)).await;
     }
-    running.terminate();
-    let printed = running.end();
+    trainer.ask_to_stop();
+    let printed = trainer.end();
     let step: u64 = printed
         .strip_prefix("stopped after step ")
         .and_then(|rest| rest.split(':').next()?.parse().ok())
@@ -191,14 +211,20 @@ async fn server_that_is_asked_to_stop_answers_the_request_under_way_and_notes_it
     world.write("ingest.toml", "[[source]]\nname = \"s\"\npath = \"in.jsonl\"\n");
     world.succeed("perennial-ingest", INGEST);
     let mut arguments = vec!["--store", "store"];
-    for set in
-        ["batch.rows=1", "batch.tokens=64", "mix={}", "serve.http=127.0.0.1:0", "serve.flight=127.0.0.1:0"]
-    {
+    for set in [
+        "batch.rows=1",
+        "batch.tokens=64",
+        "mix={}",
+        "serve.http=127.0.0.1:0",
+        "serve.flight=127.0.0.1:0",
+        // However slow the machine, the request under way is waited for.
+        "serve.grace=1h",
+    ] {
         arguments.extend(["--set", set]);
     }
     arguments.push("serve");
-    let mut server = Running::start(&world, "perennial-replay", &arguments);
-    let mut printed = BufReader::new(server.child().stdout.take().unwrap()).lines();
+    let mut server = Telling::start(&world, "perennial-replay", &arguments);
+    let mut printed = BufReader::new(server.running.child().stdout.take().unwrap()).lines();
     let address = printed.next().unwrap().unwrap().strip_prefix("http ").unwrap().to_owned();
     // Begins a request: it is under way when the server asks for its body.
     let begin = |path: &str, body: &str| {
@@ -220,7 +246,7 @@ async fn server_that_is_asked_to_stop_answers_the_request_under_way_and_notes_it
     let job = r#"{"job": "a"}"#;
     let ticket = finish(begin("/v1/tickets", job), job)["ticket"].to_string();
     let under_way = begin("/v1/batches", &ticket);
-    server.terminate();
+    server.ask_to_stop();
     let store = world.store().await;
     assert_eq!(store.transaction(Table::Draws, "draws/a").await.unwrap(), None, "nothing is drawn yet");
     let batch = finish(under_way, &ticket);

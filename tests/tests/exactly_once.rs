@@ -8,29 +8,27 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use arrow::array::AsArray as _;
 use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use schemas::program::clock::Clock;
 use schemas::program::error::Kind;
 use schemas::program::failpoint;
-use schemas::program::start::Environment;
 use schemas::seed::{Seed, below};
-use schemas::store::Store;
-use schemas::store::check::{check, position_app_id};
+use schemas::store::check::position_app_id;
 use serde_json::Value;
-use tempfile::TempDir;
+use tests::world::{Running, World};
+use tests::{full, undisturbed};
 
 /// Longer than anything here takes: a test that waits so long hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A `store_writer` that runs.
 struct Writer {
-    child: Child,
+    running: Running,
     news: Receiver<News>,
 }
 
@@ -44,15 +42,12 @@ enum News {
 
 impl Writer {
     fn start(store: &Path, settings: &[&str], failpoint: Option<&str>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_store_writer"));
+        let mut command = undisturbed(env!("CARGO_BIN_EXE_store_writer"));
         command.arg("write").arg(store).args(settings);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        match failpoint {
-            Some(point) => command.env("PERENNIAL_FAILPOINT", point),
-            None => command.env_remove("PERENNIAL_FAILPOINT"),
-        };
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        command.envs(failpoint.map(|point| ("PERENNIAL_FAILPOINT", point)));
+        let mut running = Running::start(command);
+        let lines = BufReader::new(running.child().stdout.take().unwrap()).lines();
         let (sender, news) = sync_channel(2);
         std::thread::spawn(move || {
             let mut last = String::new();
@@ -65,7 +60,7 @@ impl Writer {
             }
             let _ = sender.send(News::Ended(last));
         });
-        Self { child, news }
+        Self { running, news }
     }
 
     fn wait_until_open(&self) {
@@ -74,7 +69,7 @@ impl Writer {
 
     /// Lets it begin, where it waits for that.
     fn begin(&mut self) {
-        self.child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        self.running.child().stdin.take().unwrap().write_all(b"\n").unwrap();
     }
 
     /// Kills it `delay` after its start or, where `opened`, after it has opened the store. Says in
@@ -92,8 +87,8 @@ impl Writer {
             "the writer ended by itself: {}",
             self.said()
         );
-        self.child.kill().unwrap();
-        assert_eq!(self.child.wait().unwrap().signal(), Some(9));
+        self.running.child().kill().unwrap();
+        assert_eq!(self.running.child().wait().unwrap().signal(), Some(9));
         let last = self.news.into_iter().find_map(|news| match news {
             News::Open => None,
             News::Ended(last) => Some(last),
@@ -106,14 +101,14 @@ impl Writer {
         loop {
             match self.news.recv_timeout(PATIENCE) {
                 Ok(News::Open) => {}
-                Ok(News::Ended(_)) => return self.child.wait().unwrap(),
+                Ok(News::Ended(_)) => return self.running.child().wait().unwrap(),
                 Err(error) => panic!("the writer does not end: {error}"),
             }
         }
     }
 
     fn said(&mut self) -> String {
-        std::io::read_to_string(self.child.stderr.take().unwrap()).unwrap()
+        std::io::read_to_string(self.running.child().stderr.take().unwrap()).unwrap()
     }
 }
 
@@ -243,23 +238,11 @@ fn count(store: &Path) -> i64 {
     end
 }
 
-async fn is_sound(store: &Path) {
-    let url = store.to_str().unwrap().parse().unwrap();
-    let store = Store::open(&url, &HashMap::new(), Clock::system()).await.unwrap();
-    let report = check(&store, &BTreeSet::new()).await.unwrap();
-    assert_eq!(report.violations, []);
-}
-
-fn new_folder() -> TempDir {
-    tempfile::tempdir().unwrap()
-}
-
 #[tokio::test]
 async fn writer_killed_at_any_instant_loses_nothing_and_writes_nothing_twice() {
-    let full = Environment::of_process().get("PERENNIAL_TESTS") == Some("full");
-    let kills: u64 = if full { 200 } else { 25 };
-    let folder = new_folder();
-    let store = folder.path().join("store");
+    let kills: u64 = if full() { 200 } else { 25 };
+    let world = World::new();
+    let store = world.path("store");
     let seed = Seed::new(5);
     // Where each kill fell.
     let mut fell: BTreeMap<&str, u64> = BTreeMap::new();
@@ -284,7 +267,7 @@ async fn writer_killed_at_any_instant_loses_nothing_and_writes_nothing_twice() {
         *fell.entry(place).or_default() += 1;
         if kill % 10 == 9 {
             count(&store);
-            is_sound(&store).await;
+            world.checked().await;
         }
         if kill % 5 == 4 {
             // Undisturbed, as the start after a crash: so the table stays as small as one that is kept.
@@ -292,7 +275,7 @@ async fn writer_killed_at_any_instant_loses_nothing_and_writes_nothing_twice() {
         }
     }
     let readings = count(&store);
-    is_sound(&store).await;
+    world.checked().await;
     let log = Log::read(&store);
     let (live, disk) = (log.live.len(), on_disk(&store).len());
     println!("{kills} kills: {fell:?}");
@@ -308,8 +291,8 @@ async fn writer_killed_at_any_instant_loses_nothing_and_writes_nothing_twice() {
 async fn writer_that_dies_at_a_failpoint_of_the_store_has_committed_all_of_a_batch_or_nothing() {
     let points: Vec<_> = failpoint::ALL.iter().filter(|point| point.starts_with("store.")).collect();
     assert!(points.len() >= 2);
-    let folder = new_folder();
-    let store = folder.path().join("store");
+    let world = World::new();
+    let store = world.path("store");
     for (point, passage) in points.iter().flat_map(|point| [1, 3].map(|passage| (**point, passage))) {
         let before = Log::read(&store);
         let files = on_disk(&store);
@@ -324,17 +307,17 @@ async fn writer_that_dies_at_a_failpoint_of_the_store_has_committed_all_of_a_bat
             _ => assert!((passage - 1..=passage).contains(&batches), "{point}: {batches}"),
         }
         assert_eq!(count(&store) > before.position(), batches > 0);
-        is_sound(&store).await;
+        world.checked().await;
     }
     assert!(Writer::start(&store, &["commits=2", "maintain=1"], None).end().success());
     count(&store);
-    is_sound(&store).await;
+    world.checked().await;
 }
 
 #[tokio::test]
 async fn second_of_two_writers_at_once_ends_with_a_conflict_and_writes_nothing() {
-    let folder = new_folder();
-    let store = folder.path().join("store");
+    let world = World::new();
+    let store = world.path("store");
     assert!(Writer::start(&store, &["commits=2"], None).end().success());
     for round in 0..3 {
         let before = Log::read(&store).number("ingest/main");
@@ -349,5 +332,5 @@ async fn second_of_two_writers_at_once_ends_with_a_conflict_and_writes_nothing()
         assert_eq!(Log::read(&store).number("ingest/main"), before + 5);
         count(&store);
     }
-    is_sound(&store).await;
+    world.checked().await;
 }

@@ -6,18 +6,16 @@ mod kill;
 mod lines;
 mod programs;
 
-use std::collections::BTreeSet;
-use std::future::Future;
-use std::process::{Child, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use schemas::program::clock::Clock;
 use schemas::program::error::Kind;
 use schemas::store::Scan;
-use schemas::store::check::{Sums, check};
+use schemas::store::check::Sums;
 use schemas::table::Table;
 use schemas::table::records::{Outcome, Reason, View};
-use tests::world::World;
+use tests::world::{Running, World};
 
 /// What became of one reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +41,8 @@ impl Reading {
 
 /// All readings by their number, after a check of the store and of the sums over them.
 async fn readings(world: &World) -> Vec<Reading> {
+    let report = world.checked().await;
     let store = world.store().await;
-    let report = check(&store, &BTreeSet::new()).await.unwrap();
-    assert_eq!(report.violations, []);
     let version = store.version(Table::Records).await.unwrap();
     let scan = Scan { order: &["shard", "seq"], ..Scan::default() };
     let mut readings = Vec::new();
@@ -97,67 +94,33 @@ fn assert_failed(output: &Output, kind: Kind, words: &[&str]) {
     }
 }
 
-/// Waits until `look` finds something; what does not come in a minute will not come.
-async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+/// Waits until the store of `world` is there and has `count` readings; what does not come in a minute will
+/// not come.
+async fn until_read(world: &World, count: usize) {
     let clock = Clock::system();
     for _ in 0..6000 {
-        if let Some(found) = look().await {
-            return found;
+        if count_of(world).await.is_some_and(|readings| readings >= count) {
+            return;
         }
         clock.sleep(Duration::from_millis(10)).await;
     }
-    panic!("{what} did not come");
+    panic!("reading {count} did not come");
 }
 
-/// Waits until the store of `world` is there and has `count` readings.
-async fn until_read(world: &World, count: usize) {
-    until(&format!("reading {count}"), || async {
-        // Files of commits: to open the store before it is made would be an error.
-        world.path("store/records/_delta_log/00000000000000000001.json").is_file().then_some(())?;
-        let store = world.store().await;
-        let version = store.version(Table::Records).await.ok()?;
-        let batches =
-            store.scan(Table::Records, version, &Scan { columns: &["seq"], ..Scan::default() }).await.ok()?;
-        (batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>() >= count).then_some(())
-    })
-    .await;
+/// How many readings the store has, where it is there.
+async fn count_of(world: &World) -> Option<usize> {
+    // Files of commits: to open the store before it is made would be an error.
+    world.path("store/records/_delta_log/00000000000000000001.json").is_file().then_some(())?;
+    let store = world.store().await;
+    let version = store.version(Table::Records).await.ok()?;
+    let scan = Scan { columns: &["seq"], ..Scan::default() };
+    let batches = store.scan(Table::Records, version, &scan).await.ok()?;
+    Some(batches.iter().map(arrow::array::RecordBatch::num_rows).sum())
 }
 
-/// A program under way; it is killed when it is dropped.
-struct Running(Option<Child>);
-
-impl Running {
-    fn start(world: &World, program: &str, arguments: &[&str]) -> Self {
-        let mut command = world.command(program, arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self(Some(command.spawn().expect("the program starts")))
-    }
-
-    fn id(&self) -> u32 {
-        self.0.as_ref().expect("it runs").id()
-    }
-
-    /// Asks it to stop as a service manager does, and waits for its end.
-    fn terminate(mut self) -> Output {
-        let child = self.0.take().expect("it runs");
-        let mut kill = std::process::Command::new("kill");
-        assert!(kill.args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-        child.wait_with_output().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            // It may have ended of itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Whether whoever started the tests wants all of them, however long they take.
-#[expect(clippy::disallowed_methods, reason = "who starts the tests says how long they may take")]
-fn full() -> bool {
-    std::env::var("PERENNIAL_TESTS").is_ok_and(|wish| wish == "full")
+/// Starts a program whose output is read at its end.
+fn start(world: &World, program: &str, arguments: &[&str]) -> Running {
+    let mut command = world.command(program, arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Running::start(command)
 }

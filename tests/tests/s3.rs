@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use arrow::array::{AsArray as _, RecordBatch};
+use arrow::datatypes::Int64Type;
 use schemas::id::{Seq, Shard, Version};
 use schemas::program::error::{Fault as _, Kind};
 use schemas::program::stop::Stop;
@@ -15,13 +17,8 @@ use schemas::store::{Scan, Store, StoreError};
 use schemas::table::Table;
 use schemas::table::records::{Builder, Outcome, Reason, Row, View};
 use tests::faulty::{Faults, Faulty};
+use tests::full;
 use tests::s3::Server;
-
-/// `few` commits, or `many` in a full run.
-#[expect(clippy::disallowed_methods, reason = "who starts the tests says how long they may take")]
-fn commits(few: u64, many: u64) -> u64 {
-    if std::env::var("PERENNIAL_TESTS").is_ok_and(|wish| wish == "full") { many } else { few }
-}
 
 /// Rows in each commit of a daemon.
 const WIDTH: u64 = 7;
@@ -71,6 +68,17 @@ async fn daemon(store: Store, shard: &'static str, commits: u64) -> Vec<Version>
     versions
 }
 
+/// Shard and seq of these rows, in their order.
+fn places(batches: &[RecordBatch]) -> Vec<(String, i64)> {
+    let mut places = Vec::new();
+    for batch in batches {
+        let [shards, seqs] = ["shard", "seq"].map(|name| batch.column_by_name(name).unwrap());
+        let (shards, seqs) = (shards.as_string::<i32>(), seqs.as_primitive::<Int64Type>());
+        places.extend(shards.iter().flatten().map(str::to_owned).zip(seqs.iter().flatten()));
+    }
+    places
+}
+
 /// Follows until every daemon's last row has come, and gives what each version brought.
 async fn follower(store: Store, rows: usize) -> BTreeMap<Version, BTreeSet<(String, i64)>> {
     let mut follower =
@@ -83,18 +91,7 @@ async fn follower(store: Store, rows: usize) -> BTreeMap<Version, BTreeSet<(Stri
             Some(News::Nothing { .. }) => {}
             Some(News::Rewritten { version }) => panic!("version {version} is no rewrite"),
             Some(News::Appended { version, batches }) => {
-                let places: Vec<(String, i64)> = batches
-                    .iter()
-                    .flat_map(|batch| {
-                        let columns =
-                            ["shard", "seq"].map(|name| batch.column_by_name(name).unwrap().clone());
-                        let shards = arrow::array::AsArray::as_string::<i32>(&columns[0]).clone();
-                        let seqs =
-                            arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&columns[1])
-                                .clone();
-                        (0..batch.num_rows()).map(move |row| (shards.value(row).to_owned(), seqs.value(row)))
-                    })
-                    .collect();
+                let places = places(&batches);
                 count += places.len();
                 seen.insert(version, places.into_iter().collect());
             }
@@ -148,13 +145,7 @@ async fn holds(store: &Store, commits: u64) {
     let newest = store.version(Table::Records).await.unwrap();
     let scan = Scan { columns: &["shard", "seq"], order: &["shard", "seq"], ..Scan::default() };
     let batches = store.scan(Table::Records, newest, &scan).await.unwrap();
-    let mut found = Vec::new();
-    for batch in &batches {
-        let [shards, seqs] = ["shard", "seq"].map(|name| batch.column_by_name(name).unwrap());
-        let shards = arrow::array::AsArray::as_string::<i32>(shards);
-        let seqs = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(seqs);
-        found.extend(shards.iter().flatten().map(str::to_owned).zip(seqs.iter().flatten()));
-    }
+    let found = places(&batches);
     let seqs = 0..commits * WIDTH;
     let expected: Vec<_> = ["main", "other"]
         .into_iter()
@@ -175,12 +166,12 @@ async fn holds(store: &Store, commits: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn store_in_a_bucket_keeps_every_commit_of_two_writers_once() {
-    let Some(server) = Server::start() else { return };
+    let server = Server::start();
     // Two that make it at once make one store.
     let made = tokio::join!(Server::store(server.address()), Server::store(server.address()));
     let (store, twin) = (made.0.unwrap(), made.1.unwrap());
     assert_eq!(store.secret(), twin.secret());
-    let commits = commits(16, 250);
+    let commits = if full() { 250 } else { 16 };
     walk(&store, commits).await;
     let fresh = Server::store(server.address()).await.unwrap();
     holds(&fresh, commits).await;
@@ -207,11 +198,11 @@ async fn store_in_a_bucket_keeps_every_commit_of_two_writers_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commits_through_a_network_that_refuses_cuts_and_loses_answers_are_each_kept_once() {
-    let Some(server) = Server::start() else { return };
+    let server = Server::start();
     let proxy = Faulty::before(server.address(), Seed::new(11)).await;
     proxy.set(Faults { refused: 0.2, lost: 0.3, cut: 0.1, ..Faults::default() });
     let store = Server::store(proxy.address()).await.unwrap();
-    let commits = commits(15, 200);
+    let commits = if full() { 200 } else { 15 };
     walk(&store, commits).await;
     let counts = proxy.counts();
     eprintln!("{counts:?}");
@@ -223,7 +214,7 @@ async fn commits_through_a_network_that_refuses_cuts_and_loses_answers_are_each_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commit_whose_store_goes_away_is_unavailable_and_its_fence_says_afterwards_whether_it_is_in() {
-    let Some(server) = Server::start() else { return };
+    let server = Server::start();
     let proxy = Faulty::before(server.address(), Seed::new(12)).await;
     let store = Server::store(proxy.address()).await.unwrap();
     let mut daemon = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();

@@ -2,12 +2,12 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 
 use schemas::program::error::Kind;
 use schemas::table::Table;
 use serde_json::Value;
-use tests::world::World;
+use tests::world::{Running, World};
 
 use crate::walk::{INGEST, ingested};
 
@@ -24,26 +24,19 @@ const SERVE: &[&str] = &[
     "serve.flight=127.0.0.1:0",
 ];
 
-/// A running server. It is killed with its test.
+/// A running server.
 struct Server {
-    child: Child,
+    running: Running,
     http: String,
     flight: String,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Server {
     fn start(world: &World, more: &[&str]) -> Self {
         let mut command = world.command("perennial-replay", SERVE);
-        let mut child =
-            command.args(more).arg("serve").stdout(Stdio::piped()).spawn().expect("the server starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("its output is ours")).lines();
+        command.args(more).arg("serve").stdout(Stdio::piped());
+        let mut running = Running::start(command);
+        let mut lines = BufReader::new(running.child().stdout.take().expect("its output is ours")).lines();
         let mut address = |name: &str| {
             let line = lines.next().expect("it says where it listens").expect("in UTF-8");
             line.strip_prefix(name).unwrap_or_else(|| panic!("`{line}` is not {name}")).trim().to_owned()
@@ -51,7 +44,7 @@ impl Server {
         let http = address("http");
         let flight = address("flight");
         assert_ne!(http, flight);
-        Self { child, http, flight }
+        Self { running, http, flight }
     }
 
     fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
@@ -74,11 +67,9 @@ impl Server {
         serde_json::from_str(&answer).expect("JSON")
     }
 
-    /// Asks it to end as a service manager does, and waits; its exit code.
-    fn terminate(mut self) -> Option<i32> {
-        let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(asked.expect("`kill` is there").success());
-        self.child.wait().expect("it ends").code()
+    /// Stops it; its exit code.
+    fn terminate(self) -> Option<i32> {
+        self.running.terminate().status.code()
     }
 }
 

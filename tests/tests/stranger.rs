@@ -1,39 +1,24 @@
 //! The store in the eyes of a program that knows nothing of Perennial: Python's `deltalake`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Output;
 
 use tempfile::TempDir;
-use tests::root;
-
-/// The Python of the tests, with the packages that tests/requirements.txt asks for.
-fn python() -> PathBuf {
-    let home = root().join(".venv");
-    let has = fs::read(home.join("requirements.txt")).ok();
-    let wanted = fs::read(root().join("tests/requirements.txt")).unwrap();
-    assert!(
-        has.as_ref() == Some(&wanted),
-        "`{}` {}\n  hint: run `make python` first; `make test` does both",
-        home.display(),
-        if has.is_some() { "is not what tests/requirements.txt asks for" } else { "is missing" },
-    );
-    home.join("bin/python3")
-}
+use tests::{python, root, undisturbed};
 
 /// A store with some rows in every table, and beside it what must be found there.
 fn sample() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_store_writer"));
-    command.arg("sample").arg(folder.path().join("store")).arg(folder.path());
-    let output = command.env_remove("PERENNIAL_FAILPOINT").output().unwrap();
+    let mut command = undisturbed(env!("CARGO_BIN_EXE_store_writer"));
+    let output = command.arg("sample").arg(folder.path().join("store")).arg(folder.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     folder
 }
 
 fn compare(folder: &Path) -> Output {
     let script = root().join("tests/tests/stranger.py");
-    Command::new(python()).arg("-B").arg(script).arg(folder.join("store")).arg(folder).output().unwrap()
+    undisturbed(python()).arg("-B").arg(script).arg(folder.join("store")).arg(folder).output().unwrap()
 }
 
 #[test]

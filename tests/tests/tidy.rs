@@ -116,13 +116,8 @@ fn source_files_are_short_enough_to_be_one_concept() {
 }
 
 #[test]
-fn exemptions_from_the_length_of_a_file_are_still_needed() {
-    demand(rust::idle_exemptions(&REPOSITORY));
-}
-
-#[test]
-fn code_holds_no_stub() {
-    demand_of_each_file(rust::stub);
+fn texts_mark_nothing_as_broken() {
+    demand_of_each_file(text::broken);
 }
 
 #[test]

@@ -47,8 +47,10 @@ pub fn prepared(world: World) -> World {
     let job = JOB.replace("[evaluate]", &format!("[evaluate]\nslices = \"{}\"", text(&slices)));
     world.write("job.toml", job + &world.store_table("replay."));
     let stream = data("stream.jsonl.zst");
+    // Nothing is committed for its age: the time that a store or a machine takes must choose no commit.
     let source = format!(
-        "[[source]]\nname = \"stream\"\npath = \"{}\"\n[read]\nblock_lines = 100\n[commit]\nbytes = \"100KB\"\n",
+        "[[source]]\nname = \"stream\"\npath = \"{}\"\n[read]\nblock_lines = 100\n\
+         [commit]\nbytes = \"100KB\"\nseconds = \"1h\"\n",
         text(&stream)
     );
     world.write("ingest.toml", source + &world.store_table(""));

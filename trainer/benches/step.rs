@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use schemas::id::{Step, Version};
+use schemas::program::error::Failure;
 use schemas::seed::{Seed, below};
 use schemas::wire::{Ticket, WIRE_FORMAT};
 use tch::{Device, Kind, Tensor};
 use trainer::device::Precision;
 use trainer::feed::Sheet;
 use trainer::step::{Learner, Recipe};
-use trainer::torch::{TorchError, on_one_thread};
+use trainer::torch::on_one_thread;
 
 const TOKENS: usize = 1024;
 
@@ -45,7 +46,7 @@ fn sheet(lengths: &[usize]) -> Sheet {
     Sheet::of_documents(&documents)
 }
 
-fn measure(criterion: &mut Criterion) {
+fn measure(criterion: &mut Criterion) -> Result<(), Failure> {
     let mut group = criterion.benchmark_group("step");
     group.sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
     group.throughput(Throughput::Elements(TOKENS as u64));
@@ -65,9 +66,11 @@ fn measure(criterion: &mut Criterion) {
     for (name, lengths, precision, micro_rows) in cases {
         let sheet = sheet(lengths);
         let recipe = Recipe { precision, micro_rows, ..Recipe::default() };
-        let Ok(mut learner) = Learner::fresh(&recipe, Seed::new(0), Device::Cpu) else { continue };
+        let mut learner = Learner::fresh(&recipe, Seed::new(0), Device::Cpu)?;
         group.throughput(Throughput::Elements(sheet.tokens.len() as u64));
-        group.bench_function(name, |bench| bench.iter(|| learner.step(&ticket(learner.at()), &sheet)));
+        group.bench_function(name, |bench| {
+            bench.iter(|| assert!(learner.step(&ticket(learner.at()), &sheet).is_ok()));
+        });
     }
     group.throughput(Throughput::Elements(TOKENS as u64));
     let ones = |shape: [i64; 2]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
@@ -81,13 +84,14 @@ fn measure(criterion: &mut Criterion) {
         });
     });
     group.finish();
+    Ok(())
 }
 
-fn main() -> Result<(), TorchError> {
+fn main() -> Result<(), Failure> {
     // As a job runs: on the thread that calls libtorch.
     on_one_thread(1, || {
         let mut criterion = Criterion::default().configure_from_args();
-        measure(&mut criterion);
+        measure(&mut criterion)?;
         criterion.final_summary();
         Ok(())
     })

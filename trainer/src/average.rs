@@ -8,7 +8,7 @@ use crate::torch::{self, TorchError};
 
 /// Which averages are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct AverageConfig {
     /// Horizons in steps, each an average of its own.
     pub horizons: Vec<u32>,
@@ -53,25 +53,27 @@ impl Averaging {
         let mut sorted = shares.to_vec();
         sorted.sort_by(f64::total_cmp);
         sorted.dedup();
-        match () {
-            () if !shares.iter().all(|share| *share > 0.0 && *share <= 1.0) => {
-                Some("must be shares above 0 and up to 1")
-            }
-            () if !shares.iter().all(|share| ((share * 1e4).round() / 1e4).to_bits() == share.to_bits()) => {
-                Some("must be shares of at most 4 decimals: weights are named by them")
-            }
-            () if sorted.len() != shares.len() => Some("names a share twice"),
-            () => None,
+        if !shares.iter().all(|share| *share > 0.0 && *share <= 1.0) {
+            return Some("must be shares above 0 and up to 1");
         }
+        if !shares.iter().all(|share| ((share * 1e4).round() / 1e4).to_bits() == share.to_bits()) {
+            return Some("must be shares of at most 4 decimals: weights are named by them");
+        }
+        (sorted.len() != shares.len()).then_some("names a share twice")
     }
 }
 
 /// Horizons that cannot be kept.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`horizons` cannot be {value}: each must be at least 1, and none may come twice")]
+#[error("`horizons` cannot be {value}: {}", Self::WHY)]
 pub struct HorizonError {
     /// The horizons.
     pub value: String,
+}
+
+impl HorizonError {
+    /// The rule.
+    pub const WHY: &str = "each must be at least 1, and none may come twice";
 }
 
 impl Fault for HorizonError {

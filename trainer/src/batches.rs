@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::checkpoint::Progress;
 use crate::config::Config;
-use crate::feed::{Delivery, Feed, Sheet};
+use crate::feed::{Delivery, Feed, Sheet, ahead};
 use crate::job::limit;
 
 /// How long to wait before looking again at a stream that has nothing new.
@@ -136,7 +136,7 @@ impl Batches {
                 Ok(Some(Delivery { ticket, sheet, next: request.fresh.clone() }))
             })
         };
-        Ok(Feed::ahead(Box::new(make), limit(u64::from(config.run.prefetch)))?)
+        Ok(ahead(Box::new(make), limit(u64::from(config.run.prefetch)))?)
     }
 
     /// The next ticket; `None` when the stream has ended (draining) or the job is asked to stop.
@@ -177,13 +177,12 @@ impl Batches {
 
     /// A server's ticket must be of this job's plan: its checkpoints promise those batches.
     fn check(&self, ticket: Ticket) -> Result<Ticket, Failure> {
+        let Reader::Server { url, .. } = &self.reader else { return Ok(ticket) };
         let ours = self.plan.digest();
-        match &self.reader {
-            Reader::Server { url, .. } if ticket.config != ours => {
-                Err(OtherPlan { url: url.clone(), theirs: ticket.config, ours }.into())
-            }
-            _ => Ok(ticket),
+        if ticket.config == ours {
+            return Ok(ticket);
         }
+        Err(OtherPlan { url: url.clone(), theirs: ticket.config, ours }.into())
     }
 
     async fn batch(&mut self, ticket: &Ticket) -> Result<(Batch, Request), Failure> {

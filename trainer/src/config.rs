@@ -9,10 +9,11 @@ use schemas::program::config::{Bytes, Problems};
 use schemas::seed::Seed;
 use serde::{Deserialize, Serialize};
 
-use crate::average::Averaging;
+use crate::average::{Averaging, HorizonError};
 use crate::device::{DeviceChoice, Precision, PrecisionChoice};
 use crate::model::ModelConfig;
-use crate::optim::OptimConfig;
+use crate::model::config::ShapeError;
+use crate::optim::{OptimConfig, OptimError};
 use crate::schedule::ScheduleConfig;
 use crate::step::Recipe;
 
@@ -32,7 +33,8 @@ pub struct Config {
     pub schedule: ScheduleConfig,
     /// The averages of the weights that are kept beside them, and what is released of them.
     pub average: Averaging,
-    /// How the job runs: nothing here reaches the weights, but for `precision`, `micro_rows` and `replay_weight`.
+    /// How the job runs: nothing here changes what is learnt, but for `precision`, `micro_rows` and
+    /// `replay_weight`; another device or number of threads changes last bits.
     pub run: RunConfig,
     /// What is measured along the way.
     pub evaluate: EvaluateConfig,
@@ -49,7 +51,7 @@ pub struct JobConfig {
     /// The seed of its fresh weights.
     pub seed: u64,
     /// Weights to start from in place of fresh ones: a file of safetensors with the names of the Llama
-    /// family, or a folder with `model.safetensors` in it. A job that goes on starts from nothing.
+    /// family, or a folder with `model.safetensors` in it. A job that goes on starts from its checkpoint.
     pub start: Option<PathBuf>,
 }
 
@@ -158,12 +160,17 @@ impl Config {
         if let Err(error) = check_name("job", &self.job.name) {
             problems.refuse("job.name", &format!("cannot be `{}`: {}", self.job.name, error.why));
         }
-        if let Err(error) = self.recipe(Precision::F32).check() {
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            problems.refuse(
-                "model",
-                &format!("or another table of the recipe: {}", source.unwrap_or(error.to_string())),
-            );
+        if let Err(ShapeError { key, value, why }) = self.model.check() {
+            problems.refuse(&format!("model.{key}"), &format!("cannot be {value}: {why}"));
+        }
+        if let Err(OptimError { key, value, why }) = self.optim.check() {
+            problems.refuse(&format!("optim.{key}"), &format!("cannot be {value}: {why}"));
+        }
+        if let Err(HorizonError { value }) = self.average.kept().check() {
+            problems.refuse("average.horizons", &format!("cannot be {value}: {}", HorizonError::WHY));
+        }
+        if !positive(self.schedule.rate) {
+            problems.refuse("schedule.rate", "must be a positive number");
         }
         for (key, why) in self.schedule.cooldown.problems() {
             problems.refuse(&format!("schedule.cooldown.{key}"), why);
@@ -171,8 +178,7 @@ impl Config {
         if let Some(why) = self.average.problem() {
             problems.refuse("average.interpolate", why);
         }
-        let positive = self.run.replay_weight.is_finite() && self.run.replay_weight > 0.0;
-        if !positive {
+        if !positive(f64::from(self.run.replay_weight)) {
             problems.refuse("run.replay_weight", "must be a positive number");
         }
         if self.run.threads == 0 {
@@ -190,6 +196,10 @@ impl Config {
         }
         Some(plan)
     }
+}
+
+fn positive(number: f64) -> bool {
+    number.is_finite() && number > 0.0
 }
 
 #[cfg(test)]
@@ -226,6 +236,18 @@ mod tests {
         let error = error.unwrap_err();
         for key in ["schedule.cooldown.final", "schedule.cooldown.from", "average.interpolate"] {
             assert!(error.contains(key), "{key}: {error}");
+        }
+        let error = load(
+            "[model]\nheads = 3\n[optim]\nbeta2 = 1.0\n[schedule]\nrate = 0.0\n[average]\nhorizons = [0]\n",
+        );
+        let error = error.unwrap_err();
+        for told in [
+            "`model.width` cannot be 160",
+            "`optim.beta2` cannot be 1",
+            "`schedule.rate` must be",
+            "`average.horizons` cannot be [0]",
+        ] {
+            assert!(error.contains(told), "{told}: {error}");
         }
         assert!(load("[optim]\nclipp = 1.0\n").unwrap_err().contains("did you mean `clip`"));
     }

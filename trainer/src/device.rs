@@ -53,11 +53,10 @@ impl Fault for DeviceError {
         Some(match self {
             Self::Name(_) => "use `auto`, `cpu`, `cuda` or `cuda:<n>`".into(),
             Self::Load { .. } => {
-                "set the device to `cpu`, or point LD_LIBRARY_PATH at the `lib` folder of a libtorch \
-                                  with CUDA and its libraries"
+                "set `run.device` to `cpu`, or point LD_LIBRARY_PATH at the `lib` folder of a libtorch with CUDA"
                     .into()
             }
-            Self::Absent { .. } => "set the device to `cpu`, or to a smaller number".into(),
+            Self::Absent { .. } => "set `run.device` to `cpu`, or to a smaller number".into(),
         })
     }
 }
@@ -205,7 +204,7 @@ fn native(device: tch::Device) -> Resolved {
     }
 }
 
-/// Every CPU with the tiles of AMX has these as well.
+/// Whether it has avx512_bf16, as every CPU with the tiles of AMX has.
 #[cfg(target_arch = "x86_64")]
 fn cpu_has_bf16() -> bool {
     std::arch::is_x86_feature_detected!("avx512bf16")

@@ -5,9 +5,8 @@
 //! thread; [`Sheet::input`] makes its tensors in the thread that calls libtorch.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::JoinHandle;
+use std::collections::BTreeSet;
+use std::sync::mpsc::sync_channel;
 
 use schemas::program::error::{Failure, Fault, Kind};
 use schemas::wire::{Batch, Cursor, Ticket, WireError};
@@ -85,8 +84,6 @@ impl Fault for FeedError {
 pub struct Piece {
     /// The row in the batch.
     pub row: usize,
-    /// The place among the row's spans.
-    pub span: usize,
     /// Whether the row was replayed.
     pub replayed: bool,
     /// First token in the sheet.
@@ -112,10 +109,6 @@ pub struct Sheet {
     pub documents: Documents,
     /// The documents, in the order of the tokens.
     pub pieces: Vec<Piece>,
-    /// Predictions that count.
-    pub counted: u64,
-    /// Tokens of the batch, with padding.
-    pub size: u64,
     /// Rows of the batch.
     pub rows: u64,
 }
@@ -136,7 +129,7 @@ impl Sheet {
         for row in 0..batch.rows() {
             let first = row * length;
             let mut end = 0;
-            for (span, piece) in batch.spans(row)?.iter().enumerate() {
+            for piece in &batch.spans(row)? {
                 let (start, tokens) = (piece.start as usize, piece.tokens as usize);
                 check_gap(&mask, row, length, end..start)?;
                 end = start + tokens;
@@ -147,7 +140,6 @@ impl Sheet {
                 if !piece.erased {
                     pieces.push(Piece {
                         row,
-                        span,
                         replayed: batch.is_replayed(row),
                         start: first + start,
                         tokens,
@@ -161,8 +153,7 @@ impl Sheet {
         }
         // Stable: pieces of equal length stay in the batch's order.
         pieces.sort_by_key(|piece| piece.tokens);
-        let mut sheet =
-            Self { size: (batch.rows() * length) as u64, rows: batch.rows() as u64, ..Self::default() };
+        let mut sheet = Self { rows: batch.rows() as u64, ..Self::default() };
         for piece in pieces {
             let from = piece.start..piece.start + piece.tokens;
             let long = |tokens: &[i32]| -> Vec<i64> {
@@ -189,17 +180,15 @@ impl Sheet {
                 continue;
             };
             let n = tokens.len();
-            let piece = Piece { row, span: 0, replayed: false, start: 0, tokens: n, counted: n };
+            let piece = Piece { row, replayed: false, start: 0, tokens: n, counted: n };
             sheet.push(piece, tokens.clone(), targets.clone(), &vec![true; n], 1.0);
         }
         sheet.lay_out();
-        sheet.size = sheet.tokens.len() as u64;
         sheet
     }
 
     fn push(&mut self, piece: Piece, tokens: Vec<i64>, targets: Vec<i64>, counts: &[bool], weight: f32) {
         self.pieces.push(Piece { start: self.tokens.len(), ..piece });
-        self.counted += piece.counted as u64;
         self.tokens.extend(tokens);
         self.targets.extend(targets);
         self.counts.extend(counts);
@@ -226,13 +215,10 @@ impl Sheet {
 
     /// The documents of these rows, which are sorted.
     fn part(&self, rows: &[usize]) -> Self {
-        let length = self.size / self.rows.max(1);
-        let n = rows.len() as u64;
-        let mut part = Self { size: length * n, rows: n, ..Self::default() };
+        let mut part = Self { rows: rows.len() as u64, ..Self::default() };
         for piece in self.pieces.iter().filter(|piece| rows.binary_search(&piece.row).is_ok()) {
             let from = piece.start..piece.start + piece.tokens;
             part.pieces.push(Piece { start: part.tokens.len(), ..*piece });
-            part.counted += piece.counted as u64;
             part.tokens.extend_from_slice(self.tokens.get(from.clone()).unwrap_or_default());
             part.targets.extend_from_slice(self.targets.get(from.clone()).unwrap_or_default());
             part.counts.extend_from_slice(self.counts.get(from.clone()).unwrap_or_default());
@@ -240,30 +226,6 @@ impl Sheet {
         }
         part.lay_out();
         part
-    }
-
-    /// One number per token of this sheet from `numbers`, those of its parts one after another; 0 where no
-    /// part has the token.
-    #[must_use]
-    pub fn joined(&self, parts: &[Cow<'_, Self>], numbers: &[f32]) -> Vec<f32> {
-        let mut all = vec![0.0; self.tokens.len()];
-        let starts: BTreeMap<(usize, usize), usize> =
-            self.pieces.iter().map(|piece| ((piece.row, piece.span), piece.start)).collect();
-        let mut begin = 0;
-        for part in parts {
-            for piece in &part.pieces {
-                let found = numbers.get(begin + piece.start..begin + piece.start + piece.tokens);
-                let place = starts.get(&(piece.row, piece.span)).and_then(|start| {
-                    let end = start + piece.tokens;
-                    all.get_mut(*start..end)
-                });
-                if let (Some(place), Some(found)) = (place, found) {
-                    place.copy_from_slice(found);
-                }
-            }
-            begin += part.tokens.len();
-        }
-        all
     }
 
     /// What all predictions weigh together; 0 where there is nothing to learn.
@@ -315,60 +277,36 @@ pub struct Delivery {
     pub next: Cursor,
 }
 
-/// What makes deliveries, one after another, until it has no more.
-pub type Source = Box<dyn FnMut() -> Result<Option<Delivery>, Failure> + Send>;
+/// Gives a job's deliveries, one after another; `None` when the stream has ended.
+pub type Feed = Box<dyn FnMut() -> Result<Option<Delivery>, Failure> + Send>;
 
-/// Where a job's batches come from.
-pub enum Feed {
-    /// Made when asked for.
-    Direct(Source),
-    /// Made ahead by a thread of its own.
-    Ahead(Ahead),
-}
-
-/// A thread that makes deliveries before they are asked for.
-pub struct Ahead {
-    queue: Receiver<Result<Option<Delivery>, Failure>>,
-    // Ends by itself: its next send fails when the queue is dropped.
-    _thread: JoinHandle<()>,
-    ended: bool,
-}
-
-impl Feed {
-    /// Deliveries made by `source` in a thread of its own, at most `depth` of them waiting.
-    ///
-    /// # Errors
-    /// [`FeedError::Thread`] where no thread can be started.
-    pub fn ahead(mut source: Source, depth: usize) -> Result<Self, FeedError> {
-        let (sender, queue) = sync_channel(depth.max(1));
-        let make = move || {
-            loop {
-                let made = source();
-                let last = !matches!(made, Ok(Some(_)));
-                if sender.send(made).is_err() || last {
-                    return;
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("feed".into()).spawn(make)?;
-        Ok(Self::Ahead(Ahead { queue, _thread: thread, ended: false }))
-    }
-
-    /// The next delivery; `None` when the stream has ended.
-    ///
-    /// # Errors
-    /// What the source failed with.
-    pub fn pull(&mut self) -> Result<Option<Delivery>, Failure> {
-        match self {
-            Self::Direct(source) => source(),
-            Self::Ahead(ahead) if ahead.ended => Ok(None),
-            Self::Ahead(ahead) => {
-                let made = ahead.queue.recv().unwrap_or_else(|_| Err(FeedError::Gone.into()));
-                ahead.ended = !matches!(made, Ok(Some(_)));
-                made
+/// The deliveries of `feed`, made by a thread of its own before they are asked for; at most `depth` of them
+/// wait. What `feed` fails with, or its end, comes after the deliveries before it.
+///
+/// # Errors
+/// [`FeedError::Thread`] where no thread can be started.
+pub fn ahead(mut feed: Feed, depth: usize) -> Result<Feed, FeedError> {
+    let (sender, queue) = sync_channel(depth.max(1));
+    let make = move || {
+        loop {
+            let made = feed();
+            let last = !matches!(made, Ok(Some(_)));
+            // Nobody takes it once the queue is dropped.
+            if sender.send(made).is_err() || last {
+                return;
             }
         }
-    }
+    };
+    std::thread::Builder::new().name("feed".into()).spawn(make)?;
+    let mut ended = false;
+    Ok(Box::new(move || {
+        if ended {
+            return Ok(None);
+        }
+        let made = queue.recv().unwrap_or_else(|_| Err(FeedError::Gone.into()));
+        ended = !matches!(made, Ok(Some(_)));
+        made
+    }))
 }
 
 /// A tensor's numbers on the host, whatever its shape.

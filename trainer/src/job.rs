@@ -2,7 +2,6 @@
 //! last checkpoint stands, and leaves a checkpoint, its evaluations and a release behind.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use replay::plan::Plan as ReadingPlan;
 use schemas::id::Step;
@@ -20,6 +19,7 @@ use crate::config::Config;
 use crate::device::{self, Precision};
 use crate::evaluate::held_out;
 use crate::evaluate::scorer::Scorer;
+use crate::feed::Feed;
 use crate::model::Decoder;
 use crate::report::collect::CONFIG;
 use crate::step::{Learner, Recipe};
@@ -33,7 +33,7 @@ pub enum JobError {
     #[error("the checkpoint `{checkpoint}` was made with another `{what}`")]
     Changed {
         /// The checkpoint.
-        checkpoint: String,
+        checkpoint: PathBuf,
         /// What differs.
         what: &'static str,
     },
@@ -122,16 +122,16 @@ pub fn run(
         leave(&config.job.folder, effective)?;
         let notes = batches.notes(runtime);
         let feed = batches.feed(&progress, learner.at(), config, runtime)?;
-        let scorer = Scorer::new(config, &slices, store, runtime, progress.tokens, anew);
+        let scorer = Scorer::new(config, &slices, store, runtime, anew);
         Running { config, learner, progress, scorer, notes }.run(feed, clock, stop)
     })
 }
 
-pub(crate) fn limit(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+pub(crate) fn limit(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn schedule(config: &Config) -> Plan {
+fn plan(config: &Config) -> Plan {
     Plan {
         dir: config.job.folder.clone(),
         until: config.run.steps.map(Step),
@@ -216,7 +216,7 @@ fn resume(
     path: &Path,
     device: Device,
 ) -> Result<(Learner, Progress), Failure> {
-    let resumed = checkpoint::load_as(path, device, |recipe| in_parts(config, recipe))?;
+    let resumed = checkpoint::load(path, device, |recipe| in_parts(config, recipe))?;
     let start = agree(&resumed.state, config, digest, path)?;
     check_start(config, &start)?;
     computing(config, device, Some(resumed.state.recipe.precision));
@@ -239,7 +239,7 @@ fn branch_off(
     from: &Path,
     device: Device,
 ) -> Result<(Learner, Progress), Failure> {
-    let resumed = checkpoint::load_as(from, device, |recipe| {
+    let resumed = checkpoint::load(from, device, |recipe| {
         recipe.schedule.cooldown = config.schedule.schedule().cooldown;
         in_parts(config, recipe);
     })?;
@@ -283,7 +283,7 @@ fn check_start(config: &Config, start: &Start) -> Result<(), JobError> {
     if config.average.shares(true).is_empty() {
         return Ok(());
     }
-    let found = checkpoint::start_file(path);
+    let found = checkpoint::TensorFile::open(path);
     found.map(|_| ()).map_err(|source| JobError::Start { job: config.job.name.clone(), source })
 }
 
@@ -306,7 +306,7 @@ pub fn agree(state: &State, config: &Config, digest: &str, path: &Path) -> Resul
     match (other, start) {
         (None, Some(start)) => Ok(start),
         (other, _) => Err(JobError::Changed {
-            checkpoint: path.display().to_string(),
+            checkpoint: path.to_owned(),
             what: other.unwrap_or("start (job.seed, job.start)"),
         }),
     }
@@ -336,37 +336,23 @@ struct Running<'a> {
     notes: Notes,
 }
 
-fn with<T>(scorer: &Mutex<Scorer<'_>>, act: impl FnOnce(&mut Scorer<'_>) -> T) -> T {
-    act(&mut scorer.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn hooks<'a>(scorer: &Arc<Mutex<Scorer<'a>>>, notes: Notes) -> Hooks<'a> {
-    let (counted, asked) = (Arc::clone(scorer), Arc::clone(scorer));
-    Hooks {
-        observe: Box::new(move |delivery, _| {
-            with(&counted, |scorer| scorer.learnt(delivery.sheet.tokens.len() as u64));
-            Ok(())
-        }),
-        evaluate: Box::new(move |learner| with(&asked, |scorer| scorer.live(learner))),
-        settle: Box::new(move || notes.flush()),
-    }
-}
-
 impl Running<'_> {
-    fn run(self, mut feed: crate::feed::Feed, clock: &Clock, stop: &Stop) -> Result<Ended, Failure> {
-        let Self { config, mut learner, mut progress, scorer, notes } = self;
-        let scorer = Arc::new(Mutex::new(scorer));
+    fn run(self, mut feed: Feed, clock: &Clock, stop: &Stop) -> Result<Ended, Failure> {
+        let Self { config, mut learner, mut progress, mut scorer, notes } = self;
         let first = progress.branched.as_ref().map_or(Step(0), |branched| branched.step);
         if learner.at() == first {
-            with(&scorer, |scorer| scorer.live(&learner))?;
+            scorer.live(&learner, &progress)?;
         }
-        let plan = schedule(config);
-        let report =
-            train::train(&mut learner, &mut progress, &mut feed, &plan, hooks(&scorer, notes), clock, stop)?;
+        let hooks = Hooks {
+            evaluate: Box::new(|learner, progress| scorer.live(learner, progress)),
+            settle: Box::new(|| notes.flush()),
+        };
+        let plan = plan(config);
+        let report = train::train(&mut learner, &mut progress, &mut feed, &plan, hooks, clock, stop)?;
         if report.end == End::Stopped {
             return Ok(Ended { report, release: None, short: 0 });
         }
-        let (all, start) = with(&scorer, |scorer| finish(config, &learner, &progress, scorer))?;
+        let (all, start) = finish(config, &learner, &progress, &mut scorer)?;
         let end = learner.recipe().schedule.cooldown.map_or(Step(0), |cooldown| cooldown.end());
         let short = if progress.branched.is_some() { end.0.saturating_sub(report.steps.0) } else { 0 };
         if short > 0 {
@@ -392,9 +378,9 @@ fn finish(
     let shares = config.average.shares(matches!(progress.start, Start::File { .. }));
     let all = Weights::all(&config.average.horizons, &shares);
     let (ways, averages): (Vec<Weights>, Vec<Weights>) = all.iter().partition(|one| one.is_interpolated());
-    scorer.live(learner)?;
+    scorer.live(learner, progress)?;
     if config.evaluate.averages {
-        scorer.rest(learner, &averages, None)?;
+        scorer.rest(learner, progress, &averages, None)?;
     }
     if ways.is_empty() {
         return Ok((all, None));
@@ -404,12 +390,12 @@ fn finish(
         Ok(start) => start,
         Err(error) => {
             let why = schemas::program::error::render(&error);
-            tracing::warn!(why, "the start is gone: the ways from it to the averages are left out");
+            tracing::warn!(why, "the start cannot be had again: the ways from it are left out");
             return Ok((averages, None));
         }
     };
     if config.evaluate.averages {
-        scorer.rest(learner, &ways, Some(&start))?;
+        scorer.rest(learner, progress, &ways, Some(&start))?;
     }
     Ok((all, Some(start)))
 }

@@ -14,7 +14,7 @@
 //! - The trainer never opens a source and never picks records: it learns what a ticket names.
 //! - Weights are a function of the recipe, the start and the tickets: the same on every run of the same
 //!   libtorch, instruction set and number of threads.
-//! - Between feed and checkpoint nothing reads the clock, the environment or an unseeded random number.
+//! - No clock, no environment and no unseeded random number reaches the weights.
 //! - libtorch is called from one thread; its errors leave as values, never as panics.
 
 pub mod average;

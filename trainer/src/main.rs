@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use schemas::program::cli::{self, ConfigCommand, Log};
 use schemas::program::clock::Clock;
 use schemas::program::config::Loaded;
-use schemas::program::error::{Failure, Fault as _};
+use schemas::program::error::Failure;
 use schemas::program::start;
 use schemas::program::stop::Stop;
 use schemas::store::Store;
@@ -128,7 +128,8 @@ async fn run(
     from: Option<PathBuf>,
     stop: Stop,
 ) -> Result<(), Failure> {
-    let (config, effective) = (loaded.value.clone(), loaded.show());
+    let effective = loaded.show();
+    let config = loaded.value;
     let clock = Clock::system();
     let (url, options) = config.replay.store.parts()?;
     let store = Store::open(&url, &options, clock.clone()).await?;
@@ -186,8 +187,5 @@ fn doctor() -> Result<(), Failure> {
         Err(error) => writeln!(text, "cuda       no: {error}"),
     };
     cli::print(&text)?;
-    torch::check_version().map_err(|error| {
-        debug_assert!(error.hint().is_some());
-        error.into()
-    })
+    Ok(torch::check_version()?)
 }

@@ -10,7 +10,7 @@ use schemas::program::error::{Fault, Kind};
 use serde::{Deserialize, Serialize};
 
 use crate::feed::Sheet;
-use crate::loss::next_token::Sum;
+use crate::loss::next_token::Tally;
 use crate::step::Outcome;
 
 /// The file cannot be read or written.
@@ -42,7 +42,6 @@ pub struct Line {
     /// Mean loss over replayed text.
     pub loss_replayed: Option<f64>,
     /// Share of the tokens of text that were replayed; `null` where there were none.
-    #[serde(default)]
     pub replay_share: Option<f64>,
     /// Mean joint norm of the gradients before clipping.
     pub grad_norm: f64,
@@ -60,8 +59,7 @@ pub struct Interval {
     steps: u64,
     tokens: u64,
     replayed_tokens: u64,
-    fresh: Sum,
-    replayed: Sum,
+    tally: Tally,
     norms: f64,
     rate: f64,
     waited: Duration,
@@ -77,8 +75,7 @@ impl Interval {
         self.norms += outcome.norm;
         self.rate = outcome.rate;
         self.waited += waited;
-        self.fresh = self.fresh + outcome.tally.fresh;
-        self.replayed = self.replayed + outcome.tally.replayed;
+        self.tally = self.tally + outcome.tally;
     }
 
     /// Whether it has no step.
@@ -95,9 +92,9 @@ impl Interval {
         Line {
             step,
             tokens,
-            loss: (self.fresh + self.replayed).mean(),
-            loss_new: self.fresh.mean(),
-            loss_replayed: self.replayed.mean(),
+            loss: self.tally.all().mean(),
+            loss_new: self.tally.fresh.mean(),
+            loss_replayed: self.tally.replayed.mean(),
             replay_share: (self.tokens > 0).then(|| self.replayed_tokens as f64 / self.tokens as f64),
             grad_norm: self.norms / self.steps.max(1) as f64,
             rate: self.rate,
@@ -172,7 +169,7 @@ fn kept(file: &mut File, after: Step) -> std::io::Result<u64> {
 mod tests {
     use super::*;
     use crate::feed::Piece;
-    use crate::loss::next_token::Tally;
+    use crate::loss::next_token::Sum;
 
     fn line(step: u64) -> Line {
         Interval::default().line(Step(step), step * 100, Duration::from_secs(1))
@@ -204,22 +201,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_job_that_did_not_know_its_replay_share_can_be_read() {
-        let json = serde_json::to_string(&line(10)).unwrap();
-        let older = json.replace("\"replay_share\":null,", "");
-        assert_ne!(older, json);
-        assert_eq!(serde_json::from_str::<Line>(&older).unwrap(), line(10));
-    }
-
-    #[test]
     fn an_interval_sums_losses_by_token_and_time_by_share() {
         let outcome = |fresh: (f64, u64), replayed: (f64, u64), norm: f64| {
             let sum = |(nats, tokens)| Sum { nats, tokens };
-            let tally = Tally { fresh: sum(fresh), replayed: sum(replayed), spans: Vec::new() };
+            let tally = Tally { fresh: sum(fresh), replayed: sum(replayed) };
             Outcome { step: Step(0), loss: None, tally, norm, rate: 0.5 }
         };
         let sheet = |fresh: usize, replayed: usize| {
-            let piece = |tokens, replayed| Piece { row: 0, span: 0, replayed, start: 0, tokens, counted: 0 };
+            let piece = |tokens, replayed| Piece { row: 0, replayed, start: 0, tokens, counted: 0 };
             let pieces = vec![piece(fresh, false), piece(replayed, true)];
             Sheet { tokens: vec![0; fresh + replayed], pieces, ..Sheet::default() }
         };

@@ -53,7 +53,7 @@ pub enum Shape {
 
 /// The rate at each step: a pure function of the step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Schedule {
     /// The rate after the warm-up.
     pub rate: f64,

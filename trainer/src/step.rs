@@ -37,7 +37,7 @@ use crate::torch::{TorchError, guarded};
 
 /// Everything in a config that reaches the weights, but for the batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// The model's shape.
     pub model: ModelConfig,
@@ -74,13 +74,13 @@ impl Default for Recipe {
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
     /// The model's shape.
-    #[error("[model] is wrong")]
+    #[error("`[model]` is wrong")]
     Model(#[from] ShapeError),
     /// The optimiser's numbers.
-    #[error("[optim] is wrong")]
+    #[error("`[optim]` is wrong")]
     Optim(#[from] OptimError),
     /// The averages' horizons.
-    #[error("[average] is wrong")]
+    #[error("`[average]` is wrong")]
     Average(#[from] HorizonError),
     /// The learning rate.
     #[error("`schedule.rate` cannot be {0}: it must be a positive number")]
@@ -188,7 +188,7 @@ pub struct Outcome {
     /// The weighted mean that was minimised, in nats per prediction; `None` where nothing counted and
     /// the weights were left as they were.
     pub loss: Option<f64>,
-    /// The losses before the update, by kind of row and by document.
+    /// The losses before the update, by kind of row.
     pub tally: Tally,
     /// Joint 2-norm of the gradients before clipping.
     pub norm: f64,
@@ -226,8 +226,7 @@ impl Learner {
     pub fn with_model(recipe: &Recipe, model: Decoder) -> Result<Self, RecipeError> {
         recipe.check()?;
         let optimizer = guarded(|| Optimizer::new(recipe.optim.clone(), model.parameters()))?;
-        let averages =
-            guarded(|| Averages::new(&recipe.average, model.tensors().collect::<Vec<_>>().into_iter()))?;
+        let averages = guarded(|| Averages::new(&recipe.average, model.tensors()))?;
         let rounded = match recipe.precision {
             Precision::F32 => None,
             Precision::Bf16 => Some(guarded(|| Rounded::of(&model))??),
@@ -260,7 +259,7 @@ impl Learner {
         let rate = self.recipe.schedule.at(self.step);
         let weight = sheet.weight();
         if weight <= 0.0 {
-            let tally = Tally::of(sheet, &[]);
+            let tally = Tally::default();
             return Ok(Outcome { step: self.step, loss: None, tally, norm: 0.0, rate });
         }
         // round
@@ -278,10 +277,15 @@ impl Learner {
         self.optimizer.update(rate, &clipped)?;
         self.optimizer.drop_gradients()?;
         // average
-        self.averages.update(self.model.tensors().collect::<Vec<_>>().into_iter())?;
+        self.averages.update(self.model.tensors())?;
         // The only read of the device in a step: everything above was issued before.
         let (nll, [mean, norm]) = read(&losses, &clipped.norm)?;
-        let tally = Tally::of(sheet, &sheet.joined(&parts, &nll));
+        let (mut tally, mut nll) = (Tally::default(), nll.as_slice());
+        for part in &parts {
+            let (own, rest) = nll.split_at_checked(part.tokens.len()).unwrap_or((nll, &[]));
+            tally = tally + Tally::of(part, own);
+            nll = rest;
+        }
         Ok(Outcome { step: self.step, loss: Some(mean), tally, norm, rate })
     }
 

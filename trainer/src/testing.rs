@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use schemas::id::{RecordId, Seq, Step, Version};
 use schemas::seed::{Seed, below};
-use schemas::wire::{Batch, BatchRow, Span, Ticket, WIRE_FORMAT};
+use schemas::wire::{Batch, BatchRow, Cursor, Span, Ticket, WIRE_FORMAT};
 use tch::{Device, Tensor};
 
+use crate::checkpoint::{Progress, Start};
 use crate::feed::{Delivery, Sheet};
 use crate::model::ModelConfig;
-use crate::step::Recipe;
+use crate::step::{Learner, Recipe};
 
 /// A model of a few thousand parameters with shared key heads.
 pub fn tiny() -> ModelConfig {
@@ -97,6 +98,50 @@ pub fn delivery(step: u64, model: &ModelConfig) -> Delivery {
     let next =
         BTreeMap::from([("main".parse().unwrap(), schemas::wire::Place { seq: Seq(step + 1), token: 3 })]);
     Delivery { ticket: ticket(step), sheet, next }
+}
+
+/// A batch of rows of 28 places that hold documents of these lengths, every second row replayed; nothing
+/// counts in row k where bit k of `masked` is set.
+pub fn rows_of(cuts: &[Vec<usize>], masked: u32, replay_weight: f32) -> Sheet {
+    let mut rows: Vec<BatchRow> =
+        (0..).zip(cuts).map(|(number, lengths)| row(number, 28, lengths, 1, TEXT, number % 2 == 1)).collect();
+    for (row, _) in rows.iter_mut().zip(0..32).filter(|(_, bit)| (masked >> bit) & 1 == 1) {
+        row.mask.fill(false);
+    }
+    Sheet::of_batch(&Batch::from_rows(28, &rows).unwrap(), &tiny(), replay_weight).unwrap()
+}
+
+/// A learner that follows `recipe` and has learnt nothing.
+pub fn following(recipe: &Recipe) -> Learner {
+    Learner::fresh(recipe, Seed::new(11), Device::Cpu).unwrap()
+}
+
+/// The tiny learner after this many steps.
+pub fn learned(steps: u64) -> Learner {
+    let mut learner = following(&recipe());
+    learn(&mut learner, steps);
+    learner
+}
+
+/// Goes on until `until` steps are made.
+pub fn learn(learner: &mut Learner, until: u64) {
+    while learner.at().0 < until {
+        let delivery = delivery(learner.at().0, &recipe().model);
+        learner.step(&delivery.ticket, &delivery.sheet).unwrap();
+    }
+}
+
+/// Where the job of these learners begins.
+pub fn progress() -> Progress {
+    Progress {
+        job: "test".into(),
+        tokens: 0,
+        row: 0,
+        next: Cursor::new(),
+        config: "0".repeat(32),
+        start: Start::Seed(Seed::new(11)),
+        branched: None,
+    }
 }
 
 /// Numbers from -1 to 1 that depend on the seed alone.

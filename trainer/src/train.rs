@@ -1,6 +1,6 @@
 //! The loop: a step for each batch, and what happens every so many steps.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemas::id::Step;
@@ -8,17 +8,15 @@ use schemas::program::clock::Clock;
 use schemas::program::error::Failure;
 use schemas::program::failpoint;
 use schemas::program::stop::Stop;
-use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{self, Progress};
 use crate::feed::{Delivery, Feed};
 use crate::metrics::{Interval, Metrics};
-use crate::step::{Learner, Outcome};
+use crate::step::Learner;
 use crate::watch::Watch;
 
 /// What can happen every so many steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// A line in `metrics.jsonl`.
     Metrics,
@@ -31,7 +29,7 @@ pub enum Act {
 /// How a job runs: nothing here reaches the weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The job's folder: `metrics.jsonl` and `step-<n>` lie in it.
+    /// The job's folder, which must exist: `metrics.jsonl` and `step-<n>` lie in it.
     pub dir: PathBuf,
     /// Where the job ends; `None` where it ends with its stream.
     pub until: Option<Step>,
@@ -41,30 +39,16 @@ pub struct Plan {
     pub keep: usize,
 }
 
-/// Told of a batch and of what became of it.
-pub type Observe<'a> = dyn FnMut(&Delivery, &Outcome) -> Result<(), Failure> + 'a;
-
-/// Shown the learner.
-pub type Evaluate<'a> = dyn FnMut(&Learner) -> Result<(), Failure> + 'a;
-
-/// Asked for something that has to be done.
-pub type Settle<'a> = dyn FnMut() -> Result<(), Failure> + 'a;
+/// Shown the learner and where the job is.
+pub type Evaluate<'a> = dyn FnMut(&Learner, &Progress) -> Result<(), Failure> + 'a;
 
 /// What others do with a job while it runs; they get no way to change it.
 pub struct Hooks<'a> {
-    /// Told of each step: what became of the batch.
-    pub observe: Box<Observe<'a>>,
     /// Called by [`Act::Evaluate`].
     pub evaluate: Box<Evaluate<'a>>,
     /// Called before a checkpoint is written: what must outlive the steps that it covers, for those are
     /// never made again.
-    pub settle: Box<Settle<'a>>,
-}
-
-impl Default for Hooks<'_> {
-    fn default() -> Self {
-        Self { observe: Box::new(|_, _| Ok(())), evaluate: Box::new(|_| Ok(())), settle: Box::new(|| Ok(())) }
-    }
+    pub settle: Box<dyn FnMut() -> Result<(), Failure> + 'a>,
 }
 
 /// Why a job ended well.
@@ -120,7 +104,6 @@ pub fn train(
     clock: &Clock,
     stop: &Stop,
 ) -> Result<Report, Failure> {
-    make_folder(&plan.dir)?;
     let metrics = Metrics::open(&plan.dir.join("metrics.jsonl"), learner.at())?;
     let (interval, since) = (Interval::default(), clock.monotonic());
     let watch = Watch::new(since, plan.until);
@@ -133,7 +116,7 @@ pub fn train(
             break End::Stopped;
         }
         let asked = clock.monotonic();
-        let Some(delivery) = feed.pull()? else {
+        let Some(delivery) = feed()? else {
             // A feed that waits for text gives up when it is asked to stop: its stream has not ended.
             break if stop.is_triggered() { End::Stopped } else { End::Stream };
         };
@@ -157,11 +140,6 @@ pub fn train(
     Ok(Report { end, steps: job.learner.at(), tokens: job.progress.tokens, checkpoint })
 }
 
-fn make_folder(dir: &Path) -> Result<(), Failure> {
-    let made = std::fs::create_dir_all(dir);
-    Ok(made.map_err(|source| checkpoint::CheckpointError::Write { path: dir.to_owned(), source })?)
-}
-
 impl Job<'_> {
     fn learn(&mut self, delivery: &Delivery, waited: Duration) -> Result<(), Failure> {
         let outcome = self.learner.step(&delivery.ticket, &delivery.sheet)?;
@@ -173,7 +151,6 @@ impl Job<'_> {
         self.progress.next.clone_from(&delivery.next);
         self.interval.add(&outcome, &delivery.sheet, waited);
         self.watch.add(&outcome, &delivery.sheet, waited);
-        (self.hooks.observe)(delivery, &outcome)?;
         if let Some(told) = self.watch.told(self.learner.at(), self.progress.tokens, self.clock.monotonic()) {
             told.log();
         }
@@ -183,7 +160,7 @@ impl Job<'_> {
     fn act(&mut self, act: Act) -> Result<(), Failure> {
         match act {
             Act::Metrics => self.write_line(),
-            Act::Evaluate => (self.hooks.evaluate)(self.learner),
+            Act::Evaluate => (self.hooks.evaluate)(self.learner, self.progress),
             Act::Checkpoint => self.save().map(|path| self.saved = Some(path)),
         }
     }

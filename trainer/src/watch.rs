@@ -107,7 +107,7 @@ mod tests {
 
     fn step(watch: &mut Watch, nats: f64) {
         let sum = |nats, tokens| Sum { nats, tokens };
-        let tally = Tally { fresh: sum(nats, 1), replayed: sum(0.0, 0), spans: Vec::new() };
+        let tally = Tally { fresh: sum(nats, 1), replayed: sum(0.0, 0) };
         let outcome = Outcome { step: Step(0), loss: None, tally, norm: 1.0, rate: 1.0 };
         let sheet = Sheet { tokens: vec![0; 50], ..Sheet::default() };
         watch.add(&outcome, &sheet, Duration::ZERO);

@@ -45,15 +45,9 @@ impl Exact {
     }
 
     /// How many texts are known.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.identities.len()
-    }
-
-    /// Whether no text is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.identities.is_empty()
     }
 
     /// What a text repeats, if it is known.
@@ -224,7 +218,7 @@ mod tests {
         builder.push(Row::new(Outcome::DeadLetter, "main", "files"));
         let mut exact = Exact::new(shard("main"), Folded::Off);
         exact.restore(&builder.finish().unwrap()).unwrap();
-        assert!(exact.is_empty());
+        assert_eq!(exact.len(), 0);
         builder.push(Row { seq: Some(1), ..Row::new(Outcome::Kept, "main", "files") });
         assert!(exact.restore(&builder.finish().unwrap()).is_err());
     }

@@ -5,7 +5,7 @@
 //! similarity of the shingles at the threshold of `[dedup.near]` or above, found by the same index.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use schemas::id::RecordId;
@@ -42,7 +42,10 @@ pub enum HeldOutError {
 impl Fault for HeldOutError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Read { .. } => Kind::NotFound,
+            Self::Read { source, .. } if source.kind() == ErrorKind::NotFound => Kind::NotFound,
+            Self::Read { source, .. } if source.raw_os_error().is_some() => Kind::Unavailable,
+            // It does not decompress, or is not UTF-8.
+            Self::Read { .. } => Kind::Input,
             Self::Line { .. } => Kind::Input,
         }
     }

@@ -65,21 +65,9 @@ impl Lsh {
         Self { chains: Chains::new(window), met: Vec::new() }
     }
 
-    /// Records that it holds.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.chains.len()
-    }
-
-    /// Whether it holds no record.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Bytes that it takes when its window is full, its bookkeeping aside.
-    #[must_use]
-    pub fn memory(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
         self.chains.memory()
     }
 
@@ -167,12 +155,8 @@ impl<const TABLES: usize> Chains<TABLES> {
         Self { window: window as usize, bits, heads, ring: Vec::new(), inserted: 0 }
     }
 
-    /// Records that they hold.
-    pub(super) const fn len(&self) -> usize {
-        self.ring.len()
-    }
-
     /// Bytes when the window is full.
+    #[cfg(test)]
     pub(super) const fn memory(&self) -> usize {
         self.heads.len() * size_of::<u32>() + self.window * size_of::<[Node; TABLES]>()
     }
@@ -338,7 +322,7 @@ mod tests {
         let mut index = Lsh::new(7);
         for signature in &signatures {
             index.insert(signature);
-            assert!(index.len() <= 7);
+            assert!(index.chains.ring.len() <= 7);
         }
         assert_eq!(index.memory(), 7 * 168 + 8 * 84);
         assert_eq!(Lsh::new(1 << 20).memory(), 252 << 20);

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 
 use crate::block::{Block, Document, Marks, Original, Row, Rows, Verdict};
 use crate::error::IngestError;
+use crate::normalise::keep_fields;
 use crate::score::novelty::unseen::{self, Unseen};
 use crate::score::percentile::Percentile;
 
@@ -75,18 +76,6 @@ impl Known {
         Self { held_out: Some(held_out), ..self }
     }
 
-    /// How many texts are known.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.exact.len()
-    }
-
-    /// Whether no text is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.exact.is_empty()
-    }
-
     /// Decides which documents of `block` are new, in the order of their seq, counts them, and scores
     /// those that are kept. `texts` gives the text of kept records whose shingles are forgotten.
     ///
@@ -121,6 +110,7 @@ impl Known {
                     }
                 }
                 Some(Decision::HeldOut(why)) => {
+                    keep_fields(&mut block.readings, index);
                     let detail = block.rows.push_text(&why);
                     if let Some(row) = block.rows.list.get_mut(index) {
                         *row = Row::Dead { reason: Reason::HeldOut, detail };

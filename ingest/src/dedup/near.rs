@@ -264,15 +264,9 @@ impl NearDeduplicator {
     }
 
     /// How many originals it compares with.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) const fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether it knows no original.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     /// How many originals it compares with at most: the newest.
@@ -291,12 +285,6 @@ impl NearDeduplicator {
     #[must_use]
     pub const fn counts(&self) -> Counts {
         self.counts
-    }
-
-    /// Bytes of shingles in the cache.
-    #[must_use]
-    pub const fn cached_bytes(&self) -> usize {
-        self.cache.bytes()
     }
 
     /// Decides on the next record, and remembers it if it is kept. `sketch` is that of its text; `lookup`

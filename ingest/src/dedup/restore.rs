@@ -7,7 +7,7 @@
 //! ```
 //! The newest are the daemon's own last rows, then those of the other shards by name and seq: of other
 //! daemons' rows it learns only here. Memory and texts read are bounded by what is remembered, not by the
-//! store: 24 bytes a kept record while it runs, beside what [`Known`] itself holds.
+//! store: 32 bytes a kept record while it runs, beside what [`Known`] itself holds.
 
 use std::ops::Range;
 

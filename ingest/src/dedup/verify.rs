@@ -117,6 +117,7 @@ impl Cache {
     }
 
     /// Bytes of shingles that it holds.
+    #[cfg(test)]
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }

@@ -43,10 +43,13 @@ impl Normaliser {
             readings.list.par_chunks(PIECE).map(|piece| self.rows(readings, piece)).collect();
         let mut rows = Rows::default();
         pieces.into_iter().for_each(|piece| rows.append(piece));
-        let dead = rows.list.iter().filter(|row| matches!(row, Row::Dead { .. })).count();
-        block.tally.dead_letters += dead as u64;
+        for (index, row) in rows.list.iter().enumerate() {
+            if matches!(row, Row::Dead { .. }) {
+                block.tally.dead_letters += 1;
+                keep_fields(&mut block.readings, index);
+            }
+        }
         block.rows = rows;
-        keep_dead_rows(&mut block);
         block
     }
 
@@ -101,24 +104,19 @@ impl Normaliser {
     }
 }
 
-/// A dead letter keeps what was read: of a row its fields as JSON, the text last, as it may be long.
-fn keep_dead_rows(block: &mut Block) {
-    let readings = &mut block.readings;
-    for index in 0..readings.list.len().min(block.rows.list.len()) {
-        let (Some(reading), Some(Row::Dead { .. })) = (readings.list.get(index), block.rows.list.get(index))
-        else {
-            continue;
-        };
-        let (Some((columns, row)), Some(place)) = (readings.row(reading), readings.place(reading)) else {
-            continue;
-        };
-        let json = decode::columns::json(columns, row, &place.fields);
-        let start = readings.bytes.len();
-        readings.bytes.extend_from_slice(json.get(..RAW_LIMIT).unwrap_or(&json));
-        if let Some(reading) = readings.list.get_mut(index) {
-            reading.content = Content::Bytes(start..readings.bytes.len());
-            reading.length = json.len() as u64;
-        }
+/// A reading that became a dead letter keeps what was read: of a row its fields as JSON, the text last, as it
+/// may be long.
+pub(crate) fn keep_fields(readings: &mut Readings, index: usize) {
+    let Some(reading) = readings.list.get(index) else { return };
+    let (Some((columns, row)), Some(place)) = (readings.row(reading), readings.place(reading)) else {
+        return;
+    };
+    let json = decode::columns::json(columns, row, &place.fields);
+    let start = readings.bytes.len();
+    readings.bytes.extend_from_slice(json.get(..RAW_LIMIT).unwrap_or(&json));
+    if let Some(reading) = readings.list.get_mut(index) {
+        reading.content = Content::Bytes(start..readings.bytes.len());
+        reading.length = json.len() as u64;
     }
 }
 

@@ -17,9 +17,12 @@ use schemas::text::normal_form;
 use tempfile::TempDir;
 
 use super::*;
-use crate::block::Tally;
+use crate::block::{self, Block, Content, Place, Reading, Tally};
 use crate::config::{Commit, Queue, Read, Source};
-use crate::source::{Position, SourceError};
+use crate::dedup::near::Action;
+use crate::dedup::{Found, Known};
+use crate::source::{Position, Positions, SourceError};
+use crate::write::Writer;
 
 /// 2024-05-01T00:00:00Z.
 const TODAY_US: i64 = 1_714_521_600_000_000;
@@ -272,9 +275,24 @@ async fn stop_commits_what_was_read_and_the_next_run_reads_the_rest() {
     assert_eq!(rows(&store).await.num_rows(), 501);
 }
 
-/// A store that has no text yet.
-fn nothing(_: &[crate::block::Original]) -> Result<crate::dedup::Found, IngestError> {
-    Ok(crate::dedup::Found::new())
+/// The one block that the stage `dedup` of a daemon that stands so would send.
+async fn decided(store: &Store, config: &Config, positions: Positions, next: Seq, mut known: Known) -> Block {
+    let (to, mut from, _) = edge("normalise", config.queue, store.clock());
+    let outlet = Outlet::new(to, Stop::new(), store.clock().clone(), Handle::current());
+    let (sources, limits) = (config.source.clone(), config.read);
+    let reader = move || source::read(&sources, limits, positions, next, true, outlet).unwrap();
+    tokio::task::spawn_blocking(reader).await.unwrap();
+    let block = Normaliser::new(store.secret()).run(from.next().await.unwrap());
+    known.run(block, |_| Ok(Found::new())).unwrap()
+}
+
+/// Has `writer` commit `blocks`.
+async fn commit(store: &Store, writer: Writer, blocks: Vec<Block>) -> Result<Written, IngestError> {
+    let roomy = Queue { bytes: Bytes::gib(1), ..Queue::default() };
+    let (sender, receiver, _) = edge("write", roomy, store.clock());
+    blocks.into_iter().for_each(|block| sender.send(block).unwrap());
+    drop(sender);
+    writer.run(receiver).await
 }
 
 #[tokio::test]
@@ -286,17 +304,8 @@ async fn second_daemon_of_a_shard_is_refused_and_writes_nothing() {
     let shard = config.shard().unwrap();
     let late = write::open(&store, &shard, &config).await.unwrap();
     run_once(&config, &store).await.unwrap();
-    let (sender, receiver, _) = edge("write", config.queue, store.clock());
-    let (to, mut from, _) = edge("normalise", config.queue, store.clock());
-    let outlet = Outlet::new(to, Stop::new(), store.clock().clone(), Handle::current());
-    let (sources, limits) = (config.source.clone(), config.read);
-    let reader = move || source::read(&sources, limits, late.positions, late.next, true, outlet).unwrap();
-    tokio::task::spawn_blocking(reader).await.unwrap();
-    let block = Normaliser::new(store.secret()).run(from.next().await.unwrap());
-    let mut known = late.known;
-    sender.send(known.run(block, nothing).unwrap()).unwrap();
-    drop(sender);
-    let error = late.writer.run(receiver).await.unwrap_err();
+    let block = decided(&store, &config, late.positions, late.next, late.known).await;
+    let error = commit(&store, late.writer, vec![block]).await.unwrap_err();
     assert!(matches!(error, IngestError::Store(StoreError::Conflict { .. })), "{error}");
     assert_eq!(rows(&store).await.num_rows(), 1);
 }
@@ -344,23 +353,85 @@ async fn shard_that_would_read_the_files_of_another_is_refused_and_the_store_sta
 }
 
 #[tokio::test]
-async fn rows_are_committed_when_their_time_has_come() {
+async fn shard_that_began_before_the_other_read_the_file_is_refused_too() {
+    let (folder, store) = new_store().await;
+    let path = folder.path().join("a.jsonl");
+    fs::write(&path, line("one")).unwrap();
+    let first = config(&[("a", &path)]);
+    let late = write::open(&store, &"second".parse().unwrap(), &first).await.unwrap();
+    run_once(&first, &store).await.unwrap();
+    let block = decided(&store, &first, late.positions, late.next, late.known).await;
+    let error = commit(&store, late.writer, vec![block]).await.unwrap_err();
+    assert!(matches!(error, IngestError::Taken { .. }), "{error}");
+    assert_eq!(rows(&store).await.num_rows(), 1);
+}
+
+#[tokio::test]
+async fn commit_is_due_by_diverted_texts_and_by_the_fields_of_duplicates_too() {
+    let (folder, store) = new_store().await;
+    let path = folder.path().join("in.jsonl");
+    let words = (0..60).map(|word| format!("word{word}")).collect::<Vec<_>>().join(" ");
+    let linked = serde_json::json!({ "text": "t", "url": "u".repeat(300) }).to_string() + "\n";
+    let near = words.replace("word30", "changed");
+    fs::write(&path, [line(&words), line(&near), linked.clone(), linked].concat()).unwrap();
+    let mut config = config(&[("s", &path)]);
+    config.dedup.near.action = Action::Divert;
+    config.read.block_lines = 1;
+    config.commit.bytes = Bytes::new(250);
+    let written = run_once(&config, &store).await.unwrap().written;
+    assert_eq!(written.counts.total(), Tally { read: 4, kept: 2, duplicates: 2, dead_letters: 0 });
+    assert_eq!(written.commits, 4);
+    rows(&store).await;
+}
+
+#[tokio::test]
+async fn commit_is_due_by_its_rows_however_small_they_are() {
     let (_folder, store) = new_store().await;
     let config = Config::default();
+    let place = Arc::new(Place {
+        source: "a".into(),
+        path: None,
+        generation: 0,
+        head: None,
+        format: config::Format::Jsonl,
+        record: config::Record::Line,
+        fields: Default::default(),
+    });
+    let dead = |first: u64, count: u64| {
+        let mut block = Block::default();
+        let content = Content::Bytes(0..0);
+        let one = |start| Reading {
+            place: 0,
+            start,
+            end: start + 1,
+            content: content.clone(),
+            length: 0,
+            fault: None,
+        };
+        block.readings.list = (first..first + count).map(one).collect();
+        block.readings.places = vec![Arc::clone(&place)];
+        block.readings.first = Seq(first);
+        let detail = block.rows.push_text("");
+        block.rows.list = vec![block::Row::Dead { reason: Reason::Nul, detail }; count as usize];
+        block.tally = Tally { read: count, dead_letters: count, ..Tally::default() };
+        block.upto.set(("a".into(), None), Position { end: first + count, ..Position::default() });
+        block
+    };
+    let opened = write::open(&store, &config.shard().unwrap(), &config).await.unwrap();
+    let most = write::MOST_ROWS as u64;
+    let written = commit(&store, opened.writer, vec![dead(0, most), dead(most, 1)]).await.unwrap();
+    assert_eq!((written.commits, written.next), (2, Seq(most + 1)));
+}
+
+#[tokio::test]
+async fn rows_are_committed_when_their_time_has_come() {
+    let (folder, store) = new_store().await;
+    let path = folder.path().join("a.jsonl");
+    fs::write(&path, line("one")).unwrap();
+    let config = config(&[("a", &path)]);
     let opened = write::open(&store, &config.shard().unwrap(), &config).await.unwrap();
     let (sender, receiver, meter) = edge("write", config.queue, store.clock());
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("a.jsonl"), line("one")).unwrap();
-    let sources = self::config(&[("a", folder.path())]).source;
-    let (to, mut from, _) = edge("normalise", config.queue, store.clock());
-    let outlet = Outlet::new(to, Stop::new(), store.clock().clone(), Handle::current());
-    let known = sources.clone();
-    let reader =
-        move || source::read(&known, Read::default(), opened.positions, Seq(0), true, outlet).unwrap();
-    tokio::task::spawn_blocking(reader).await.unwrap();
-    let block = Normaliser::new(store.secret()).run(from.next().await.unwrap());
-    let mut exact = opened.known;
-    sender.send(exact.run(block, nothing).unwrap()).unwrap();
+    sender.send(decided(&store, &config, opened.positions, Seq(0), opened.known).await).unwrap();
     let time = async {
         while meter.read().queued_bytes > 0 {
             tokio::task::yield_now().await;

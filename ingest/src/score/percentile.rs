@@ -39,18 +39,6 @@ impl Percentile {
         self.window
     }
 
-    /// Scores that it holds.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.order.len()
-    }
-
-    /// Whether it holds none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
     /// Adds the next score, in place of the oldest if the window is full, and returns its percentile.
     /// One that is no number stands above all others.
     pub fn push(&mut self, score: f32) -> f32 {
@@ -113,7 +101,7 @@ mod tests {
                 let rank = percentile.push(*score);
                 prop_assert_eq!(rank, ((below + equal / 2.0) / last.len() as f64) as f32);
                 prop_assert!(rank > 0.0 && rank < 1.0);
-                prop_assert!(percentile.len() <= window);
+                prop_assert!(percentile.order.len() <= window);
             }
         }
 

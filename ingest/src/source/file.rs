@@ -15,7 +15,9 @@ use xxhash_rust::xxh3::Xxh3Default;
 use super::blocks::Blocks;
 use super::cut::{Cutter, Last};
 use super::walk::{Found, Packing, Walk, packing};
-use super::{End, FileName, MARKED, Position, SourceError, digest, mark, marked_length, parquet, record};
+use super::{
+    End, FileName, MARKED, Outlet, Position, SourceError, digest, mark, marked_length, parquet, record,
+};
 use crate::block::{Fault, Place};
 use crate::config::{self, Format, Record};
 
@@ -71,7 +73,7 @@ impl Files {
             parquet::read(input, &file, stamp.0, known, waits, blocks)?;
         } else if whole {
             input.whole(&file, known, waits, blocks)?;
-        } else if let Some(start) = input.start(&file, stamp.0, known)? {
+        } else if let Some(start) = input.start(&file, stamp.0, known, &blocks.outlet)? {
             input.records(start, waits, blocks)?;
         }
         self.seen.insert(name, stamp);
@@ -206,13 +208,14 @@ impl Input<'_> {
         file: &Arc<File>,
         length: u64,
         known: Option<Position>,
-    ) -> Result<Option<Start>, SourceError> {
-        let Some(known) = known else { return self.fresh(file, 0) };
-        match self.resume(file, length, known)? {
-            Resumed::At(start) => Ok(Some(start)),
-            Resumed::Nothing => Ok(None),
-            Resumed::Replaced => self.fresh(file, self.next_generation(Some(known))),
-        }
+        outlet: &Outlet,
+    ) -> Result<Option<Start>, End> {
+        let Some(known) = known else { return Ok(self.fresh(file, 0)?) };
+        Ok(match self.resume(file, length, known, outlet)? {
+            Resumed::At(start) => Some(start),
+            Resumed::Nothing => None,
+            Resumed::Replaced => self.fresh(file, self.next_generation(Some(known)))?,
+        })
     }
 
     /// The generation of a file that is not the one that was known.
@@ -240,7 +243,7 @@ impl Input<'_> {
     }
 
     /// Goes to a known position, if the file still is what it was.
-    fn resume(self, file: &Arc<File>, length: u64, known: Position) -> Result<Resumed, SourceError> {
+    fn resume(self, file: &Arc<File>, length: u64, known: Position, outlet: &Outlet) -> Result<Resumed, End> {
         let mut rest = self.decoder(file, 0)?;
         let (first, mut broken) = self.take(&mut rest, known.head.map_or(0, marked_length))?;
         if mark(&first) != known.head {
@@ -259,7 +262,8 @@ impl Input<'_> {
             ready = beyond.to_vec();
         } else {
             let missing = goal - first.len() as u64;
-            let skipped = if broken.is_none() { self.skip(&mut rest, missing, &mut broken)? } else { 0 };
+            let skipped =
+                if broken.is_none() { self.skip(&mut rest, missing, &mut broken, outlet)? } else { 0 };
             if skipped < missing {
                 return Ok(Resumed::Replaced);
             }
@@ -409,10 +413,17 @@ impl Input<'_> {
     }
 
     /// Passes over up to `count` bytes and says how many there were.
-    fn skip(self, from: &mut dyn Read, count: u64, broken: &mut Option<Fault>) -> Result<u64, SourceError> {
+    fn skip(
+        self,
+        from: &mut dyn Read,
+        count: u64,
+        broken: &mut Option<Fault>,
+        outlet: &Outlet,
+    ) -> Result<u64, End> {
         let mut chunk = vec![0; CHUNK];
         let mut skipped = 0;
         while skipped < count {
+            outlet.go_on()?;
             let most = usize::try_from(count - skipped).unwrap_or(CHUNK).min(CHUNK);
             match self.read(from, chunk.get_mut(..most).unwrap_or_default())? {
                 Ok(0) => break,
@@ -428,5 +439,29 @@ impl Input<'_> {
 
     pub(super) fn failed(self, act: &'static str, source: std::io::Error) -> SourceError {
         SourceError::Io { name: self.source.name.clone(), act, path: self.found.path.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Bench, gzip, source};
+    use super::*;
+
+    #[test]
+    fn stop_is_heeded_on_the_way_to_a_position_in_packed_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl.gz");
+        let lines = "line\n".repeat(10_000);
+        std::fs::write(&path, gzip(lines.as_bytes())).unwrap();
+        let source = source("s", &path);
+        let found = Found { relative: "a.jsonl.gz".into(), path: path.clone() };
+        let input = Input { source: &source, found: &found };
+        let bench = Bench::default();
+        let known = Position { head: mark(lines.as_bytes()), end: lines.len() as u64, ..Position::default() };
+        let file = Arc::new(File::open(&path).unwrap());
+        let start = || input.start(&file, 0, Some(known), &bench.blocks.outlet);
+        assert!(matches!(start(), Ok(Some(Start { at: 50_000, .. }))));
+        bench.stop.trigger();
+        assert!(matches!(start(), Err(End::Halted)));
     }
 }

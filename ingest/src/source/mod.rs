@@ -105,12 +105,6 @@ impl Positions {
     pub fn iter(&self) -> impl Iterator<Item = (&FileName, &Position)> {
         self.0.iter()
     }
-
-    /// Whether no file was read yet.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 /// The application transaction that holds the position of one generation of a file.

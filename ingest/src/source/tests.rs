@@ -67,7 +67,14 @@ pub(super) struct Bench {
     runtime: tokio::runtime::Runtime,
     pub blocks: Blocks,
     pub files: Files,
+    pub stop: Stop,
     receiver: Receiver,
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new(config::Read::default(), Positions::new(), 0)
+    }
 }
 
 impl Bench {
@@ -75,9 +82,11 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let clock = Clock::manual(0);
         let (sender, receiver, _) = edge("test", roomy(), &clock);
-        let outlet = Outlet::new(sender, Stop::new(), clock, runtime.handle().clone());
+        let stop = Stop::new();
+        let outlet = Outlet::new(sender, stop.clone(), clock, runtime.handle().clone());
         Self {
             runtime,
+            stop,
             blocks: Blocks::new(limits, positions, Seq(first), outlet),
             files: Files::default(),
             receiver,
@@ -89,7 +98,7 @@ impl Bench {
         let source = config::Source { follow: waits, ..source.clone() };
         read_source(&source, !waits, &mut self.files, &mut self.blocks).unwrap();
         self.blocks.flush().unwrap();
-        self.taken().iter().flat_map(seen).collect()
+        readings(&self.taken())
     }
 
     pub fn taken(&mut self) -> Vec<Block> {
@@ -123,7 +132,28 @@ pub(super) fn read_all(
 }
 
 pub(super) fn all(sources: &[config::Source]) -> Vec<Seen> {
-    read_all(sources, config::Read::default(), Positions::new(), 0).iter().flat_map(seen).collect()
+    readings(&read_all(sources, config::Read::default(), Positions::new(), 0))
+}
+
+/// All readings of some blocks.
+pub(super) fn readings(blocks: &[Block]) -> Vec<Seen> {
+    blocks.iter().flat_map(seen).collect()
+}
+
+/// Where files stand after these blocks.
+fn stand(blocks: &[Block]) -> Positions {
+    let mut positions = Positions::new();
+    blocks.iter().for_each(|block| positions.advance(block.upto.clone()));
+    positions
+}
+
+/// What is read in all when only the first `killed` of `blocks` were committed.
+pub(super) fn resumed(sources: &[config::Source], mut blocks: Vec<Block>, killed: usize) -> Vec<Seen> {
+    blocks.truncate(killed);
+    let mut all = readings(&blocks);
+    let rest = read_all(sources, config::Read::default(), stand(&blocks), all.len() as u64);
+    all.extend(readings(&rest));
+    all
 }
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -183,7 +213,7 @@ fn sources_are_read_by_name_and_files_by_path() {
 fn missing_path_is_an_error_unless_the_source_waits_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let source = source("s", &folder.path().join("none.jsonl"));
-    let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+    let mut bench = Bench::default();
     assert_eq!(bench.look(&source, true), []);
     let ended = read_source(&source, true, &mut bench.files, &mut bench.blocks);
     assert!(matches!(ended, Err(End::Failed(SourceError::Missing { .. }))));
@@ -198,7 +228,7 @@ fn line_that_is_too_long_is_a_dead_letter_with_its_first_bytes() {
     fs::write(&path, [b"a\n", long.as_slice(), b"\n", &fits, b"\nz\n", &long].concat()).unwrap();
     let limits = config::Read { line: Bytes::new(100_000), ..config::Read::default() };
     let blocks = read_all(&[source("s", &path)], limits, Positions::new(), 0);
-    let seen: Vec<Seen> = blocks.iter().flat_map(seen).collect();
+    let seen = readings(&blocks);
     let found: Vec<_> =
         seen.iter().map(|seen| (seen.raw.len(), seen.length, seen.end, seen.reason)).collect();
     let too_large = Some(Reason::TooLarge);
@@ -224,8 +254,8 @@ fn file_cut_off_in_its_compression_is_read_as_far_as_it_decodes_and_said_once() 
             fs::write(&path, &packed[..cut]).unwrap();
             let sources = [source("s", &path)];
             let blocks = read_all(&sources, config::Read::default(), Positions::new(), 0);
-            let readings: Vec<Seen> = blocks.iter().flat_map(seen).collect();
-            let (last, sound) = readings.split_last().unwrap();
+            let seen = readings(&blocks);
+            let (last, sound) = seen.split_last().unwrap();
             assert_eq!(last.reason, Some(Reason::Truncated), "{name} {cut}");
             let decoded: String = brief(sound).iter().map(|line| format!("{line}\n")).collect();
             assert!(text.starts_with(&(decoded.clone() + str::from_utf8(&last.raw).unwrap())));
@@ -234,14 +264,12 @@ fn file_cut_off_in_its_compression_is_read_as_far_as_it_decodes_and_said_once() 
                 (decoded.len() as u64, decoded.len() as u64 + last.length + 1)
             );
 
-            let mut positions = Positions::new();
-            blocks.into_iter().for_each(|block| positions.advance(block.upto));
-            let first = readings.len() as u64;
+            let positions = stand(&blocks);
+            let first = seen.len() as u64;
             assert!(read_all(&sources, config::Read::default(), positions.clone(), first).is_empty());
 
             fs::write(&path, &packed).unwrap();
-            let again: Vec<Seen> =
-                read_all(&sources, config::Read::default(), positions, first).iter().flat_map(seen).collect();
+            let again = readings(&read_all(&sources, config::Read::default(), positions, first));
             assert!(again.iter().all(|seen| seen.generation == 1 && seen.reason.is_none()));
             assert_eq!(brief(&again), text.lines().collect::<Vec<_>>(), "the mended file is read whole");
         }
@@ -294,7 +322,7 @@ fn growing_file_is_read_on_and_its_last_line_waits_for_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.jsonl");
     let source = source("s", &path);
-    let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+    let mut bench = Bench::default();
     let mut grow = |bytes: &str| {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
         file.write_all(bytes.as_bytes()).unwrap();
@@ -322,7 +350,7 @@ fn compressed_file_that_is_still_written_is_read_as_far_as_it_goes_and_then_on()
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.jsonl.gz");
     let source = source("s", &path);
-    let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+    let mut bench = Bench::default();
     let mut lines = Vec::new();
     for end in 0..=whole.len() {
         fs::write(&path, &whole[..end]).unwrap();
@@ -342,7 +370,7 @@ fn replaced_and_shortened_files_are_new_generations_read_from_their_beginning() 
     {
         let path = folder.path().join(name);
         let source = source("s", &path);
-        let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+        let mut bench = Bench::default();
         let mut write = |text: &str| {
             fs::write(&path, pack(text.as_bytes())).unwrap();
             let seen = bench.look(&source, false);
@@ -454,7 +482,7 @@ proptest! {
         let source = config::Source { name: "pipe".into(), path: "-".into(), ..config::Source::default() };
         stdin::read_from(Pieces(Cursor::new(text.clone().into_bytes()), pieces), &source, &mut bench.blocks).unwrap();
         bench.blocks.flush().unwrap();
-        let seen: Vec<Seen> = bench.taken().iter().flat_map(seen).collect();
+        let seen = readings(&bench.taken());
         let found: Vec<_> = seen.iter().map(|seen| (seen.start - at, seen.end - at, brief(std::slice::from_ref(seen)).concat())).collect();
         prop_assert_eq!(found, twin(&text));
         prop_assert!(seen.iter().enumerate().all(|(index, seen)| seen.seq == 3 + index as u64 && seen.path.is_none()));
@@ -488,7 +516,7 @@ proptest! {
         let sources = [source("s", folder.path())];
         let limits = small(block_lines, block_bytes);
         let blocks = read_all(&sources, limits, Positions::new(), 0);
-        let whole: Vec<Seen> = blocks.iter().flat_map(seen).collect();
+        let whole = readings(&blocks);
         let found: Vec<_> = whole
             .iter()
             .map(|seen| (seen.path.clone().unwrap(), (seen.start, seen.end, String::from_utf8(seen.raw.clone()).unwrap())))
@@ -498,15 +526,6 @@ proptest! {
         prop_assert!(blocks.iter().all(|block| block.readings.list.len() <= block_lines as usize));
 
         let killed = kill.index(blocks.len() + 1);
-        let mut positions = Positions::new();
-        let mut before: Vec<Seen> = Vec::new();
-        for block in blocks.into_iter().take(killed) {
-            before.extend(seen(&block));
-            positions.advance(block.upto);
-        }
-        let first = before.len() as u64;
-        let rest = read_all(&sources, config::Read::default(), positions, first);
-        before.extend(rest.iter().flat_map(seen));
-        prop_assert_eq!(before, whole);
+        prop_assert_eq!(resumed(&sources, blocks, killed), whole);
     }
 }

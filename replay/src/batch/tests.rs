@@ -11,7 +11,7 @@ use crate::draw;
 use crate::index::Record;
 use crate::mix::Mix;
 use crate::plan::{Horizon, Order};
-use crate::tokenise::Tokenizer;
+use crate::tokenise::{Tokenizer, Tokens};
 
 mod subword;
 
@@ -73,18 +73,45 @@ impl World {
     }
 
     /// The tokens of the record at a place.
-    fn tokens(&self, plan: &Plan, shard: &Shard, seq: Seq) -> Result<Option<Tokens>> {
-        let Some(text) = self.texts.get(&(shard.clone(), seq)) else { return Ok(None) };
+    fn tokens(&self, plan: &Plan, shard: &Shard, seq: Seq) -> Option<Tokens> {
+        let text = self.texts.get(&(shard.clone(), seq))?;
         let passages = &self.index.get(shard, seq).unwrap().passages;
-        Ok(Some(plan.tokenizer.encode(Arc::clone(text), passages).unwrap()))
+        Some(plan.tokenizer.encode(Arc::clone(text), passages).unwrap())
     }
 
+    /// The outline of a ticket's batch, and the tokens that it asked for or holds.
     fn laid_out(&self, ticket: &Ticket, plan: &Plan) -> Result<(Outline, Contents)> {
-        laid_out(ticket, plan, self.view(), |shard, seq| self.tokens(plan, shard, seq))
+        let mut contents = Contents::new();
+        let read = |(shard, seq): (Shard, Seq)| {
+            let tokens = self.tokens(plan, &shard, seq);
+            ((shard, seq), tokens)
+        };
+        loop {
+            match outline(ticket, plan, self.view(), &contents)? {
+                Outlined::Whole(outline) => {
+                    contents.extend(outline.records().into_iter().map(read));
+                    return Ok((outline, contents));
+                }
+                Outlined::Unread(places) => contents.extend(places.into_iter().map(read)),
+            }
+        }
     }
 
     fn batch(&self, ticket: &Ticket, plan: &Plan) -> Result<Batch> {
-        batch(ticket, plan, self.view(), |shard, seq| self.tokens(plan, shard, seq))
+        let (outline, contents) = self.laid_out(ticket, plan)?;
+        fill(&outline, plan, &contents)
+    }
+
+    /// Without a record, as a version after its removal has it.
+    fn without(&self, gone: &(Shard, Seq)) -> Self {
+        let mut index = Index::new();
+        let left = |(shard, record): &(&Shard, &Record)| (*shard, record.seq) != (&gone.0, gone.1);
+        for (shard, record) in self.index.iter().filter(left) {
+            index.push(shard, record.clone()).unwrap();
+        }
+        let (limits, members, mut texts) = (index.limits(), self.members.clone(), self.texts.clone());
+        texts.remove(gone);
+        Self { index, limits, texts, members }
     }
 
     fn first(&self, plan: &Plan) -> Ticket {
@@ -103,16 +130,70 @@ impl World {
 
     /// Every batch until the new text ends.
     fn all(&self, plan: &Plan) -> Vec<Batch> {
-        let mut ticket = self.first(plan);
-        let mut batches = Vec::new();
+        self.walk(self.first(plan), plan).into_iter().map(|(_, batch)| batch).collect()
+    }
+
+    /// Every batch from that of `ticket` on, with its ticket.
+    fn walk(&self, mut ticket: Ticket, plan: &Plan) -> Vec<(Ticket, Batch)> {
+        let mut walked = Vec::new();
         loop {
             let (outline, contents) = self.laid_out(&ticket, plan).unwrap();
             if outline.fresh == 0 && outline.missing > 0 {
-                return batches;
+                return walked;
             }
-            batches.push(fill(&outline, plan, &contents).unwrap());
-            ticket = following(&ticket, plan, outline.after);
+            let next = following(&ticket, plan, outline.after.clone());
+            walked.push((ticket, fill(&outline, plan, &contents).unwrap()));
+            ticket = next;
         }
+    }
+
+    /// Each record's tokens between its boundaries, by the definition.
+    fn records(&self, plan: &Plan) -> BTreeMap<(Shard, Seq), Vec<i32>> {
+        let boundary = plan.tokenizer.boundary();
+        let record = |(place, text): (&(Shard, Seq), &Arc<str>)| {
+            let mut tokens = vec![boundary];
+            match self.tokens(plan, &place.0, place.1).unwrap() {
+                Tokens::Bytes(_) => tokens.extend(text.bytes().map(i32::from)),
+                Tokens::Subword(encoding) => tokens.extend(encoding.tokens()),
+            }
+            tokens.push(boundary);
+            (place.clone(), tokens)
+        };
+        self.texts.iter().map(record).collect()
+    }
+
+    /// Every token in stream order.
+    fn stream(&self, plan: &Plan) -> Vec<(Shard, Seq, u64)> {
+        let mut records: Vec<_> = self.records(plan).into_iter().collect();
+        records.sort_by_key(|((shard, seq), _)| (*seq, shard.clone()));
+        let places = |((shard, seq), tokens): ((Shard, Seq), Vec<i32>)| {
+            (0..tokens.len() as u64 - 1).map(move |at| (shard.clone(), seq, at))
+        };
+        records.into_iter().flat_map(places).collect()
+    }
+
+    /// Holds every span of a batch to its record's tokens, and the rest to padding.
+    fn check(&self, plan: &Plan, batch: &Batch) {
+        check_tokens(&self.records(plan), plan.tokenizer.pad(), batch);
+    }
+}
+
+fn check_tokens(records: &BTreeMap<(Shard, Seq), Vec<i32>>, pad: i32, batch: &Batch) {
+    let (tokens, targets, mask) = (batch.tokens(), batch.targets(), batch.mask());
+    let mut held = vec![false; tokens.len()];
+    for row in 0..batch.rows() {
+        for span in batch.spans(row).unwrap().into_iter().filter(|span| !span.erased) {
+            let record = &records[&(span.shard.clone(), span.seq)];
+            let (first, count) = (usize::try_from(span.first_token).unwrap(), span.tokens as usize);
+            let start = row * batch.length() + span.start as usize;
+            assert_eq!(tokens[start..start + count], record[first..first + count]);
+            assert_eq!(targets[start..start + count], record[first + 1..first + 1 + count]);
+            held[start..start + count].fill(true);
+        }
+    }
+    assert_eq!(mask, held);
+    for place in (0..held.len()).filter(|place| !held[*place]) {
+        assert_eq!((tokens[place], targets[place]), (pad, pad));
     }
 }
 
@@ -139,12 +220,12 @@ fn corpus() -> Vec<(&'static str, u64, String)> {
     (0..20).map(|n| (if n % 3 == 0 { "b" } else { "a" }, n, text(n))).collect()
 }
 
-/// The tokens of all rows of new text (or of all replayed rows), as (shard, seq, token) places.
-fn places(batches: &[Batch], replayed: bool) -> Vec<(Shard, Seq, u64)> {
+/// The tokens of all rows of new text, as (shard, seq, token) places, but for removed ones.
+fn new_text(batches: &[Batch]) -> Vec<(Shard, Seq, u64)> {
     let mut places = Vec::new();
     for batch in batches {
-        for row in (0..batch.rows()).filter(|row| batch.is_replayed(*row) == replayed) {
-            for span in batch.spans(row).unwrap() {
+        for row in (0..batch.rows()).filter(|row| !batch.is_replayed(*row)) {
+            for span in batch.spans(row).unwrap().into_iter().filter(|span| !span.erased) {
                 let tokens = (0..u64::from(span.tokens)).map(|token| span.first_token + token);
                 places.extend(tokens.map(|token| (span.shard.clone(), span.seq, token)));
             }
@@ -153,44 +234,9 @@ fn places(batches: &[Batch], replayed: bool) -> Vec<(Shard, Seq, u64)> {
     places
 }
 
-/// Every token of a world in stream order.
-fn stream(world: &World) -> Vec<(Shard, Seq, u64)> {
-    let mut records: Vec<(Seq, Shard, u64)> =
-        world.texts.iter().map(|((shard, seq), text)| (*seq, shard.clone(), text.len() as u64)).collect();
-    records.sort();
-    let tokens =
-        |(seq, shard, bytes): (Seq, Shard, u64)| (0..=bytes).map(move |token| (shard.clone(), seq, token));
-    records.into_iter().flat_map(tokens).collect()
-}
-
-/// What a span's tokens, targets and mask must be, from the text alone.
-fn expected(text: &str, span: &Span) -> (Vec<i32>, Vec<i32>) {
-    let mut tokens = vec![256];
-    tokens.extend(text.bytes().map(i32::from));
-    tokens.push(256);
-    let first = usize::try_from(span.first_token).unwrap();
-    let count = span.tokens as usize;
-    (tokens[first..first + count].to_vec(), tokens[first + 1..first + 1 + count].to_vec())
-}
-
-fn check_bytes(world: &World, batch: &Batch) {
-    let (tokens, targets, mask) = (batch.tokens(), batch.targets(), batch.mask());
-    for row in 0..batch.rows() {
-        let at = row * batch.length();
-        let mut held = vec![false; batch.length()];
-        for span in batch.spans(row).unwrap() {
-            let text = &world.texts[&(span.shard.clone(), span.seq)];
-            let (inputs, nexts) = expected(text, &span);
-            let range = at + span.start as usize..at + (span.start + span.tokens) as usize;
-            assert_eq!(tokens[range.clone()], inputs);
-            assert_eq!(targets[range.clone()], nexts);
-            assert!(mask[range].iter().all(|counts| *counts));
-            held[span.start as usize..(span.start + span.tokens) as usize].fill(true);
-        }
-        for (place, _) in held.iter().enumerate().filter(|(_, held)| !**held) {
-            assert_eq!((tokens[at + place], targets[at + place], mask[at + place]), (257, 257, false));
-        }
-    }
+fn sorted(mut places: Vec<(Shard, Seq, u64)>) -> Vec<(Shard, Seq, u64)> {
+    places.sort_by_key(|(shard, seq, token)| (*seq, shard.clone(), *token));
+    places
 }
 
 #[test]
@@ -254,11 +300,9 @@ fn removed_text_is_padding_of_the_same_shape() {
     let ticket = world.first(&plan);
     let whole = world.batch(&ticket, &plan).unwrap();
     let gone = whole.spans(1).unwrap()[0].clone();
-    let without = |shard: &Shard, seq| {
-        let tokens = world.tokens(&plan, shard, seq)?;
-        Ok(tokens.filter(|_| (shard, seq) != (&gone.shard, gone.seq)))
-    };
-    let erased = batch(&ticket, &plan, world.view(), without).unwrap();
+    let (outline, mut contents) = world.laid_out(&ticket, &plan).unwrap();
+    contents.insert((gone.shard.clone(), gone.seq), None);
+    let erased = fill(&outline, &plan, &contents).unwrap();
     let (mut places, mut count) = (vec![true; 4 * 64], 0);
     for row in 0..4 {
         for (before, after) in whole.spans(row).unwrap().into_iter().zip(erased.spans(row).unwrap()) {
@@ -281,11 +325,9 @@ fn removed_text_is_padding_of_the_same_shape() {
 fn text_of_another_length_is_refused() {
     let world = World::new(&corpus(), 24);
     let plan = plan(2, 64, 0.0);
-    let short = |shard: &Shard, seq| {
-        let text = world.texts.get(&(shard.clone(), seq));
-        Ok(text.map(|text| Tokens::Bytes(text[1..].into())))
-    };
-    let error = batch(&world.first(&plan), &plan, world.view(), short).unwrap_err();
+    let (outline, mut contents) = world.laid_out(&world.first(&plan), &plan).unwrap();
+    contents.values_mut().for_each(|tokens| *tokens = Some(Tokens::Bytes("short".into())));
+    let error = fill(&outline, &plan, &contents).unwrap_err();
     assert!(matches!(error, ReplayError::Inconsistent { table: "records", .. }));
 }
 
@@ -295,7 +337,7 @@ fn limits_hide_what_a_later_version_brought() {
     let plan = plan(4, 512, 0.0);
     world.limits = [(shard("a"), Seq(5))].into();
     let seen: BTreeSet<(Shard, Seq)> =
-        places(&world.all(&plan), false).into_iter().map(|(shard, seq, _)| (shard, seq)).collect();
+        new_text(&world.all(&plan)).into_iter().map(|(shard, seq, _)| (shard, seq)).collect();
     assert_eq!(seen, [1, 2, 4].map(|seq| (shard("a"), Seq(seq))).into());
 }
 
@@ -309,14 +351,39 @@ fn cursor_beyond_all_text_gives_an_empty_batch() {
 }
 
 #[test]
-fn permuted_order_refuses_a_cursor_that_stands_nowhere() {
+fn permuted_order_refuses_a_cursor_of_two_records() {
     let world = World::new(&corpus(), 24);
     let plan = Plan { order: Order::Permuted, ..plan(2, 64, 0.0) };
-    for seq in [3, 99, u64::MAX] {
-        let fresh = [(shard("a"), Place { seq: Seq(seq), token: 0 })].into();
-        let error = world.batch(&Ticket { fresh, ..world.first(&plan) }, &plan).unwrap_err();
-        assert!(matches!(error, ReplayError::Ticket { .. }), "{seq}: {error}");
-    }
+    let place = Place { seq: Seq(1), token: 0 };
+    let fresh = [(shard("a"), place), (shard("b"), place)].into();
+    let error = world.batch(&Ticket { fresh, ..world.first(&plan) }, &plan).unwrap_err();
+    assert!(error.to_string().contains("a cursor in permuted order names one record"), "{error}");
+}
+
+#[test]
+fn members_that_the_version_has_not_are_drawn_again_and_none_of_many_is_new_text() {
+    let mut world = World::new(&corpus(), 24);
+    world.fill_buffer(|_| true);
+    let plan = plan(8, 64, 0.5);
+    let drawn = |world: &World| {
+        let batch = world.batch(&world.first(&plan), &plan).unwrap();
+        world.check(&plan, &batch);
+        let rows = (0..batch.rows()).filter(|row| batch.is_replayed(*row));
+        let spans: Vec<Span> = rows.flat_map(|row| batch.spans(row).unwrap()).collect();
+        assert!(spans.iter().all(|span| !span.erased));
+        spans.into_iter().map(|span| (span.shard, span.seq)).collect::<BTreeSet<_>>()
+    };
+    let all = drawn(&world);
+    let gone: Vec<_> = all.iter().take(3).cloned().collect();
+    let left = gone.iter().fold(world.without(&gone[0]), |world, gone| world.without(gone));
+    let again = drawn(&left);
+    assert!(gone.iter().all(|gone| !again.contains(gone)));
+    assert!(all.iter().filter(|place| !gone.contains(place)).all(|place| again.contains(place)));
+    // What lies beyond the version's limits is not there either, though the index holds it.
+    world.limits = [(shard("a"), Seq(3))].into();
+    assert!(drawn(&world).iter().all(|(name, seq)| *name == shard("a") && *seq < Seq(3)));
+    let one = World { limits: [(shard("a"), Seq(2))].into(), ..world.without(&(shard("a"), Seq(1))) };
+    assert_eq!(drawn(&one), BTreeSet::new());
 }
 
 /// Texts of two shards whose seqs have gaps.
@@ -339,32 +406,102 @@ fn worlds() -> impl Strategy<Value = World> {
     })
 }
 
+/// What new text must be under any tokenizer, in a world whose even records are in the buffer.
+fn new_text_comes_once_in_order(mut world: World, plan: &Plan) -> Result<(), TestCaseError> {
+    world.fill_buffer(|record| record.seq.0 % 2 == 0);
+    let batches = world.all(plan);
+    prop_assert_eq!(new_text(&batches), world.stream(plan));
+    batches.iter().for_each(|batch| world.check(plan, batch));
+    Ok(())
+}
+
+/// What permuted text must be under any tokenizer.
+fn permuted_text_comes_once(world: &World, plan: Plan) -> Result<(), TestCaseError> {
+    let plan = Plan { order: Order::Permuted, ..plan };
+    let ours = new_text(&world.all(&plan));
+    // A record is read as a whole: its tokens follow each other.
+    prop_assert_eq!(ours.iter().filter(|(_, _, token)| *token == 0).count(), world.texts.len());
+    prop_assert!(ours.windows(2).all(|pair| pair[1].2 == 0 || pair[0].2 + 1 == pair[1].2));
+    prop_assert_eq!(&new_text(&world.all(&Plan { rows: 1, length: 7, ..plan.clone() })), &ours);
+    prop_assert_eq!(sorted(ours), world.stream(&plan));
+    Ok(())
+}
+
+/// What a job that stands at a record must read where it goes on at a version without it.
+fn job_goes_on_though_a_record_was_removed(
+    world: &World,
+    plan: &Plan,
+    gone: &(Shard, Seq),
+) -> Result<(), TestCaseError> {
+    let left = world.without(gone);
+    let stands = |ticket: &Ticket| ticket.fresh.get(&gone.0).is_some_and(|place| place.seq == gone.1);
+    let walked = world.walk(world.first(plan), plan);
+    let Some(at) = walked.iter().position(|(ticket, _)| stands(ticket)) else { return Ok(()) };
+    let before = walked[..at].iter().map(|(_, batch)| batch.clone());
+    let after = left.walk(walked[at].0.clone(), plan).into_iter().map(|(_, batch)| batch);
+    let mut read = new_text(&before.chain(after).collect::<Vec<_>>());
+    read.retain(|(shard, seq, _)| (shard, seq) != (&gone.0, &gone.1));
+    prop_assert_eq!(sorted(read), left.stream(plan));
+    Ok(())
+}
+
+/// What draws must be under any tokenizer; `start` says where a span may begin.
+fn draws_depend_on_the_row_alone(
+    mut world: World,
+    all: &Plan,
+    from: u64,
+    starts: impl Fn(&Record, &Tokens) -> BTreeSet<u64>,
+) -> Result<(), TestCaseError> {
+    world.fill_buffer(|record| record.seq.0 % 2 == 0);
+    let row = |rows: u32, at: u64| {
+        let plan = Plan { rows, ..all.clone() };
+        let ticket = Ticket { row: at, ..world.first(&plan) };
+        let (outline, _) = world.laid_out(&ticket, &plan).unwrap();
+        outline.rows.into_iter().find(|planned| planned.row == from + 5 && planned.buffer.is_some())
+    };
+    let drawn = row(8, from);
+    prop_assert_eq!(&drawn, &row(1, from + 5));
+    prop_assert_eq!(&drawn, &row(3, from + 4));
+    let Some(drawn) = drawn else {
+        prop_assert!(world.members["main"].is_empty());
+        return Ok(());
+    };
+    let mut room = all.length as u64;
+    for (index, piece) in drawn.pieces.iter().enumerate() {
+        prop_assert!(index == 0 || room >= draw::LEAST);
+        let record = world.index.get(&piece.shard, piece.seq).unwrap();
+        prop_assert_eq!(record.seq.0 % 2, 0);
+        let tokens = world.tokens(all, &piece.shard, piece.seq).unwrap();
+        prop_assert!(starts(record, &tokens).contains(&piece.first));
+        prop_assert_eq!(piece.tokens, (tokens.count() - piece.first).min(room));
+        prop_assert!(piece.tokens > 0);
+        room -= piece.tokens;
+    }
+    prop_assert!(room < draw::LEAST);
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn new_text_comes_once_in_order_to_the_token(
         world in worlds(), rows in 1_u32..5, length in 1_usize..40, share in 0..3,
     ) {
-        let mut world = world;
-        world.fill_buffer(|record| record.seq.0 % 2 == 0);
-        let plan = plan(rows, length, [0.0, 0.3, 0.7][usize::try_from(share).unwrap()]);
-        let batches = world.all(&plan);
-        prop_assert_eq!(places(&batches, false), stream(&world));
-        for batch in &batches {
-            check_bytes(&world, batch);
-        }
+        let share = [0.0, 0.3, 0.7][usize::try_from(share).unwrap()];
+        new_text_comes_once_in_order(world, &plan(rows, length, share))?;
     }
 
     #[test]
     fn permuted_text_comes_once_whatever_the_size_of_a_batch(world in worlds(), rows in 1_u32..5, length in 1_usize..40) {
-        let order = |rows, length| places(&world.all(&Plan { order: Order::Permuted, rows, length, ..plan(1, 1, 0.0) }), false);
-        let ours = order(rows, length);
-        let mut sorted = ours.clone();
-        sorted.sort_by_key(|(shard, seq, token)| (*seq, shard.clone(), *token));
-        prop_assert_eq!(sorted, stream(&world));
-        // A record is read as a whole: its tokens follow each other.
-        prop_assert_eq!(ours.iter().filter(|(_, _, token)| *token == 0).count(), world.texts.len());
-        prop_assert!(ours.windows(2).all(|pair| pair[1].2 == 0 || pair[0].2 + 1 == pair[1].2));
-        prop_assert_eq!(order(1, 7), ours);
+        permuted_text_comes_once(&world, plan(rows, length, 0.0))?;
+    }
+
+    #[test]
+    fn job_goes_on_at_a_version_without_a_record_it_may_stand_at(
+        world in worlds(), rows in 1_u32..3, length in 1_usize..40, gone in 0_usize..30, permuted in any::<bool>(),
+    ) {
+        let Some(gone) = world.texts.keys().nth(gone % world.texts.len().max(1)) else { return Ok(()) };
+        let order = if permuted { Order::Permuted } else { Order::Stream };
+        job_goes_on_though_a_record_was_removed(&world, &Plan { order, ..plan(rows, length, 0.0) }, gone)?;
     }
 
     #[test]
@@ -372,9 +509,9 @@ proptest! {
         let kept = |keep: u32| {
             let keep = Share::new(f64::from(keep) / 4.0).unwrap();
             let plan = Plan { keep, ..plan(2, 16, 0.0) };
-            places(&world.all(&plan), false)
+            new_text(&world.all(&plan))
         };
-        let (part, whole) = (kept(keep), stream(&world));
+        let (part, whole) = (kept(keep), world.stream(&plan(1, 1, 0.0)));
         let chosen: BTreeSet<(Shard, Seq)> = part.iter().map(|(shard, seq, _)| (shard.clone(), *seq)).collect();
         let filtered: Vec<_> =
             whole.iter().filter(|(shard, seq, _)| chosen.contains(&(shard.clone(), *seq))).cloned().collect();
@@ -387,33 +524,10 @@ proptest! {
 
     #[test]
     fn draws_depend_on_the_row_alone_and_hold_members_from_passages_on(world in worlds(), length in 1_usize..60, from in 0_u64..50) {
-        let mut world = world;
-        world.fill_buffer(|record| record.seq.0 % 2 == 0);
-        let all = plan(8, length, 1.0);
-        let row = |rows: u32, at: u64| {
-            let plan = Plan { rows, ..all.clone() };
-            let ticket = Ticket { row: at, ..world.first(&plan) };
-            let (outline, _) = world.laid_out(&ticket, &plan).unwrap();
-            outline.rows.into_iter().find(|planned| planned.row == from + 5 && planned.buffer.is_some())
+        let starts = |record: &Record, _: &Tokens| {
+            [0].into_iter().chain(record.passages.iter().map(|end| u64::from(*end) + 1)).collect()
         };
-        let drawn = row(8, from);
-        prop_assert_eq!(&drawn, &row(1, from + 5));
-        prop_assert_eq!(&drawn, &row(3, from + 4));
-        let Some(drawn) = drawn else {
-            prop_assert!(world.members["main"].is_empty());
-            return Ok(());
-        };
-        let mut room = length as u64;
-        for (index, piece) in drawn.pieces.iter().enumerate() {
-            prop_assert!(index == 0 || room >= draw::LEAST);
-            let record = world.index.get(&piece.shard, piece.seq).unwrap();
-            prop_assert_eq!(record.seq.0 % 2, 0);
-            let starts = record.passages.iter().map(|end| u64::from(*end) + 1);
-            prop_assert!(piece.first == 0 || starts.into_iter().any(|start| start == piece.first));
-            prop_assert_eq!(piece.tokens, (record.bytes + 1 - piece.first).min(room));
-            room -= piece.tokens;
-        }
-        prop_assert!(room < draw::LEAST);
+        draws_depend_on_the_row_alone(world, &plan(8, length, 1.0), from, starts)?;
     }
 
     #[test]

@@ -11,10 +11,6 @@ use super::{Recipe, decay, fifo, reservoir};
 pub struct Entry {
     /// The word in `policy = ".."`.
     pub name: &'static str,
-    /// What it keeps, in one line.
-    pub summary: &'static str,
-    /// Where it was published.
-    pub paper: &'static str,
     /// A table `[buffer.<name>]` that works.
     pub example: &'static str,
     /// Reads its settings from that table.

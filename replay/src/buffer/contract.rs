@@ -149,33 +149,4 @@ proptest! {
             prop_assert_eq!(&whole, &run(&singles));
         }
     }
-
-    #[test]
-    fn restored_policy_goes_on_as_if_never_interrupted(
-        blocks in blocks(), cut in 0_usize..12, capacity in capacities(), seed: u64,
-    ) {
-        for entry in CATALOGUE {
-            let spec = spec(entry, Some(capacity));
-            let (before, after) = blocks.split_at(cut.min(blocks.len()));
-            let mut whole = spec.policy(Seed::new(seed));
-            offer(&mut *whole, before);
-            let mut restored = spec.recipe.restore(spec.seed(Seed::new(seed)), &whole.state()).unwrap();
-            prop_assert_eq!(restored.state(), whole.state());
-            prop_assert_eq!(offer(&mut *restored, after), offer(&mut *whole, after));
-            prop_assert_eq!(restored.state(), whole.state());
-        }
-    }
-}
-
-#[test]
-fn restore_refuses_what_is_no_state() {
-    for entry in CATALOGUE {
-        for state in ["", "{}", "null"] {
-            assert!(
-                spec(entry, None).recipe.restore(Seed::new(1), state.as_bytes()).is_err(),
-                "{}",
-                entry.name
-            );
-        }
-    }
 }

@@ -1,7 +1,8 @@
 //! A sample that decays with age: a record is half as likely to be a member for each half-life of
 //! readings that came after it.
 //!
-//! Forward decay (Cormode, Shkapenyuk, Srivastava, Xu 2009) with Gumbel keys: the key
+//! Forward decay (Cormode, Shkapenyuk, Srivastava, Xu 2009) with the keys of Efraimidis and Spirakis
+//! (2006) in Gumbel form: the key
 //! lambda * seq - ln(-ln u), u = hash(seed, id), is never rescaled, and the members are those of the
 //! largest keys ([`super::keyed`]), in any order of arrival.
 
@@ -12,15 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::keyed::{Keyed, Keys};
 use super::{Capacity, Entry, Policy, Recipe};
-use crate::error::Result;
 
 const NAME: &str = "decay";
 
 /// The catalogue's line.
 pub const ENTRY: Entry = Entry {
     name: NAME,
-    summary: "a sample in which a record's chance halves with each half-life of readings",
-    paper: "Cormode et al. 2009, forward decay; Efraimidis, Spirakis 2006",
     example: "policy = \"decay\"\ncapacity = \"100000 records\"\nhalf_life = 1000000\n",
     read: |table| Ok(Arc::new(table.take::<Settings>()?)),
 };
@@ -58,9 +56,5 @@ impl Recipe for Settings {
 
     fn policy(&self, seed: Seed) -> Box<dyn Policy> {
         Box::new(Keyed::new(self.capacity, self.keys(seed)))
-    }
-
-    fn restore(&self, seed: Seed, state: &[u8]) -> Result<Box<dyn Policy>> {
-        Ok(Box::new(Keyed::restore(NAME, self.capacity, self.keys(seed), state)?))
     }
 }

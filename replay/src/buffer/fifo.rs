@@ -12,8 +12,6 @@ const NAME: &str = "fifo";
 /// The catalogue's line.
 pub const ENTRY: Entry = Entry {
     name: NAME,
-    summary: "the newest text",
-    paper: "the sliding window of stream learning",
     example: "policy = \"fifo\"\ncapacity = \"100000 records\"\n",
     read: |table| Ok(Arc::new(Sample::read(table, of)?)),
 };
@@ -21,5 +19,5 @@ pub const ENTRY: Entry = Entry {
 /// A window of this capacity.
 #[must_use]
 pub fn of(capacity: Capacity) -> Sample {
-    Sample::new(NAME, capacity, |_| Keys::Newest)
+    Sample::new(capacity, |_| Keys::Newest)
 }

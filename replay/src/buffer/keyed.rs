@@ -4,8 +4,9 @@
 //! order of arrival, number of shards and splits into blocks change nothing. With the capacity in bytes
 //! or tokens the members are the longest prefix of the descending keys whose sizes sum to at most the
 //! capacity. The first record that does not fit ends the prefix, even if a smaller one behind it would
-//! fit: so a record that is out stays out. Every key but that of the largest record left out (the bar)
-//! can be forgotten.
+//! fit: so a record that is out stays out. Every key but the largest of those left out (the bar) can be
+//! forgotten. A record larger than the whole capacity counts for nothing: or it would keep out all
+//! below it and never be a member.
 //!
 //! Cost: a key a record, and O(log m) for those above the bar.
 
@@ -18,7 +19,6 @@ use schemas::table::buffers::Op;
 use serde::{Deserialize, Serialize};
 
 use super::{Candidate, Capacity, Delta, Policy, Recipe};
-use crate::error::{ReplayError, Result};
 
 /// What a record's key is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,7 +76,6 @@ const fn value_of(rank: u64) -> f64 {
 /// A policy that is told nothing but how much it holds.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    policy: &'static str,
     capacity: Capacity,
     keys: fn(Seed) -> Keys,
 }
@@ -96,10 +95,10 @@ impl Default for Settings {
 }
 
 impl Sample {
-    /// The policy of this name, whose keys are `keys` of the buffer's seed.
+    /// The policy whose keys are `keys` of the buffer's seed.
     #[must_use]
-    pub const fn new(policy: &'static str, capacity: Capacity, keys: fn(Seed) -> Keys) -> Self {
-        Self { policy, capacity, keys }
+    pub const fn new(capacity: Capacity, keys: fn(Seed) -> Keys) -> Self {
+        Self { capacity, keys }
     }
 
     /// Reads the capacity from the table of a buffer.
@@ -123,17 +122,6 @@ impl Recipe for Sample {
     fn policy(&self, seed: Seed) -> Box<dyn Policy> {
         Box::new(Keyed::new(self.capacity, (self.keys)(seed)))
     }
-
-    fn restore(&self, seed: Seed, state: &[u8]) -> Result<Box<dyn Policy>> {
-        Ok(Box::new(Keyed::restore(self.policy, self.capacity, (self.keys)(seed), state)?))
-    }
-}
-
-/// What [`Policy::state`] saves.
-#[derive(Serialize, Deserialize)]
-struct State {
-    bar: Option<Key>,
-    members: Vec<Candidate>,
 }
 
 /// The records of the largest keys.
@@ -153,21 +141,6 @@ impl Keyed {
     #[must_use]
     pub const fn new(capacity: Capacity, keys: Keys) -> Self {
         Self { keys, capacity, members: BTreeMap::new(), ids: BTreeSet::new(), used: 0, bar: None }
-    }
-
-    /// One in the state that [`Policy::state`] saved.
-    ///
-    /// # Errors
-    /// [`ReplayError::State`] for anything else.
-    pub fn restore(policy: &'static str, capacity: Capacity, keys: Keys, state: &[u8]) -> Result<Self> {
-        let state: State =
-            serde_json::from_slice(state).map_err(|source| ReplayError::State { policy, source })?;
-        let mut keyed = Self::new(capacity, keys);
-        keyed.bar = state.bar;
-        for member in state.members {
-            keyed.insert(member);
-        }
-        Ok(keyed)
     }
 
     /// Puts in a record that is no member; the smallest keys leave until the rest fits.
@@ -194,7 +167,10 @@ impl Policy for Keyed {
         let mut left = Vec::new();
         for candidate in block {
             let key = self.keys.of(candidate);
-            if self.bar.is_some_and(|bar| key <= bar) || self.ids.contains(&candidate.id) {
+            if self.capacity.size(candidate) > self.capacity.limit()
+                || self.bar.is_some_and(|bar| key <= bar)
+                || self.ids.contains(&candidate.id)
+            {
                 continue;
             }
             entered.insert(key);
@@ -217,12 +193,6 @@ impl Policy for Keyed {
         let mut stay: Vec<(Key, &Candidate)> = stay.collect();
         stay.sort_by(|(_, a), (_, b)| (a.seq, &a.shard).cmp(&(b.seq, &b.shard)));
         changes.extend(stay.into_iter().map(|(key, candidate)| delta(Op::Admit, key, candidate.clone())));
-    }
-
-    fn state(&self) -> Vec<u8> {
-        let state = State { bar: self.bar, members: self.members.values().cloned().collect() };
-        // Strings and numbers only: nothing in it can fail to serialise.
-        serde_json::to_vec(&state).unwrap_or_default()
     }
 }
 

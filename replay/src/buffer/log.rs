@@ -21,10 +21,7 @@ pub fn seen_to_json(seen: &Seen) -> String {
 }
 
 /// Reads what [`seen_to_json`] wrote.
-///
-/// # Errors
-/// [`ReplayError::Inconsistent`] for anything else.
-pub fn seen_from_json(json: &str) -> Result<Seen> {
+fn seen_from_json(json: &str) -> Result<Seen> {
     serde_json::from_str(json).map_err(|error| {
         let why = format!("`{json}` in column `seen` is no object of shard to seq: {error}");
         ReplayError::Inconsistent { table: "buffers", why }
@@ -32,14 +29,13 @@ pub fn seen_from_json(json: &str) -> Result<Seen> {
 }
 
 /// One change of a buffer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Logged {
+#[derive(Debug)]
+struct Logged {
     /// Whether the record entered.
-    pub admit: bool,
-    /// The record.
-    pub member: Member,
+    admit: bool,
+    member: Member,
     /// What the policy had seen when it decided.
-    pub seen: Arc<Seen>,
+    seen: Arc<Seen>,
 }
 
 /// How many changes' members are held at once: jobs that read at different places.
@@ -53,7 +49,6 @@ pub struct Log {
     seen: Arc<Seen>,
     /// The text `seen` was read from: rows of one block share it.
     seen_json: String,
-    digest: Option<String>,
     /// Members at changes asked for lately, the latest at the end.
     snapshots: Vec<Arc<Members>>,
 }
@@ -67,7 +62,6 @@ impl Log {
             rows: Vec::new(),
             seen: Arc::default(),
             seen_json: String::new(),
-            digest: None,
             snapshots: Vec::new(),
         }
     }
@@ -82,12 +76,6 @@ impl Log {
     #[must_use]
     pub fn seen(&self) -> &Seen {
         &self.seen
-    }
-
-    /// The policy digest of the newest change.
-    #[must_use]
-    pub fn digest(&self) -> Option<&str> {
-        self.digest.as_deref()
     }
 
     /// Adds the next change, as the store has it.
@@ -123,9 +111,6 @@ impl Log {
             self.seen = Arc::new(seen);
             row.seen.clone_into(&mut self.seen_json);
         }
-        if self.digest.as_deref() != Some(row.policy_digest) {
-            self.digest = Some(row.policy_digest.to_owned());
-        }
         let member = Member { shard, seq: Seq::from_i64(row.seq), id, bytes, weight: row.weight };
         self.rows.push(Logged { admit, member, seen: Arc::clone(&self.seen) });
         Ok(())
@@ -135,13 +120,6 @@ impl Log {
     #[must_use]
     pub fn newest_where(&self, allows: impl Fn(&Seen) -> bool) -> Change {
         Change(self.rows.partition_point(|row| allows(&row.seen)) as u64)
-    }
-
-    /// The changes after `after`, in order.
-    #[must_use]
-    pub fn after(&self, after: Change) -> &[Logged] {
-        let from = usize::try_from(after.0).unwrap_or(usize::MAX);
-        self.rows.get(from..).unwrap_or(&[])
     }
 
     /// The members at `change`: what remains when the rows up to it are applied to the empty set.
@@ -172,11 +150,11 @@ impl Log {
 
     /// The members at `to`, by way of the members at an earlier change.
     fn replay(&self, from: &Members, to: Change) -> Result<Members> {
-        let rows = self.after(from.change());
-        let count = usize::try_from(to.0 - from.change().0).unwrap_or(usize::MAX);
+        let place = |change: Change| usize::try_from(change.0).unwrap_or(usize::MAX);
+        let rows = self.rows.get(place(from.change())..place(to)).unwrap_or(&[]);
         // What became of each place that was touched: a member again, or none.
         let mut touched: BTreeMap<(&Shard, Seq), Option<&Member>> = BTreeMap::new();
-        for (number, row) in (from.change().0 + 1..).zip(rows.iter().take(count)) {
+        for (number, row) in (from.change().0 + 1..).zip(rows) {
             let key = (&row.member.shard, row.member.seq);
             let before = touched.get(&key).map_or_else(|| holds(from.list(), key), Option::is_some);
             if before == row.admit {

@@ -21,18 +21,15 @@ use schemas::id::{RecordId, Seq, Shard};
 use schemas::program::config::{ConfigError, Table};
 use schemas::seed::Seed;
 use schemas::table::buffers::Op;
-use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 pub use capacity::Capacity;
 pub use catalogue::{CATALOGUE, Entry};
-pub use log::{Log, Logged, Seen, seen_from_json, seen_to_json};
+pub use log::{Log, Seen, seen_to_json};
 pub use members::{Member, Members};
 
-use crate::error::Result;
-
 /// A record as a policy sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Its shard.
     pub shard: Shard,
@@ -67,9 +64,6 @@ pub trait Policy: Send + fmt::Debug {
     /// Offers one block, in the order of its seq; appends what leaves, then what enters, so that
     /// the capacity holds after every single change. The order of changes is part of the result.
     fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Delta>);
-
-    /// All of its state: [`Recipe::restore`] makes of it a policy that goes on as this one would.
-    fn state(&self) -> Vec<u8>;
 }
 
 /// The settings of a policy: what makes one.
@@ -82,12 +76,6 @@ pub trait Recipe: Send + Sync + fmt::Debug {
 
     /// A policy that was offered nothing yet.
     fn policy(&self, seed: Seed) -> Box<dyn Policy>;
-
-    /// A policy in the state that [`Policy::state`] saved.
-    ///
-    /// # Errors
-    /// [`ReplayError::State`](crate::error::ReplayError::State) for anything else.
-    fn restore(&self, seed: Seed, state: &[u8]) -> Result<Box<dyn Policy>>;
 }
 
 /// A buffer as the config asks for it.
@@ -106,7 +94,7 @@ impl Spec {
     ///
     /// # Errors
     /// [`ConfigError`] for an unknown policy, and for all that is wrong with its settings.
-    pub fn read(name: &str, table: &mut Table) -> std::result::Result<Self, ConfigError> {
+    pub fn read(name: &str, table: &mut Table) -> Result<Self, ConfigError> {
         let entry = table.choose("policy", CATALOGUE, |entry| entry.name)?;
         Ok(Self { name: name.to_owned(), entry, recipe: (entry.read)(table)? })
     }

@@ -1,7 +1,7 @@
 //! A uniform sample of all text seen, by keys.
 //!
-//! Every id has the key hash(seed, id); the members are those of the largest keys ([`super::keyed`]).
-//! Order of arrival, number of shards and splits into blocks change nothing, and two samples of one
+//! Every id has the key hash(seed, id); the members are those of the largest keys ([`super::keyed`]):
+//! the keys of Efraimidis and Spirakis (2006) with equal weights. Order of arrival, number of shards and splits into blocks change nothing, and two samples of one
 //! seed merge: all of which algorithms R and L (Vitter 1985, Li 1994), which draw as records arrive,
 //! cannot say. With the capacity counted in records each of n records seen is a member with
 //! probability m/n.
@@ -16,8 +16,6 @@ const NAME: &str = "reservoir";
 /// The catalogue's line.
 pub const ENTRY: Entry = Entry {
     name: NAME,
-    summary: "a uniform sample of all text seen, the same in any order of arrival",
-    paper: "Vitter 1985; keys as in Efraimidis, Spirakis 2006 with equal weights",
     example: "policy = \"reservoir\"\ncapacity = \"100000 records\"\n",
     read: |table| Ok(Arc::new(Sample::read(table, of)?)),
 };
@@ -25,5 +23,5 @@ pub const ENTRY: Entry = Entry {
 /// A reservoir of this capacity.
 #[must_use]
 pub fn of(capacity: Capacity) -> Sample {
-    Sample::new(NAME, capacity, Keys::Uniform)
+    Sample::new(capacity, Keys::Uniform)
 }

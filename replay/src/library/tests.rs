@@ -1,184 +1,56 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use schemas::id::{Change, RecordId, Step};
-use schemas::program::clock::Clock;
-use schemas::program::config::{Share, Table as Settings};
+use schemas::id::{RecordId, Step};
 use schemas::program::error::{Fault as _, Kind};
 use schemas::seed::Seed;
-use schemas::store::commit::Committer;
-use schemas::store::{Scan, StoreUrl};
-use schemas::table::column::pack_u32;
+use schemas::store::Scan;
 use schemas::table::records::{Builder, Outcome, Row};
 use schemas::table::{Table, buffers};
 use schemas::wire::Cursor;
-use tempfile::TempDir;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::*;
-use crate::buffer::{Candidate, Capacity, Spec};
+use crate::buffer::{Candidate, Capacity};
 use crate::inspect::inspect;
-use crate::mix::Mix;
 use crate::plan::Horizon;
-use crate::tokenise::Tokenizer;
+use crate::testing::{World, main_of, outcome, plan, shard, text};
+use crate::tokenise::tests::tiny;
 
 mod subword;
 
-/// A store in a folder of its own, and its one writer of each shard.
-struct World {
-    _folder: TempDir,
-    store: Store,
-    next: BTreeMap<&'static str, (i64, Committer)>,
+/// The tokens of new text in a batch, by their place.
+fn new_text(batch: &Batch) -> Vec<(Shard, Seq, u64)> {
+    let rows = (0..batch.rows()).filter(|row| !batch.is_replayed(*row));
+    let spans = rows.flat_map(|row| batch.spans(row).unwrap());
+    let places = spans.flat_map(|span| {
+        (0..u64::from(span.tokens)).map(move |token| (span.shard.clone(), span.seq, span.first_token + token))
+    });
+    places.collect()
 }
 
-fn shard(name: &str) -> Shard {
-    name.parse().unwrap()
+/// The tokens of the kept records among the first `count` readings of a shard, by their place.
+fn kept_text(plan: &Plan, name: &str, count: i64) -> Vec<(Shard, Seq, u64)> {
+    let tokens = |seq| {
+        let count = plan.tokenizer.encode(text(name, seq).into(), &[]).unwrap().count();
+        (0..count).map(move |token| (shard(name), Seq::from_i64(seq), token))
+    };
+    (0..count).filter(|seq| outcome(*seq) == Outcome::Kept).flat_map(tokens).collect()
 }
 
-/// The text of a reading: its own, of a length that varies, but some repeat the text of three before.
-fn text(name: &str, seq: i64) -> String {
-    let of = if seq % 11 == 10 { seq - 3 } else { seq };
-    format!("{name} {of} {}", "lorem ipsum ".repeat(usize::try_from(of % 7).unwrap()))
-}
-
-fn outcome(seq: i64) -> Outcome {
-    match seq % 5 {
-        3 => Outcome::Duplicate,
-        4 if seq % 2 == 0 => Outcome::DeadLetter,
-        _ => Outcome::Kept,
-    }
-}
-
-impl World {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
-        let store = Store::create(&url, &HashMap::new(), Clock::manual(0)).await.unwrap();
-        Self { _folder: folder, store, next: BTreeMap::new() }
-    }
-
-    /// One commit of `count` readings of a shard.
-    async fn write(&mut self, name: &'static str, count: i64) {
-        if !self.next.contains_key(name) {
-            let committer =
-                Committer::open(&self.store, Table::Records, &format!("ingest/{name}")).await.unwrap();
-            self.next.insert(name, (0, committer));
-        }
-        let (next, committer) = self.next.get_mut(name).unwrap();
-        let mut builder = Builder::new();
-        // A file's order is nobody's promise.
-        for seq in (*next..*next + count).rev() {
-            let text = text(name, seq);
-            let id = xxh3_128(text.as_bytes()).to_be_bytes();
-            let bytes = u32::try_from(text.len()).unwrap();
-            let passages = pack_u32(&[bytes / 2, bytes]);
-            let outcome = outcome(seq);
-            let kept = outcome == Outcome::Kept;
-            builder.push(Row {
-                seq: Some(seq),
-                start: seq,
-                end: seq + 1,
-                id: (outcome != Outcome::DeadLetter).then_some(&id),
-                text: kept.then_some(text.as_str()),
-                passages: kept.then_some(passages.as_slice()),
-                event_time: (seq % 2 == 0).then_some(seq * 86_400_000_000 * 30),
-                ..Row::new(outcome, name, if seq % 3 == 0 { "web" } else { "files" })
-            });
-        }
-        *next += count;
-        let transactions = vec![(format!("ingest/{name}"), *next), (format!("seq/{name}"), *next)];
-        committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
-    }
-
-    /// One commit of these texts, all kept.
-    async fn write_texts(&mut self, name: &'static str, texts: &[String]) {
-        let mut committer =
-            Committer::open(&self.store, Table::Records, &format!("ingest/{name}")).await.unwrap();
-        let mut builder = Builder::new();
-        for (seq, text) in (0..).zip(texts) {
-            let id = xxh3_128(text.as_bytes()).to_be_bytes();
-            let passages = pack_u32(&[u32::try_from(text.len()).unwrap()]);
-            builder.push(Row {
-                seq: Some(seq),
-                start: seq,
-                end: seq + 1,
-                id: Some(&id),
-                text: Some(text),
-                passages: Some(&passages),
-                ..Row::new(Outcome::Kept, name, "files")
-            });
-        }
-        let next = i64::try_from(texts.len()).unwrap();
-        let transactions = vec![(format!("ingest/{name}"), next), (format!("seq/{name}"), next)];
-        committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
-    }
-
-    /// Takes the kept records of one version out of `records`, as an erase or a retention rule does.
-    async fn remove(&self, version: u64) {
-        let log = self.store.url().local_path().unwrap().join("records/_delta_log");
-        let file = |version: u64| log.join(format!("{version:020}.json"));
-        let text = std::fs::read_to_string(file(version)).unwrap();
-        let actions = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let kept = actions
-            .filter_map(|action| action.get("add").cloned())
-            .find(|add| add["partitionValues"]["outcome"] == "kept")
-            .unwrap();
-        let remove = serde_json::json!({"remove": {
-            "path": kept["path"],
-            "dataChange": true,
-            "deletionTimestamp": 0,
-            "extendedFileMetadata": true,
-            "partitionValues": kept["partitionValues"],
-            "size": kept["size"],
-        }});
-        let newest = self.store.version(Table::Records).await.unwrap();
-        let information = serde_json::json!({"commitInfo": {"operation": "DELETE", "timestamp": 0}});
-        std::fs::write(file(newest.0 + 1), format!("{information}\n{remove}\n")).unwrap();
-    }
-
-    async fn library(&self, plan: &Plan) -> Library {
-        Library::open(self.store.clone(), plan.clone(), Bytes::new(2_000)).await.unwrap()
-    }
-
-    /// All changes of all buffers, as text.
-    async fn changes(&self) -> Vec<String> {
-        let version = self.store.version(Table::Buffers).await.unwrap();
-        let scan = Scan { columns: &[], filter: None, order: &["buffer", "change"] };
-        let batches = self.store.scan(Table::Buffers, version, &scan).await.unwrap();
-        let rows = |batch| {
-            buffers::View::new(batch)
-                .unwrap()
-                .iter()
-                .map(|row| {
-                    format!("{} {} {} {} {} {}", row.buffer, row.change, row.op, row.shard, row.seq, row.seen)
-                })
-                .collect::<Vec<_>>()
-        };
-        batches.iter().flat_map(rows).collect()
-    }
-}
-
-fn spec(name: &str) -> Spec {
-    Spec::read(name, &mut Settings::of("policy", "reservoir")).unwrap()
-}
-
-fn with_capacity(capacity: Capacity) -> Spec {
-    Spec { recipe: Arc::new(crate::buffer::reservoir::of(capacity)), ..spec("main") }
-}
-
-fn plan(share: f64) -> Plan {
-    Plan {
-        seed: Seed::new(9),
-        rows: 3,
-        length: 96,
-        tokenizer: Tokenizer::Bytes,
-        order: Order::Stream,
-        keep: Share::ONE,
-        mix: Mix::new([("main".to_owned(), Share::new(share).unwrap())]).unwrap(),
-        buffers: [("main".to_owned(), with_capacity(Capacity::Records(12)))].into(),
-        block: 8,
-        horizon: Horizon::Cursor,
-        drain: true,
-    }
+/// All changes of all buffers, as text.
+async fn changes(world: &World) -> Vec<String> {
+    let version = world.store.version(Table::Buffers).await.unwrap();
+    let scan = Scan { columns: &[], filter: None, order: &["buffer", "change"] };
+    let batches = world.store.scan(Table::Buffers, version, &scan).await.unwrap();
+    let rows = |batch| {
+        buffers::View::new(batch)
+            .unwrap()
+            .iter()
+            .map(|row| {
+                format!("{} {} {} {} {} {}", row.buffer, row.change, row.op, row.shard, row.seq, row.seen)
+            })
+            .collect::<Vec<_>>()
+    };
+    batches.iter().flat_map(rows).collect()
 }
 
 /// The tickets and digests of a job from where it stands until it must wait.
@@ -217,31 +89,23 @@ async fn tickets_give_the_same_bytes_after_everything_is_rebuilt() {
 
 #[tokio::test]
 async fn stream_is_delivered_once_however_it_grows() {
-    let mut world = World::new().await;
-    let plan = plan(0.3);
-    let mut library = world.library(&plan).await;
-    let mut request = Request::first("demo");
-    let mut tokens: BTreeMap<(Shard, Seq), Vec<u64>> = BTreeMap::new();
-    for (name, count) in [("b", 20), ("a", 30), ("b", 30), ("a", 20)] {
-        world.write(name, count).await;
-        library.follow().await.unwrap();
-        for (ticket, _) in serve(&mut library, &mut request).await {
-            let batch = library.batch(&ticket).await.unwrap();
-            for row in (0..batch.rows()).filter(|row| !batch.is_replayed(*row)) {
-                for span in batch.spans(row).unwrap() {
-                    let first = span.first_token;
-                    let place = (span.shard, span.seq);
-                    tokens.entry(place).or_default().extend(first..first + u64::from(span.tokens));
-                }
+    for (tokenizer, length) in [(Tokenizer::Bytes, 96), (tiny(), 48)] {
+        let plan = Plan { tokenizer, length, ..plan(0.3) };
+        let mut world = World::new().await;
+        let mut library = world.library(&plan).await;
+        let mut request = Request::first("demo");
+        let mut read = Vec::new();
+        for (name, count) in [("b", 20), ("a", 30), ("b", 30), ("a", 20)] {
+            world.write(name, count).await;
+            library.follow().await.unwrap();
+            for (ticket, _) in serve(&mut library, &mut request).await {
+                read.extend(new_text(&library.batch(&ticket).await.unwrap()));
             }
         }
+        // The tokens of a record stay in the order in which they came.
+        read.sort_by_key(|(shard, seq, _)| (shard.clone(), *seq));
+        assert_eq!(read, [kept_text(&plan, "a", 50), kept_text(&plan, "b", 50)].concat());
     }
-    let kept = ["a", "b"].into_iter().flat_map(|name| (0..50).map(move |seq| (name, seq)));
-    let expected: BTreeMap<(Shard, Seq), Vec<u64>> = kept
-        .filter(|(_, seq)| outcome(*seq) == Outcome::Kept)
-        .map(|(name, seq)| ((shard(name), Seq::from_i64(seq)), (0..=text(name, seq).len() as u64).collect()))
-        .collect();
-    assert_eq!(tokens, expected);
 }
 
 #[tokio::test]
@@ -330,8 +194,8 @@ async fn ticket_waits_until_the_stream_fills_a_batch_unless_it_drains() {
     let end = draining.after(&ticket).await.unwrap();
     assert_eq!(draining.ticket(&end).await.unwrap(), Issued::NotYet { missing: 3 * 96 });
     world.write("a", 40).await;
-    assert!(library.follow().await.unwrap());
-    assert!(!library.follow().await.unwrap());
+    library.follow().await.unwrap();
+    assert_eq!(library.version(), Version(2));
     assert!(matches!(library.ticket(&request).await.unwrap(), Issued::Ticket(_)));
 }
 
@@ -342,7 +206,7 @@ async fn followed(plan: &Plan, writes: &[(&'static str, i64)], way: u32) -> (Vec
     for (turn, (name, count)) in writes.iter().enumerate() {
         world.write(name, *count).await;
         match way {
-            0 => drop(libraries[0].follow().await.unwrap()),
+            0 => libraries[0].follow().await.unwrap(),
             // The second meets what the first has committed.
             1 => {
                 libraries.rotate_left(turn % 2);
@@ -355,7 +219,7 @@ async fn followed(plan: &Plan, writes: &[(&'static str, i64)], way: u32) -> (Vec
             _ => libraries[0] = world.library(plan).await,
         }
     }
-    (world.changes().await, libraries[0].newest_members("main").unwrap())
+    (changes(&world).await, libraries[0].newest_members("main").unwrap())
 }
 
 #[tokio::test]
@@ -384,7 +248,7 @@ async fn commit_of_unknown_fate_is_settled_by_reading_before_anything_is_written
     assert_eq!(main.advance(&index, version).await.unwrap(), Progress::Overtaken);
     ours.follow().await.unwrap();
     assert_eq!(ours.buffers["main"].log().newest(), theirs.buffers["main"].log().newest());
-    assert_eq!(world.changes().await.len() as u64, theirs.buffers["main"].log().newest().0);
+    assert_eq!(changes(&world).await.len() as u64, theirs.buffers["main"].log().newest().0);
 }
 
 #[tokio::test]
@@ -407,7 +271,7 @@ async fn buffer_of_other_settings_is_refused_with_the_mend() {
     let others = [
         Plan { seed: Seed::new(10), ..ours.clone() },
         Plan { block: 16, ..ours.clone() },
-        Plan { buffers: [("main".to_owned(), with_capacity(Capacity::Records(13)))].into(), ..ours.clone() },
+        Plan { buffers: [("main".to_owned(), main_of(Capacity::Records(13)))].into(), ..ours.clone() },
     ];
     for other in others {
         let error = Library::open(world.store.clone(), other, Bytes::default()).await.unwrap_err();
@@ -535,7 +399,7 @@ async fn old_tickets_keep_their_shape_after_a_removal_and_new_ones_know_nothing_
     }
     let before = library.newest_members("main").unwrap();
     world.remove(2).await;
-    assert!(library.follow().await.unwrap());
+    library.follow().await.unwrap();
     let mut rebuilt = world.library(&plan).await;
     let mut gone = BTreeSet::new();
     for (ticket, batch) in &served {
@@ -547,13 +411,64 @@ async fn old_tickets_keep_their_shape_after_a_removal_and_new_ones_know_nothing_
     assert!(gone.len() > 10);
     assert!(before.list().iter().any(|member| gone.contains(&member.seq.0)));
     for library in [&mut library, &mut rebuilt] {
+        let mut replayed = 0;
         let members = library.newest_members("main").unwrap();
         assert!(members.list().iter().all(|member| !(30..60).contains(&member.seq.0)));
         for (ticket, _) in serve(library, &mut Request::first("late")).await {
             let batch = library.batch(&ticket).await.unwrap();
             let mut spans = (0..batch.rows()).flat_map(|row| batch.spans(row).unwrap());
-            assert!(spans.all(|span| span.erased == (30..60).contains(&span.seq.0)), "step {}", ticket.step);
+            assert!(spans.all(|span| !span.erased && !(30..60).contains(&span.seq.0)), "{ticket:?}");
+            replayed += (0..batch.rows()).filter(|row| batch.is_replayed(*row)).count();
         }
+        assert!(replayed > 10, "{replayed}");
+    }
+}
+
+#[tokio::test]
+async fn job_in_permuted_order_goes_on_though_the_record_it_stood_at_was_removed() {
+    for tokenizer in [Tokenizer::Bytes, tiny()] {
+        let plan = Plan { order: Order::Permuted, tokenizer, ..plan(0.0) };
+        let mut world = World::new().await;
+        world.write("a", 40).await;
+        world.write("b", 40).await;
+        let mut library = world.library(&plan).await;
+        let (mut request, mut read) = (Request::first("demo"), Vec::new());
+        while !request.fresh.contains_key(&shard("b")) {
+            let Issued::Ticket(ticket) = library.ticket(&request).await.unwrap() else { panic!("no ticket") };
+            read.extend(new_text(&library.batch(&ticket).await.unwrap()));
+            request = library.after(&ticket).await.unwrap();
+        }
+        world.remove(2).await;
+        library.follow().await.unwrap();
+        let mut rebuilt = world.library(&plan).await;
+        let left = serve(&mut library, &mut request).await;
+        assert!(!left.is_empty());
+        for (ticket, digest) in &left {
+            let batch = rebuilt.batch(ticket).await.unwrap();
+            assert_eq!(batch.digest(), *digest, "step {}", ticket.step);
+            read.extend(new_text(&batch));
+        }
+        read.retain(|(name, ..)| *name == shard("a"));
+        read.sort();
+        assert_eq!(read, kept_text(&plan, "a", 40));
+    }
+}
+
+#[tokio::test]
+async fn version_whose_rows_contradict_each_other_is_never_passed_over() {
+    let mut world = World::new().await;
+    let plan = plan(0.0);
+    world.write("a", 20).await;
+    let mut library = world.library(&plan).await;
+    let mut builder = Builder::new();
+    // Kept, but without id or passages.
+    builder.push(Row { seq: Some(20), start: 20, end: 21, ..Row::new(Outcome::Kept, "a", "files") });
+    world.commit("a", 1, builder).await;
+    world.write("a", 20).await;
+    for _ in 0..3 {
+        let error = library.follow().await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{error}");
+        assert_eq!(library.version(), Version(1));
     }
 }
 

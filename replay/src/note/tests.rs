@@ -1,25 +1,15 @@
-use std::collections::HashMap;
-
 use proptest::prelude::*;
 use schemas::id::{RecordId, Seq, Version};
-use schemas::program::clock::Clock;
 use schemas::program::error::{Fault as _, Kind};
 use schemas::seed::Seed;
-use schemas::store::{Scan, StoreUrl};
+use schemas::store::Scan;
 use schemas::table::draws::{View, unpack_spans};
 use schemas::wire::{BatchRow, Cursor, Span, WIRE_FORMAT};
-use tempfile::TempDir;
 
 use super::*;
+use crate::testing::{World, store};
 
 const WAIT: Duration = Duration::from_secs(10);
-
-async fn store() -> (TempDir, Store) {
-    let folder = tempfile::tempdir().unwrap();
-    let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
-    let store = Store::create(&url, &HashMap::new(), Clock::manual(7)).await.unwrap();
-    (folder, store)
-}
 
 fn ticket(job: &str, step: u64) -> Ticket {
     Ticket {
@@ -79,7 +69,7 @@ async fn noted(store: &Store) -> Vec<(String, i64, i64, i64)> {
 
 #[tokio::test]
 async fn row_says_every_span_its_shard_its_buffer_and_the_tokens_of_each_kind() {
-    let (_folder, store) = store().await;
+    let (_folder, store) = store(7).await;
     let mut notes = Notes::new(store.clone(), Groups { steps: 1, wait: WAIT });
     let spans = [
         (None, vec![span(0, 3, "b", 4), span(3, 5, "a", 9)]),
@@ -114,7 +104,7 @@ async fn row_says_every_span_its_shard_its_buffer_and_the_tokens_of_each_kind() 
 
 #[tokio::test]
 async fn groups_are_written_when_they_are_full_or_have_waited_and_at_the_end() {
-    let (_folder, store) = store().await;
+    let (_folder, store) = store(7).await;
     let mut notes = Notes::new(store.clone(), Groups { steps: 3, wait: WAIT });
     let batch = small();
     let mut said = Vec::new();
@@ -137,7 +127,7 @@ async fn groups_are_written_when_they_are_full_or_have_waited_and_at_the_end() {
 
 #[tokio::test]
 async fn step_that_no_column_can_hold_and_a_job_without_a_name_are_refused() {
-    let (_folder, store) = store().await;
+    let (_folder, store) = store(7).await;
     let mut notes = Notes::new(store.clone(), Groups { steps: 1, wait: WAIT });
     for (job, step) in [("job", u64::MAX), ("job", i64::MAX as u64), ("a/b", 0), ("", 0)] {
         let error = notes.note(&ticket(job, step), &small(), 1).await.unwrap_err();
@@ -145,6 +135,42 @@ async fn step_that_no_column_can_hold_and_a_job_without_a_name_are_refused() {
     }
     notes.flush().await.unwrap();
     assert_eq!(noted(&store).await, []);
+}
+
+#[tokio::test]
+async fn job_that_cannot_be_written_holds_up_no_other() {
+    let world = World::new().await;
+    let mut notes = Notes::new(world.store.clone(), Groups { steps: 2, wait: WAIT });
+    let blocked = world.block("draws/job=a");
+    for job in ["a", "b"] {
+        assert_eq!(notes.note(&ticket(job, 0), &small(), 1).await.unwrap(), Noted::Waiting);
+    }
+    notes.flush().await.unwrap_err();
+    assert_eq!(noted(&world.store).await, [("b".to_owned(), 0, 0, 0)]);
+    assert_eq!(notes.note(&ticket("c", 0), &small(), 1).await.unwrap(), Noted::Waiting);
+    world.store.clock().advance(WAIT);
+    notes.tick().await.unwrap_err();
+    assert_eq!((noted(&world.store).await.len(), notes.waiting()), (2, 1));
+    drop(blocked);
+    notes.flush().await.unwrap();
+    assert_eq!((noted(&world.store).await.len(), notes.waiting()), (3, 0));
+}
+
+#[tokio::test]
+async fn step_is_refused_once_too_many_wait_however_many_jobs_they_are_of() {
+    let world = World::new().await;
+    let mut notes = Notes::new(world.store.clone(), Groups { steps: 2, wait: WAIT });
+    let jobs: Vec<String> = (0..20).map(|number| format!("job{number}")).collect();
+    let blocked: Vec<_> = jobs.iter().map(|job| world.block(&format!("draws/job={job}"))).collect();
+    for (number, job) in (1..).zip(&jobs) {
+        let result = notes.note(&ticket(job, 0), &small(), 1).await;
+        assert_eq!(result.is_ok(), number < 2 * WAITING, "{job}");
+        assert_eq!(notes.waiting(), number.min(2 * WAITING - 1));
+    }
+    assert_eq!(notes.note(&ticket("other", 0), &small(), 1).await.unwrap(), Noted::Written);
+    drop(blocked);
+    notes.flush().await.unwrap();
+    assert_eq!(noted(&world.store).await.len(), 2 * WAITING);
 }
 
 proptest! {
@@ -155,7 +181,7 @@ proptest! {
     fn steps_are_noted_once_whoever_serves_them(turns in prop::collection::vec((0..2_usize, any::<bool>()), 1..14), steps in 1..4_usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (_folder, store) = store().await;
+            let (_folder, store) = store(7).await;
             let groups = Groups { steps, wait: WAIT };
             let mut servers = [Notes::new(store.clone(), groups), Notes::new(store.clone(), groups)];
             let mut next = [0, 0];

@@ -20,7 +20,8 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
     HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket as FlightTicket,
 };
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
+use prost::Message as _;
 use schemas::id::Step;
 use schemas::program::error::Fault as _;
 use schemas::program::stop::Stop;
@@ -31,11 +32,10 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::session::{Evaluations, Session};
-use super::{
-    FlushedJson, FollowedJson, IssuedJson, RequestJson, ServeError, columns, from_json, message, to_json,
-};
+use super::{FlushedJson, FollowedJson, ServeError, columns, from_json, message, to_json};
 use crate::error::ReplayError;
-use crate::receive::{Evaluation, Received};
+use crate::issue;
+use crate::receive::Evaluation;
 
 /// HTTP/2's window of one stream, in bytes: a whole batch goes out without waiting for the client.
 pub const STREAM_WINDOW: u32 = 8 << 20;
@@ -72,37 +72,18 @@ pub struct Put {
     pub tokens: u64,
 }
 
-/// What became of evaluations, as it is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReceivedJson {
-    /// They are in the store since this version.
-    Written(schemas::id::Version),
-    /// They were received before.
-    Before,
-}
-
-impl From<Received> for ReceivedJson {
-    fn from(received: Received) -> Self {
-        match received {
-            Received::Written(version) => Self::Written(version),
-            Received::Before => Self::Before,
-        }
-    }
-}
-
-/// Serves until `stop`, and what is under way then.
+/// Serves until `stop`, and what is under way then. A request may have `most` bytes.
 ///
 /// # Errors
 /// What the transport says.
-pub async fn serve(
+pub(super) async fn serve(
     listener: TcpListener,
     session: Session,
     most: usize,
     stop: Stop,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let service = FlightServiceServer::new(Flight(session)).max_decoding_message_size(most);
+    let service = FlightServiceServer::new(Flight { session, most }).max_decoding_message_size(most);
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -131,7 +112,11 @@ fn refused(error: FlightError) -> Status {
 }
 
 #[derive(Debug)]
-struct Flight(Session);
+struct Flight {
+    session: Session,
+    /// The most bytes of a request, however many messages it comes in.
+    most: usize,
+}
 
 fn unknown<T>(call: &str) -> Result<Response<T>, Status> {
     Err(Status::unimplemented(format!(
@@ -152,7 +137,7 @@ impl FlightService for Flight {
     async fn do_get(&self, request: Request<FlightTicket>) -> Result<Response<Self::DoGetStream>, Status> {
         let ticket = Ticket::from_json(&request.into_inner().ticket)
             .map_err(|error| status(&ReplayError::from(error).into()))?;
-        let served = self.0.batch(ticket).await.map_err(|error| status(&error))?;
+        let served = self.session.batch(ticket).await.map_err(|error| status(&error))?;
         let columns = columns(&served).map_err(|error| status(&error))?;
         let data = FlightDataEncoderBuilder::new()
             .with_max_flight_data_size(MESSAGE)
@@ -166,17 +151,16 @@ impl FlightService for Flight {
         let action = request.into_inner();
         let body = match action.r#type.as_str() {
             "ticket" => {
-                let asked: RequestJson =
+                let asked: issue::Request =
                     from_json("request for a ticket", &action.body).map_err(|error| status(&error))?;
-                let issued = self.0.ticket(asked.into()).await.map_err(|error| status(&error))?;
-                to_json(&IssuedJson::from(issued))
+                to_json(&self.session.ticket(asked).await.map_err(|error| status(&error))?)
             }
             "follow" => {
-                self.0.follow().await.map_err(|error| status(&error))?;
-                to_json(&FollowedJson { version: self.0.version().0 })
+                self.session.follow().await.map_err(|error| status(&error))?;
+                to_json(&FollowedJson { version: self.session.version().0 })
             }
             "flush" => {
-                self.0.flush().await.map_err(|error| status(&error))?;
+                self.session.flush().await.map_err(|error| status(&error))?;
                 to_json(&FlushedJson {})
             }
             other => {
@@ -208,16 +192,22 @@ impl FlightService for Flight {
         };
         let put: Put = from_json("command of a stream of evaluations", &descriptor.cmd)
             .map_err(|error| status(&error))?;
+        let (most, mut bytes) = (self.most, 0_usize);
+        let within = move |data: FlightData| {
+            bytes = bytes.saturating_add(data.encoded_len());
+            let longer = || malformed("stream of evaluations", format!("it is longer than {most} bytes"));
+            future::ready(if bytes > most { Err(FlightError::from(longer())) } else { Ok(data) })
+        };
         let all = stream::iter([Ok(first)]).chain(sent.map_err(FlightError::from));
-        let mut batches = FlightRecordBatchStream::new_from_flight_data(all);
+        let mut batches = FlightRecordBatchStream::new_from_flight_data(all.and_then(within));
         let mut scores = Vec::new();
         while let Some(batch) = batches.try_next().await.map_err(refused)? {
             scores_of(&batch, &mut scores).map_err(|error| status(&error))?;
         }
         let Put { job, series, step, tokens } = put;
         let evaluations = Evaluations { job, series, step, tokens, scores };
-        let received = self.0.evaluations(evaluations).await.map_err(|error| status(&error))?;
-        let app_metadata = to_json(&ReceivedJson::from(received)).into();
+        let received = self.session.evaluations(evaluations).await.map_err(|error| status(&error))?;
+        let app_metadata = to_json(&received).into();
         Ok(Response::new(Box::pin(stream::iter([Ok(PutResult { app_metadata })]))))
     }
 

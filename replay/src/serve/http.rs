@@ -1,7 +1,6 @@
 //! The door for everyone: HTTP and JSON, batches as Arrow IPC for who accepts it.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use axum::Router;
@@ -12,7 +11,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
-use schemas::id::{RecordId, Step};
+use schemas::id::RecordId;
 use schemas::program::error::Fault as _;
 use schemas::program::stop::Stop;
 use schemas::table::draws::{self, unpack_spans};
@@ -21,11 +20,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::flight::ReceivedJson;
 use super::session::{Evaluations, Served, Session};
-use super::{DIGEST_KEY, IssuedJson, RequestJson, ServeError, columns, from_json, message, to_json};
+use super::{DIGEST_KEY, ServeError, columns, from_json, message, to_json};
 use crate::error::ReplayError;
-use crate::receive::Evaluation;
+use crate::issue::Request;
 
 /// The media type of a batch as an Arrow IPC stream.
 pub const ARROW: &str = "application/vnd.apache.arrow.stream";
@@ -78,11 +76,11 @@ fn ok(body: &impl Serialize) -> Answer {
     Ok(json_response(StatusCode::OK, body))
 }
 
-/// Serves until `stop`, and what is under way then. A body may have `most` bytes.
+/// Serves until `stop`, and what is under way then. A request may have `most` bytes.
 ///
 /// # Errors
 /// What the transport says.
-pub async fn serve(
+pub(super) async fn serve(
     listener: TcpListener,
     session: Session,
     most: usize,
@@ -132,8 +130,8 @@ fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
 }
 
 async fn tickets(State(session): State<Session>, body: Result<Bytes, BytesRejection>) -> Answer {
-    let asked: RequestJson = from_json("request for a ticket", &read(body)?)?;
-    ok(&IssuedJson::from(session.ticket(asked.into()).await?))
+    let asked: Request = from_json("request for a ticket", &read(body)?)?;
+    ok(&session.ticket(asked).await?)
 }
 
 async fn batches(
@@ -151,7 +149,7 @@ async fn batches(
     }
 }
 
-fn arrow_batch(served: &Arc<Served>) -> Answer {
+fn arrow_batch(served: &Served) -> Answer {
     let columns = columns(served)?;
     let mut writer =
         arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &columns.schema()).map_err(ServeError::from)?;
@@ -162,21 +160,18 @@ fn arrow_batch(served: &Arc<Served>) -> Answer {
     Ok((headers, [(DIGEST_KEY.replace('.', "-"), digest)], body).into_response())
 }
 
-fn json_batch(served: &Arc<Served>) -> Answer {
-    let batch = &served.batch;
-    let rows = (0..batch.rows()).map(|row| json_row(batch, row)).collect::<Result<Vec<_>, _>>()?;
+fn json_batch(served: &Served) -> Answer {
+    let (batch, mask) = (&served.batch, served.batch.mask());
+    let rows = (0..batch.rows()).map(|row| json_row(batch, &mask, row)).collect::<Result<Vec<_>, _>>()?;
     ok(&json!({
         "digest": format!("{:032x}", served.digest),
-        "next": RequestJson::from(&served.next),
+        "next": served.next,
         "rows": rows,
     }))
 }
 
-fn json_row(batch: &Batch, row: usize) -> Result<Value, ServeError> {
-    let part = |values: &[i32]| -> Vec<i32> {
-        values.iter().skip(row * batch.length()).take(batch.length()).copied().collect()
-    };
-    let mask: Vec<bool> = batch.mask().into_iter().skip(row * batch.length()).take(batch.length()).collect();
+fn json_row(batch: &Batch, mask: &[bool], row: usize) -> Result<Value, ServeError> {
+    let places = row * batch.length()..(row + 1) * batch.length();
     let spans = batch.spans(row).map_err(ReplayError::from)?;
     let spans: Vec<Value> = spans
         .iter()
@@ -191,9 +186,9 @@ fn json_row(batch: &Batch, row: usize) -> Result<Value, ServeError> {
         "row": batch.row_number(row),
         "replayed": batch.is_replayed(row),
         "buffer": batch.buffer(row),
-        "tokens": part(batch.tokens()),
-        "targets": part(batch.targets()),
-        "mask": mask,
+        "tokens": batch.tokens().get(places.clone()),
+        "targets": batch.targets().get(places.clone()),
+        "mask": mask.get(places),
         "spans": spans,
     }))
 }
@@ -248,37 +243,9 @@ fn json_draw(row: &draws::Row<'_>) -> Value {
     })
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EvaluationsJson {
-    job: String,
-    series: String,
-    step: Step,
-    tokens: u64,
-    scores: Vec<ScoreJson>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ScoreJson {
-    weights: String,
-    slice: String,
-    document: String,
-    nats: f64,
-    predicted: u64,
-    bytes: u64,
-}
-
 async fn evaluations(State(session): State<Session>, body: Result<Bytes, BytesRejection>) -> Answer {
-    let sent: EvaluationsJson = from_json("set of evaluations", &read(body)?)?;
-    let score = |score: ScoreJson| {
-        let ScoreJson { weights, slice, document, nats, predicted, bytes } = score;
-        Evaluation { weights, slice, document, nats, predicted, bytes }
-    };
-    let EvaluationsJson { job, series, step, tokens, scores } = sent;
-    let scores = scores.into_iter().map(score).collect();
-    let received = session.evaluations(Evaluations { job, series, step, tokens, scores }).await?;
-    ok(&ReceivedJson::from(received))
+    let sent: Evaluations = from_json("set of evaluations", &read(body)?)?;
+    ok(&session.evaluations(sent).await?)
 }
 
 async fn ready(State(session): State<Session>) -> Response {

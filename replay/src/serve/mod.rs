@@ -24,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::error::ReplayError;
-use crate::issue::{Issued, Request};
 use crate::library::Library;
 use crate::note::Groups;
 use session::{Session, Settings};
@@ -155,50 +154,6 @@ fn message(error: &ServeError) -> String {
     text.strip_prefix("error: ").unwrap_or(text).to_owned()
 }
 
-/// A [`Request`] as it is sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RequestJson {
-    /// The job.
-    pub job: String,
-    /// The step that the batch will feed.
-    #[serde(default)]
-    pub step: schemas::id::Step,
-    /// Rows it was served so far.
-    #[serde(default)]
-    pub row: u64,
-    /// Where its new text goes on.
-    #[serde(default)]
-    pub fresh: schemas::wire::Cursor,
-}
-
-impl From<RequestJson> for Request {
-    fn from(sent: RequestJson) -> Self {
-        let RequestJson { job, step, row, fresh } = sent;
-        Self { job, step, row, fresh }
-    }
-}
-
-impl From<&Request> for RequestJson {
-    fn from(request: &Request) -> Self {
-        let Request { job, step, row, fresh } = request.clone();
-        Self { job, step, row, fresh }
-    }
-}
-
-/// What a request comes to, as it is sent: `{"ticket": ..}` or `{"not_yet": {"missing": tokens}}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum IssuedJson {
-    /// The batch can be read.
-    Ticket(schemas::wire::Ticket),
-    /// The stream has not enough new text yet.
-    NotYet {
-        /// Tokens of new text that would have to come.
-        missing: u64,
-    },
-}
-
 /// Up to where the store was read, as it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FollowedJson {
@@ -209,24 +164,6 @@ pub struct FollowedJson {
 /// That all that was served is noted, as it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlushedJson {}
-
-impl From<Issued> for IssuedJson {
-    fn from(issued: Issued) -> Self {
-        match issued {
-            Issued::Ticket(ticket) => Self::Ticket(ticket),
-            Issued::NotYet { missing } => Self::NotYet { missing },
-        }
-    }
-}
-
-impl From<IssuedJson> for Issued {
-    fn from(sent: IssuedJson) -> Self {
-        match sent {
-            IssuedJson::Ticket(ticket) => Self::Ticket(ticket),
-            IssuedJson::NotYet { missing } => Self::NotYet { missing },
-        }
-    }
-}
 
 /// Reads JSON that a client sent.
 fn from_json<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, ServeError> {
@@ -240,7 +177,7 @@ fn to_json(value: &impl Serialize) -> String {
 
 /// The key of the schema's metadata that holds a batch's digest, 32 hexadecimal digits.
 pub const DIGEST_KEY: &str = "perennial.digest";
-/// The key that holds where the job stands after the batch, as the JSON of a request.
+/// The key that holds where the job stands after the batch, as the JSON of a [`Request`](crate::issue::Request).
 pub const NEXT_KEY: &str = "perennial.next";
 
 /// The columns of a served batch, with its digest and what follows it in the schema's metadata.
@@ -248,7 +185,7 @@ fn columns(served: &session::Served) -> Result<arrow::array::RecordBatch, ServeE
     let columns = served.batch.columns();
     let mut metadata = columns.schema().metadata().clone();
     metadata.insert(DIGEST_KEY.to_owned(), format!("{:032x}", served.digest));
-    metadata.insert(NEXT_KEY.to_owned(), to_json(&RequestJson::from(&served.next)));
+    metadata.insert(NEXT_KEY.to_owned(), to_json(&served.next));
     let schema = columns.schema().as_ref().clone().with_metadata(metadata);
     Ok(columns.clone().with_schema(std::sync::Arc::new(schema))?)
 }

@@ -10,6 +10,7 @@ use schemas::program::clock::Clock;
 use schemas::store::{Scan, Store, StoreError};
 use schemas::table::Table;
 use schemas::wire::{Batch, Ticket};
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ServeError;
@@ -47,7 +48,8 @@ pub struct Served {
 }
 
 /// Evaluations of one step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Evaluations {
     /// The job.
     pub job: String,
@@ -256,6 +258,16 @@ fn in_range(what: &'static str, number: u64) -> Result<()> {
     Err(ServeError::Input { what, why: format!("{number} is above {MOST}") })
 }
 
+/// Whether a ticket may be of another server that has read further than this one.
+const fn is_ahead(error: &ReplayError) -> bool {
+    matches!(
+        error,
+        ReplayError::NoVersion { .. }
+            | ReplayError::NoChange { .. }
+            | ReplayError::Store(StoreError::Version { .. })
+    )
+}
+
 struct Owner {
     library: Library,
     store: Store,
@@ -347,14 +359,15 @@ impl Owner {
     }
 
     async fn follow(&mut self) -> Result<()> {
+        let before = self.library.version();
         let followed = self.library.follow().await;
         self.counts.ready.store(followed.is_ok(), Relaxed);
         self.counts.version.store(self.library.version().0, Relaxed);
-        if followed? {
+        if self.library.version() != before {
             // The new version may have removed text: what holds it must not be served.
             self.assembled.clear();
         }
-        Ok(())
+        Ok(followed?)
     }
 
     async fn ticket(&mut self, request: &Request) -> Result<Issued> {
@@ -377,13 +390,15 @@ impl Owner {
         if ticket.config != self.library.plan().digest() {
             return Err(ReplayError::Served { job: request.job.clone(), step: request.step.0 }.into());
         }
-        if ticket.records > self.library.version() {
-            self.follow().await?;
-        }
         let why = if ticket.row != request.row || ticket.fresh != request.fresh {
             "it goes on from another place of the stream"
         } else {
-            match self.library.after(&ticket).await {
+            let mut after = self.library.after(&ticket).await;
+            if after.as_ref().is_err_and(is_ahead) {
+                self.follow().await?;
+                after = self.library.after(&ticket).await;
+            }
+            match after {
                 Ok(_) => return Ok(Some(ticket)),
                 Err(ReplayError::NoVersion { .. }) => "its version of the store is gone",
                 Err(ReplayError::Store(error)) if !error.is_transient() => "its version of the store is gone",
@@ -407,18 +422,12 @@ impl Owner {
             self.notes.note(&ticket, &served.batch, served.digest).await?;
             return Ok(served);
         }
-        let batch = match self.library.batch(&ticket).await {
-            // Another server may have read further than this one.
-            Err(
-                ReplayError::NoVersion { .. }
-                | ReplayError::NoChange { .. }
-                | ReplayError::Store(StoreError::Version { .. }),
-            ) => {
-                self.follow().await?;
-                self.library.batch(&ticket).await?
-            }
-            other => other?,
-        };
+        let mut batch = self.library.batch(&ticket).await;
+        if batch.as_ref().is_err_and(is_ahead) {
+            self.follow().await?;
+            batch = self.library.batch(&ticket).await;
+        }
+        let batch = batch?;
         let next = self.library.after(&ticket).await?;
         let digest = batch.digest();
         let served = Arc::new(Served { batch, digest, next });

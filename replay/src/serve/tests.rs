@@ -1,85 +1,36 @@
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, Ticket as FlightTicket};
 use schemas::id::{Seq, Step, Version};
-use schemas::program::config::{Share, Table as Settings};
-use schemas::seed::Seed;
-use schemas::store::StoreUrl;
-use schemas::store::commit::Committer;
 use schemas::store::maintain::{Options, Retention, run};
 use schemas::table::Table;
-use schemas::table::column::pack_u32;
-use schemas::table::records::{Builder, Outcome, Row};
 use schemas::wire::{Batch, Ticket};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::Code;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::*;
-use crate::buffer::{Capacity, Spec, reservoir};
 use crate::client::Client;
+use crate::issue::{Issued, Request};
 use crate::mix::Mix;
-use crate::plan::{Horizon, Order, Plan};
-use crate::receive::Evaluation;
-use crate::tokenise::Tokenizer;
+use crate::plan::{Horizon, Plan};
+use crate::receive::{Evaluation, Received};
+use crate::testing::World;
 
 /// Any port that is free.
 const FREE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-struct World {
-    _folder: TempDir,
-    store: Store,
-    next: i64,
-    /// How often the longest text repeats its words, over six.
-    repeats: i64,
+/// A store with so many readings.
+async fn world(readings: i64) -> World {
+    let mut world = World::new().await;
+    world.write("a", readings).await;
+    world
 }
 
 impl World {
-    async fn new(readings: i64) -> Self {
-        Self::of(readings, 1).await
-    }
-
-    async fn of(readings: i64, repeats: i64) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
-        let store = Store::create(&url, &HashMap::new(), Clock::manual(0)).await.unwrap();
-        let mut world = Self { _folder: folder, store, next: 0, repeats };
-        world.write(readings).await;
-        world
-    }
-
-    async fn write(&mut self, readings: i64) {
-        let mut committer = Committer::open(&self.store, Table::Records, "ingest/a").await.unwrap();
-        let mut builder = Builder::new();
-        for seq in self.next..self.next + readings {
-            let text = format!("reading {seq}: {}", "lorem ipsum ".repeat((seq % 7 * self.repeats) as usize));
-            let id = xxh3_128(text.as_bytes()).to_be_bytes();
-            let passages = pack_u32(&[u32::try_from(text.len()).unwrap()]);
-            builder.push(Row {
-                seq: Some(seq),
-                start: seq,
-                end: seq + 1,
-                id: Some(&id),
-                text: Some(&text),
-                passages: Some(&passages),
-                ..Row::new(Outcome::Kept, "a", "files")
-            });
-        }
-        self.next += readings;
-        let transactions = vec![("ingest/a".to_owned(), self.next), ("seq/a".to_owned(), self.next)];
-        committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
-    }
-
-    async fn library(&self, plan: &Plan) -> Library {
-        Library::open(self.store.clone(), plan.clone(), Bytes::mib(1)).await.unwrap()
-    }
-
     async fn session(&self, plan: &Plan) -> Session {
         Session::start(self.library(plan).await, self.store.clone(), ServeConfig::default().settings())
     }
@@ -158,21 +109,7 @@ async fn stranger(url: &str) -> FlightServiceClient<tonic::transport::Channel> {
 }
 
 fn plan() -> Plan {
-    let recipe = Arc::new(reservoir::of(Capacity::Records(12)));
-    let spec = Spec::read("main", &mut Settings::of("policy", "reservoir")).unwrap();
-    Plan {
-        seed: Seed::new(9),
-        rows: 4,
-        length: 64,
-        tokenizer: Tokenizer::Bytes,
-        order: Order::Stream,
-        keep: Share::ONE,
-        mix: Mix::new([("main".to_owned(), Share::new(0.4).unwrap())]).unwrap(),
-        buffers: [("main".to_owned(), Spec { recipe, ..spec })].into(),
-        block: 8,
-        horizon: Horizon::Cursor,
-        drain: false,
-    }
+    Plan { rows: 4, length: 64, drain: false, ..crate::testing::plan(0.4) }
 }
 
 /// All that a job gets until the stream ends.
@@ -189,7 +126,7 @@ async fn walk(client: &Client, job: &str) -> Vec<(Ticket, u128)> {
 
 #[tokio::test]
 async fn ticket_gives_the_same_bytes_through_every_door_from_another_server_and_after_a_restart() {
-    let world = World::new(90).await;
+    let world = world(90).await;
     let plan = plan();
     let (one, two) = (world.server(&plan).await, world.server(&plan).await);
     let got = walk(&one.client, "demo").await;
@@ -228,7 +165,7 @@ async fn ticket_gives_the_same_bytes_through_every_door_from_another_server_and_
 
 #[tokio::test]
 async fn client_goes_on_with_the_server_that_takes_the_place_of_another() {
-    let world = World::new(40).await;
+    let world = world(40).await;
     let plan = plan();
     let first = world.server(&plan).await;
     let client = first.client.clone();
@@ -243,7 +180,7 @@ async fn client_goes_on_with_the_server_that_takes_the_place_of_another() {
 
 #[tokio::test]
 async fn clients_that_ask_at_once_get_the_same_and_every_step_is_noted_once() {
-    let world = World::new(60).await;
+    let world = world(60).await;
     let plan = plan();
     let server = world.server(&plan).await;
     let clients = (0..6).map(|_| {
@@ -280,7 +217,7 @@ async fn clients_that_ask_at_once_get_the_same_and_every_step_is_noted_once() {
 
 #[tokio::test]
 async fn requests_that_are_none_are_refused_by_http_in_words() {
-    let world = World::new(30).await;
+    let world = world(30).await;
     let plan = plan();
     let server = world.server(&plan).await;
     let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
@@ -331,7 +268,7 @@ async fn requests_that_are_none_are_refused_by_http_in_words() {
 
 #[tokio::test]
 async fn requests_that_are_none_are_refused_by_flight_with_the_code_of_their_kind() {
-    let world = World::new(30).await;
+    let world = world(30).await;
     let server = world.server(&plan()).await;
     let mut flight = stranger(&server.flight).await;
     let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
@@ -363,15 +300,38 @@ async fn requests_that_are_none_are_refused_by_flight_with_the_code_of_their_kin
     }
     let none = futures::stream::iter([]);
     assert_eq!(flight.do_put(none).await.unwrap_err().code(), Code::InvalidArgument);
+    let status = flight.do_put(many_scores().await).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("it is longer than 65536 bytes"), "{status}");
     assert_eq!(server.client.batch(&other).await.unwrap_err().kind(), Kind::Conflict);
     assert_eq!(server.client.batch(&unknown).await.unwrap_err().kind(), Kind::NotFound);
     server.end().await;
 }
 
+/// Evaluations in messages that are each small enough, and together larger than a request may be.
+async fn many_scores() -> impl futures::Stream<Item = arrow_flight::FlightData> {
+    let score = Evaluation {
+        weights: "live".into(),
+        slice: "law".into(),
+        document: "x".repeat(100),
+        nats: 1.0,
+        predicted: 1,
+        bytes: 1,
+    };
+    let columns = flight::scores_to_columns(&vec![score; 2_000]).unwrap();
+    let command = json!({"job": "a", "series": "live", "step": 0, "tokens": 0}).to_string();
+    let messages = arrow_flight::encode::FlightDataEncoderBuilder::new()
+        .with_max_flight_data_size(16 << 10)
+        .with_flight_descriptor(Some(arrow_flight::FlightDescriptor::new_cmd(command)))
+        .build(futures::stream::iter([Ok(columns)]));
+    let messages: Vec<_> = futures::TryStreamExt::try_collect(messages).await.unwrap();
+    assert!(messages.iter().all(|message| prost::Message::encoded_len(message) < 32 << 10));
+    futures::stream::iter(messages)
+}
+
 #[tokio::test]
 async fn evaluations_are_received_once_through_either_door() {
-    use super::flight::ReceivedJson;
-    let world = World::new(5).await;
+    let world = world(5).await;
     let server = world.server(&plan()).await;
     let score = Evaluation {
         weights: "live".into(),
@@ -384,8 +344,8 @@ async fn evaluations_are_received_once_through_either_door() {
     let send = async |step, score: &Evaluation| {
         server.client.evaluations("demo", "live", Step(step), 64, std::slice::from_ref(score)).await
     };
-    assert_eq!(send(1, &score).await.unwrap(), ReceivedJson::Written(Version(1)));
-    assert_eq!(send(1, &score).await.unwrap(), ReceivedJson::Before);
+    assert_eq!(send(1, &score).await.unwrap(), Received::Written(Version(1)));
+    assert_eq!(send(1, &score).await.unwrap(), Received::Before);
     let body = |step: u64| {
         let score = json!({"weights": "live", "slice": "law", "document": "one", "nats": 2.5, "predicted": 10, "bytes": 9});
         json!({"job": "demo", "series": "live", "step": step, "tokens": 64, "scores": [score]}).to_string()
@@ -401,7 +361,7 @@ async fn evaluations_are_received_once_through_either_door() {
 
 #[tokio::test]
 async fn state_of_the_server_can_be_read() {
-    let world = World::new(40).await;
+    let world = world(40).await;
     let server = world.server(&plan()).await;
     let got = walk(&server.client, "demo").await;
     server.client.batch(&got[0].0).await.unwrap();
@@ -428,7 +388,10 @@ async fn state_of_the_server_can_be_read() {
 
 #[tokio::test]
 async fn batch_that_is_larger_than_a_message_arrives_whole_at_a_client_that_sets_nothing() {
-    let world = World::of(30, 1500).await;
+    let mut world = World::new().await;
+    let texts: Vec<String> =
+        (0..30).map(|seq| format!("{seq} {}", "lorem ipsum ".repeat(seq % 7 * 1500))).collect();
+    world.write_texts("a", &texts).await;
     let plan = Plan { rows: 40, length: 16_384, mix: Mix::default(), ..plan() };
     let server = world.server(&plan).await;
     let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
@@ -450,7 +413,7 @@ async fn batch_that_is_larger_than_a_message_arrives_whole_at_a_client_that_sets
 
 #[tokio::test]
 async fn request_that_never_ends_does_not_hold_a_server_that_should_stop() {
-    let world = World::new(5).await;
+    let world = world(5).await;
     let server = world.server(&plan()).await;
     let mut stream = TcpStream::connect(server.http).await.unwrap();
     let head = "POST /v1/tickets HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n";
@@ -470,18 +433,18 @@ async fn request_that_never_ends_does_not_hold_a_server_that_should_stop() {
 
 #[tokio::test]
 async fn session_follows_the_store_and_notes_draws_as_time_passes() {
-    let mut world = World::new(3).await;
+    let mut world = world(3).await;
     let session = world.session(&plan()).await;
     let request = Request::first("demo");
     assert!(matches!(session.ticket(request.clone()).await.unwrap(), Issued::NotYet { .. }));
-    world.write(40).await;
+    world.write("a", 40).await;
     assert!(matches!(session.ticket(request.clone()).await.unwrap(), Issued::NotYet { .. }));
     world.store.clock().advance(Duration::from_secs(1));
     let Issued::Ticket(ticket) = session.ticket(request).await.unwrap() else { panic!("no ticket") };
     let served = session.batch(ticket.clone()).await.unwrap();
     assert_eq!(session.batch(ticket.clone()).await.unwrap().digest, served.digest);
     assert_eq!(session.counts().hits.load(Relaxed), 1);
-    world.write(5).await;
+    world.write("a", 5).await;
     session.follow().await.unwrap();
     // What was assembled of an older version is made again: its text may have been removed.
     assert_eq!(session.batch(ticket).await.unwrap().digest, served.digest);
@@ -496,11 +459,28 @@ async fn session_follows_the_store_and_notes_draws_as_time_passes() {
 }
 
 #[tokio::test]
+async fn assembled_batch_is_made_again_after_a_new_version_though_the_buffers_could_not_follow_at_once() {
+    let mut world = world(40).await;
+    let session = world.session(&plan()).await;
+    let Issued::Ticket(ticket) = session.ticket(Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    let served = session.batch(ticket.clone()).await.unwrap();
+    world.write("a", 40).await;
+    let blocked = world.block("buffers/buffer=main");
+    session.follow().await.unwrap_err();
+    drop(blocked);
+    session.follow().await.unwrap();
+    assert_eq!(session.batch(ticket).await.unwrap().digest, served.digest);
+    assert_eq!(session.counts().hits.load(Relaxed), 0);
+}
+
+#[tokio::test]
 async fn ticket_of_a_server_that_has_read_further_is_served() {
-    let mut world = World::new(40).await;
+    let mut world = world(40).await;
     let plan = plan();
     let behind = world.session(&plan).await;
-    world.write(40).await;
+    world.write("a", 40).await;
     let ahead = world.session(&plan).await;
     let fresh = BTreeMap::from([("a".parse().unwrap(), schemas::wire::Place { seq: Seq(60), token: 0 })]);
     let request = Request { fresh, ..Request::first("demo") };
@@ -511,7 +491,7 @@ async fn ticket_of_a_server_that_has_read_further_is_served() {
 
 #[tokio::test]
 async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_moved_on() {
-    let mut world = World::new(80).await;
+    let mut world = world(80).await;
     // With the whole store as its horizon a new ticket would draw from what came since.
     let plan = Plan { horizon: Horizon::Store, ..plan() };
     let (mut request, mut tickets) = (Request::first("demo"), Vec::new());
@@ -522,7 +502,7 @@ async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_
         request = served.next.clone();
         tickets.push((ticket, served.digest));
     }
-    world.write(40).await;
+    world.write("a", 40).await;
     session.follow().await.unwrap();
     let again = async |session: &Session| {
         let mut request = Request::first("demo");
@@ -548,7 +528,7 @@ async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_
 
 #[tokio::test]
 async fn job_that_goes_back_gets_new_tickets_where_the_old_ones_are_of_another_place_or_gone() {
-    let mut world = World::new(80).await;
+    let mut world = world(80).await;
     let plan = Plan { horizon: Horizon::Store, ..plan() };
     let session = world.session(&plan).await;
     let Issued::Ticket(first) = session.ticket(Request::first("demo")).await.unwrap() else { panic!("none") };
@@ -561,7 +541,7 @@ async fn job_that_goes_back_gets_new_tickets_where_the_old_ones_are_of_another_p
     let issued = world.session(&plan).await.ticket(elsewhere).await.unwrap();
     assert!(matches!(issued, Issued::Ticket(ticket) if ticket.row == 4));
 
-    world.write(8).await;
+    world.write("a", 8).await;
     // The version of the first ticket goes: its files are joined into others and deleted.
     let retention = Retention::forced(Duration::ZERO);
     let options = Options { open_files: 1, retention, ..Options::default() };
@@ -581,10 +561,10 @@ async fn job_that_goes_back_gets_new_tickets_where_the_old_ones_are_of_another_p
 
 #[tokio::test]
 async fn client_can_have_the_store_read_and_what_it_was_served_noted() {
-    let mut world = World::new(3).await;
+    let mut world = world(3).await;
     let server = world.server(&plan()).await;
     let version = server.client.follow().await.unwrap();
-    world.write(40).await;
+    world.write("a", 40).await;
     assert_eq!(server.client.follow().await.unwrap(), version.next());
     let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
         panic!("none")
@@ -599,7 +579,7 @@ async fn client_can_have_the_store_read_and_what_it_was_served_noted() {
 
 #[tokio::test]
 async fn server_knows_what_another_has_served_a_job_since_it_met_it() {
-    let world = World::new(80).await;
+    let world = world(80).await;
     let (one, two) = (world.session(&plan()).await, world.session(&plan()).await);
     two.ticket(Request::first("demo")).await.unwrap();
     let mut request = Request::first("demo");
@@ -615,8 +595,25 @@ async fn server_knows_what_another_has_served_a_job_since_it_met_it() {
 }
 
 #[tokio::test]
+async fn ticket_served_by_another_is_given_again_though_the_buffers_could_not_follow_before() {
+    let mut world = world(40).await;
+    let plan = Plan { horizon: Horizon::Store, ..plan() };
+    let (one, two) = (world.session(&plan).await, world.session(&plan).await);
+    world.write("a", 40).await;
+    let blocked = world.block("buffers/buffer=main");
+    two.follow().await.unwrap_err();
+    drop(blocked);
+    one.follow().await.unwrap();
+    let Issued::Ticket(ticket) = one.ticket(Request::first("demo")).await.unwrap() else { panic!("none") };
+    one.batch(ticket.clone()).await.unwrap();
+    one.flush().await.unwrap();
+    assert_eq!(two.version(), ticket.records);
+    assert_eq!(two.ticket(Request::first("demo")).await.unwrap(), Issued::Ticket(ticket));
+}
+
+#[tokio::test]
 async fn session_that_is_closed_has_noted_all_and_refuses_more() {
-    let world = World::new(40).await;
+    let world = world(40).await;
     let session = world.session(&plan()).await;
     let Issued::Ticket(ticket) = session.ticket(Request::first("demo")).await.unwrap() else {
         panic!("no ticket")

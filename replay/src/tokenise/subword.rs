@@ -429,10 +429,10 @@ fn sections(text: &str, passages: &[u32]) -> Vec<Range<usize>> {
 /// The first token of each passage, rising: the first that begins at or after the passage's first
 /// byte, or the last of the record's `tokens` + 1 where none does.
 fn passage_starts(offsets: impl Iterator<Item = usize>, tokens: usize, passages: &[u32]) -> Box<[u32]> {
-    let mut starts = vec![0];
-    let mut begins = passages.iter().map(|end| usize::try_from(*end).unwrap_or(usize::MAX));
     // The first passage begins at the boundary; the last end begins none.
-    let mut begins = (1..passages.len()).filter_map(|_| begins.next()).peekable();
+    let mut starts = vec![0];
+    let begins = passages.split_last().map_or(&[][..], |(_, begins)| begins);
+    let mut begins = begins.iter().map(|end| usize::try_from(*end).unwrap_or(usize::MAX)).peekable();
     for (token, offset) in (1_u32..).zip(offsets) {
         while begins.next_if(|begin| *begin <= offset).is_some() {
             starts.push(token);

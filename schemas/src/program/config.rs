@@ -70,7 +70,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use defaults::keys;
-pub use fields::{Key, known_keys};
+pub use fields::Key;
 pub use problem::{ConfigError, Problem, Problems};
 pub use table::Table;
 pub use tree::Origin;
@@ -265,12 +265,6 @@ impl<T> Loaded<T> {
     #[must_use]
     pub fn canonical(&self) -> String {
         show::canonical(&self.effective)
-    }
-
-    /// Where the value of the dotted `key` was written; [`Origin::Default`] also for no known key.
-    #[must_use]
-    pub fn origin(&self, key: &str) -> Origin {
-        parse_dotted(key).map_or(Origin::Default, |path| self.origins.origin(&path))
     }
 }
 

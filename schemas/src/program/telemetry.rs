@@ -1,7 +1,6 @@
 //! What a program says while it runs: log lines on standard error.
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -20,16 +19,13 @@ pub enum LogFormat {
 /// The filter's own message where it is none.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), String> {
     // The libraries below tell each step of each read at `info`: a word about them must be asked for.
-    // What the two that write log of a failed upload or commit is in the error that they give, which is
-    // told once or mended.
-    let quiet = "delta_kernel=warn,buoyant_kernel=warn,deltalake_core=warn,deltalake_core::datafile::writer=off,deltalake_core::kernel::transaction=off,deltalake=warn,object_store=warn,datafusion=warn";
+    // What those that write, or look for credentials, log of a failure is in the error that they give,
+    // which is told once or mended.
+    let quiet = "delta_kernel=warn,buoyant_kernel=warn,deltalake_core=warn,deltalake_core::datafile::writer=off,deltalake_core::kernel::transaction=off,deltalake=warn,object_store=warn,datafusion=warn,aws_config=error";
     let filter = EnvFilter::try_new(format!("{quiet},{filter}"))
         .map_err(|error| format!("log filter `{filter}`: {error}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_span_events(FmtSpan::NONE);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A subscriber that is already there stays: only the first of a process counts.
     let _ = match format {
         LogFormat::Text => builder.with_ansi(false).compact().try_init(),

@@ -307,11 +307,13 @@ struct Change<'a> {
 }
 
 /// Whether an error says that another version was written first, or seems so because the answer to
-/// our own was lost: the snapshot is stale, nothing else is wrong.
+/// our own was lost, or that the log has forgotten the version read: the snapshot is stale, nothing
+/// else is wrong.
 fn is_race(error: &StoreError) -> bool {
     matches!(error, StoreError::Delta { source, .. } if matches!(
         source.as_ref(),
         DeltaTableError::VersionAlreadyExists(_)
+            | DeltaTableError::InvalidVersion(_)
             | DeltaTableError::Transaction {
                 source: TransactionError::CommitConflict(_)
                     | TransactionError::VersionAlreadyExists(_)

@@ -29,8 +29,8 @@ const AT_ONCE: usize = 8;
 
 impl Store {
     /// The kept records at `version` under these names, in the order asked. A record that is not
-    /// there (erased, expired) is left out: compare `shard` and `seq`, which are always read, as
-    /// [`Scan`](super::Scan) says.
+    /// there (erased, expired) is left out: compare `shard` and `seq`, which are always read. Of
+    /// `columns` holds what [`Scan`](super::Scan) says.
     ///
     /// # Errors
     /// [`StoreError::Version`] where the version is not there, [`StoreError::File`] where a file
@@ -45,6 +45,7 @@ impl Store {
         let delta = self.at(table, version).await?;
         let columns = [columns, &["seq"]].concat();
         let files = file::live(&delta, table).await?;
+        self.0.files.keep(&files);
         let kept = files.into_iter().filter(|data| {
             data.partition.get("outcome").and_then(Option::as_deref) == Some(Outcome::Kept.as_str())
         });

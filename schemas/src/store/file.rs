@@ -100,13 +100,22 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Forgets files that newer versions no longer have.
+    /// Forgets files that were replaced.
     pub(super) fn forget(&self, paths: &[String]) {
         let mut metadata = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         for path in paths {
             metadata.remove(path);
             places.remove(path);
+        }
+    }
+
+    /// Forgets the places of files that are not `live` (sorted by path) once they are the most: those
+    /// that another process has replaced.
+    pub(super) fn keep(&self, live: &[DataFile]) {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if places.len() > 2 * live.len() {
+            places.retain(|path, _| live.binary_search_by(|file| file.path.cmp(path)).is_ok());
         }
     }
 }

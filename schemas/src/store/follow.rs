@@ -5,7 +5,7 @@ use deltalake::DeltaTable;
 use deltalake::kernel::{Action, Add};
 use deltalake::logstore::get_actions;
 
-use super::retry::retry;
+use super::retry::{is_missing, retry};
 use super::{Store, StoreError, file};
 use crate::id::Version;
 use crate::table::Table;
@@ -20,8 +20,9 @@ pub enum News {
         /// Exactly its rows, in the order of its files.
         batches: Vec<RecordBatch>,
     },
-    /// Rows were removed or changed (an erase, a retention rule, a reconciliation): what a follower
-    /// derived from older versions must be derived again.
+    /// Rows were removed or changed (an erase, a retention rule, a reconciliation), or the store no
+    /// longer keeps what came until `version`: what a follower derived from older versions must be
+    /// derived again.
     Rewritten {
         /// The version.
         version: Version,
@@ -45,8 +46,7 @@ impl News {
     }
 }
 
-/// Reads a table's log forward. Costs a fraction of a millisecond per version, however many files
-/// the table has.
+/// Reads a table's log forward. What a version costs does not depend on how many files the table has.
 #[derive(Debug)]
 pub struct Follower {
     store: Store,
@@ -110,7 +110,13 @@ impl Follower {
             }
         };
         let actions = get_actions(version.0, &bytes).map_err(&failed)?;
-        let news = self.read(version, actions).await?;
+        let news = match self.read(version, actions).await {
+            // Its files were joined into others, and deleted once the retention was over.
+            Err(StoreError::File { source, .. }) if is_missing(source.as_ref()) => {
+                News::Rewritten { version: self.store.version(self.table).await? }
+            }
+            news => news?,
+        };
         self.next = news.version().next();
         Ok(Some(news))
     }

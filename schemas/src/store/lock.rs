@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::{Store, StoreError};
 use crate::id::Shard;
@@ -40,11 +41,19 @@ impl ShardLock {
             .write(true)
             .open(&path)
             .map_err(failed("open the lock file"))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut holder = String::new();
-            let named = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
-            let holder = if named { holder.trim().to_owned() } else { "another process".to_owned() };
-            return Err(StoreError::Held { shard: shard.to_string(), url: store.url().to_string(), holder });
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                let named = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
+                let holder = if named { holder.trim().to_owned() } else { "another process".to_owned() };
+                return Err(StoreError::Held {
+                    shard: shard.to_string(),
+                    url: store.url().to_string(),
+                    holder,
+                });
+            }
+            Err(error) => return Err(failed("lock")(error.into())),
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(failed("clear the lock file"))?;
         file.write_all(holder.as_bytes()).map_err(failed("write the lock file"))?;

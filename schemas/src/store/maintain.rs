@@ -38,8 +38,7 @@ use crate::table::Table;
 
 mod order;
 
-/// The fence of every commit that replaces files. An erase carries it too, so that it and a
-/// compaction cannot undo each other.
+/// The fence of every commit that replaces files, so that no two of them undo each other.
 pub const FENCE: &str = "rewrite";
 
 /// The most rows of a file that compaction makes: their keys are held in memory while it does.
@@ -101,8 +100,8 @@ impl Default for Retention {
 pub struct Options {
     /// Bytes of the files that compaction makes; what has less than half of it is a small file.
     pub target_bytes: u64,
-    /// The small files that a partition still being written may have. Today's partition of `records`
-    /// is, and all partitions of the tables that have no day.
+    /// The small files that a partition still being written may have: today's of `records`, and every
+    /// one of the tables that have no day.
     pub open_files: usize,
     /// Versions after which a checkpoint is due; a compaction makes one in any case.
     pub checkpoint_after: u64,

@@ -16,7 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deltalake::{DeltaTable, DeltaTableBuilder};
+use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
 use url::Url;
 
 use crate::id::{IdError, Version};
@@ -139,7 +139,7 @@ pub enum StoreError {
         holder: String,
     },
     /// A version that the store no longer keeps, or not yet has.
-    #[error("version {version} of table `{table}` cannot be read: the store has versions up to {newest}")]
+    #[error("version {version} of table `{table}` is not in the store, whose newest is {newest}")]
     Version {
         /// The table.
         table: Table,
@@ -166,7 +166,7 @@ pub enum StoreError {
         table: Table,
         /// What it said.
         #[source]
-        source: Box<deltalake::DeltaTableError>,
+        source: Box<DeltaTableError>,
     },
     /// The file system of the store is full.
     #[error("cannot {act} table `{table}`: no space is left at `{path}`")]
@@ -179,7 +179,7 @@ pub enum StoreError {
         path: String,
         /// What Delta said.
         #[source]
-        source: Box<deltalake::DeltaTableError>,
+        source: Box<DeltaTableError>,
     },
     /// A data file cannot be read.
     #[error("cannot read file `{file}` of table `{table}`")]
@@ -218,7 +218,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn delta(act: &'static str, table: Table) -> impl Fn(deltalake::DeltaTableError) -> Self {
+    pub(crate) fn delta(act: &'static str, table: Table) -> impl Fn(DeltaTableError) -> Self {
         move |source| Self::Delta { act, table, source: Box::new(source) }
     }
 
@@ -257,6 +257,17 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     matches!(io_kind(error), Some(Io::StorageFull | Io::QuotaExceeded))
 }
 
+/// The kind of a failure to read what a version has.
+fn kind_of_reading(error: &(dyn std::error::Error + 'static)) -> Kind {
+    if retry::is_missing(error) {
+        Kind::NotFound
+    } else if retry::is_damage(error) {
+        Kind::Corrupt
+    } else {
+        Kind::Unavailable
+    }
+}
+
 impl Fault for StoreError {
     fn kind(&self) -> Kind {
         match self {
@@ -264,7 +275,9 @@ impl Fault for StoreError {
             Self::Newer { .. } | Self::Foreign { .. } | Self::Rows { .. } => Kind::Corrupt,
             Self::Conflict { .. } | Self::Held { .. } => Kind::Conflict,
             Self::Query { .. } => Kind::Input,
-            Self::Delta { .. } | Self::Full { .. } | Self::File { .. } | Self::Io { .. } => Kind::Unavailable,
+            Self::Delta { act: "read", source, .. } => kind_of_reading(source.as_ref()),
+            Self::File { source, .. } => kind_of_reading(source.as_ref()),
+            Self::Delta { .. } | Self::Full { .. } | Self::Io { .. } => Kind::Unavailable,
             Self::Misuse(_) => Kind::Bug,
         }
     }
@@ -282,6 +295,10 @@ impl Fault for StoreError {
             }
             _ => None,
         };
+        let of_bucket = |source: &(dyn std::error::Error + 'static)| {
+            let mend = "check that the bucket exists and can be reached from here: `aws_endpoint_url`, `aws_region` and the credentials, in `[store.options]` or as `AWS_*` variables";
+            retry::is_of_a_bucket(source).then(|| mend.to_owned())
+        };
         match self {
             Self::Missing { .. } => {
                 Some("check `store.url`; `perennial-ingest run` makes a store where there is none".to_owned())
@@ -294,8 +311,14 @@ impl Fault for StoreError {
             Self::Full { path, .. } => {
                 Some(format!("make room on the file system of `{path}`, then start again: nothing is lost"))
             }
-            Self::Delta { source, .. } => of_io(source.as_ref()),
-            Self::File { source, .. } => of_io(source.as_ref()),
+            Self::Delta { .. } | Self::File { .. } if self.kind() == Kind::NotFound => {
+                Some("versions older than the retention are gone; of others `perennial-ingest check` names what is missing".to_owned())
+            }
+            Self::Delta { .. } | Self::File { .. } if self.kind() == Kind::Corrupt => {
+                Some("stop every writer and put the damaged file back from a copy of the store".to_owned())
+            }
+            Self::Delta { source, .. } => of_io(source.as_ref()).or_else(|| of_bucket(source.as_ref())),
+            Self::File { source, .. } => of_io(source.as_ref()).or_else(|| of_bucket(source.as_ref())),
             Self::Io { source, .. } => of_io(source),
             _ => None,
         }
@@ -374,8 +397,18 @@ impl Store {
         let known = self.cached(|of, _| of == table).and_then(|delta| delta.version()).unwrap_or(0);
         let failed = StoreError::delta("open", table);
         let log = self.builder(table)?.build().map_err(&failed)?.log_store();
-        let newest =
-            retry::retry(self.clock(), || async { log.get_latest_version(known).await.map_err(&failed) });
+        let newest = retry::retry(self.clock(), || async {
+            match log.get_latest_version(known).await {
+                // The log has forgotten what is known here: only a checkpoint leads on from there.
+                Err(DeltaTableError::InvalidVersion(_)) => {
+                    let delta = self.builder(table)?.load().await.map_err(&failed)?;
+                    let newest = delta.version().unwrap_or(0);
+                    self.remember(table, delta);
+                    Ok(newest)
+                }
+                newest => newest.map_err(&failed),
+            }
+        });
         Ok(Version(newest.await?))
     }
 
@@ -403,9 +436,18 @@ impl Store {
                 Ok(delta)
             }
             Err(error) => match self.version(table).await {
-                Ok(newest) if newest < version => Err(StoreError::Version { table, version, newest }),
+                Ok(newest) if newest < version || self.has_forgotten(table, version).await => {
+                    Err(StoreError::Version { table, version, newest })
+                }
                 _ => Err(error),
             },
+        }
+    }
+
+    async fn has_forgotten(&self, table: Table, version: Version) -> bool {
+        match self.builder(table).map(DeltaTableBuilder::build) {
+            Ok(Ok(delta)) => matches!(delta.log_store().read_commit_entry(version.0).await, Ok(None)),
+            _ => false,
         }
     }
 
@@ -415,9 +457,7 @@ impl Store {
     }
 
     fn builder(&self, table: Table) -> Result<DeltaTableBuilder, StoreError> {
-        let builder = DeltaTableBuilder::from_url(self.0.url.of_table(table))
-            .map_err(StoreError::delta("open", table))?;
-        Ok(builder.with_storage_options(self.0.options.clone()))
+        builder(&self.0.url, &self.0.options, table)
     }
 
     fn cached(&self, is: impl Fn(Table, &DeltaTable) -> bool) -> Option<DeltaTable> {
@@ -435,6 +475,16 @@ impl Store {
         }
         snapshots.push((table, delta));
     }
+}
+
+fn builder(
+    url: &StoreUrl,
+    options: &HashMap<String, String>,
+    table: Table,
+) -> Result<DeltaTableBuilder, StoreError> {
+    let builder =
+        DeltaTableBuilder::from_url(url.of_table(table)).map_err(StoreError::delta("open", table))?;
+    Ok(builder.with_storage_options(options.clone()))
 }
 
 async fn transaction_of(delta: &DeltaTable, table: Table, app_id: &str) -> Result<Option<i64>, StoreError> {

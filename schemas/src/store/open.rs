@@ -2,15 +2,17 @@
 //! properties of the tables.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use deltalake::kernel::StructField;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
+use deltalake::kernel::transaction::{CommitProperties, TransactionError};
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::SaveMode;
 use deltalake::{DeltaTable, DeltaTableError};
 
 use super::retry::retry;
-use super::{Inner, Store, StoreError, StoreUrl, file};
+use super::{Inner, Store, StoreError, StoreUrl, builder, file};
 use crate::program::clock::Clock;
 use crate::table::{FORMAT, Table};
 use crate::text::NORMAL_FORM;
@@ -48,48 +50,49 @@ impl Store {
         options: &HashMap<String, String>,
         clock: Clock,
     ) -> Result<Self, StoreError> {
-        let inner = Inner {
+        let mut secret = 0;
+        let mut snapshots = Vec::new();
+        for table in Table::ALL {
+            let delta = open_table(url, options, &clock, table).await?;
+            let found = check_properties(url, table, &delta)?;
+            // Every table has one: that of `records` counts.
+            if table == Table::Records {
+                secret = found;
+            }
+            snapshots.push((table, delta));
+        }
+        Ok(Self(Arc::new(Inner {
             url: url.clone(),
             options: options.clone(),
             clock,
-            secret: 0,
-            snapshots: std::sync::Mutex::default(),
+            secret,
+            snapshots: Mutex::new(snapshots),
             files: file::Cache::default(),
-        };
-        let mut store = Self(std::sync::Arc::new(inner));
-        let mut secret = None;
-        for table in Table::ALL {
-            let delta = store.open_table(table).await?;
-            let found = check_properties(url, table, &delta)?;
-            if *secret.get_or_insert(found) != found && table == Table::Records {
-                return Err(foreign(url, table, "its secret changed while it was opened"));
-            }
-            store.remember(table, delta);
-        }
-        // Nobody else holds the store yet: the first table, `records`, has the secret that counts.
-        if let Some(inner) = std::sync::Arc::get_mut(&mut store.0) {
-            inner.secret = secret.unwrap_or_default();
-        }
-        Ok(store)
+        })))
     }
+}
 
-    async fn open_table(&self, table: Table) -> Result<DeltaTable, StoreError> {
-        let missing = || StoreError::Missing { url: self.0.url.to_string() };
-        // delta-rs reports a missing local folder as an engine failure: look first.
-        if let Some(path) = self.0.url.local_path()
-            && !path.join(table.name()).join("_delta_log").is_dir()
-        {
-            return Err(missing());
-        }
-        retry(self.clock(), || async {
-            match self.builder(table)?.load().await {
-                Ok(delta) => Ok(delta),
-                Err(DeltaTableError::NotATable(_)) => Err(missing()),
-                Err(source) => Err(StoreError::delta("open", table)(source)),
-            }
-        })
-        .await
+async fn open_table(
+    url: &StoreUrl,
+    options: &HashMap<String, String>,
+    clock: &Clock,
+    table: Table,
+) -> Result<DeltaTable, StoreError> {
+    let missing = || StoreError::Missing { url: url.to_string() };
+    // delta-rs reports a missing local folder as an engine failure: look first.
+    if let Some(path) = url.local_path()
+        && !path.join(table.name()).join("_delta_log").is_dir()
+    {
+        return Err(missing());
     }
+    retry(clock, || async {
+        match builder(url, options, table)?.load().await {
+            Ok(delta) => Ok(delta),
+            Err(DeltaTableError::NotATable(_)) => Err(missing()),
+            Err(source) => Err(StoreError::delta("open", table)(source)),
+        }
+    })
+    .await
 }
 
 fn foreign(url: &StoreUrl, table: Table, why: &str) -> StoreError {
@@ -148,11 +151,13 @@ async fn create_table(
         .with_partition_columns(table.partitions().iter().copied())
         .with_raise_if_key_not_exists(false)
         .with_configuration(properties(table).into_iter().map(|(key, value)| (key, Some(value))))
+        // A second try would lay these properties, a new secret among them, over another maker's table.
+        .with_commit_properties(CommitProperties::default().with_max_retries(0))
         .await;
     match made {
         Ok(_) => Ok(()),
-        // Two makers at once: the other one's table is as good.
-        Err(DeltaTableError::VersionAlreadyExists(_)) => Ok(()),
+        // Two makers at once, or the answer to this one was lost: the table that is there is as good.
+        Err(DeltaTableError::Transaction { source: TransactionError::MaxCommitAttempts(_) }) => Ok(()),
         Err(source) => Err(failed(source)),
     }
 }

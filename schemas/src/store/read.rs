@@ -1,6 +1,6 @@
 //! Reads a table at a version with a filter and an order, through DataFusion.
 
-use std::error::Error;
+use std::io;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -9,7 +9,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
-use super::retry::retry;
+use super::retry::{causes, is_damage, retry};
 use super::{Store, StoreError, file};
 use crate::id::Version;
 use crate::table::{Table, conform_to};
@@ -17,7 +17,7 @@ use crate::table::{Table, conform_to};
 /// What to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan<'a> {
-    /// The columns, beside those that every row has, which are always read; all where empty.
+    /// The columns to read, beside those that no row lacks, which are always read; all where empty.
     pub columns: &'a [&'a str],
     /// A SQL predicate over the table's columns.
     pub filter: Option<String>,
@@ -30,7 +30,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Version`] where the version is not there, [`StoreError::Query`] where the filter
-    /// or a column is wrong, [`StoreError::Delta`] where reading fails.
+    /// or the order is wrong, [`StoreError::Delta`] where reading fails.
     pub async fn scan(
         &self,
         table: Table,
@@ -48,7 +48,7 @@ impl Store {
     }
 
     /// As [`Store::scan`], but hands each batch to `take` as it comes, so that a table need not fit
-    /// into memory (with an order its columns asked for must).
+    /// into memory (with an order, the columns asked for must).
     ///
     /// # Errors
     /// As [`Store::scan`], and the first that `take` returns. What was taken before cannot be taken back,
@@ -96,15 +96,12 @@ fn conform(table: Table, wanted: &SchemaRef, batch: &RecordBatch) -> Result<Reco
 
 /// What the engine says is the query's fault, unless the store could not be read.
 fn query_error(table: Table, source: DataFusionError) -> StoreError {
-    let mut next: Option<&(dyn Error + 'static)> = Some(&source);
-    while let Some(error) = next {
-        if error.is::<object_store::Error>() || error.is::<std::io::Error>() {
-            let source = DeltaTableError::GenericError { source: Box::new(source) };
-            return StoreError::delta("read", table)(source);
-        }
-        next = error.source();
+    let of_store = causes(&source).any(|error| error.is::<object_store::Error>() || error.is::<io::Error>());
+    if of_store || is_damage(&source) {
+        StoreError::delta("read", table)(DeltaTableError::GenericError { source: Box::new(source) })
+    } else {
+        StoreError::Query { table, source: Box::new(source) }
     }
-    StoreError::Query { table, source: Box::new(source) }
 }
 
 fn sql(scan: &Scan<'_>, wanted: &SchemaRef) -> String {

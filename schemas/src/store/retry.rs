@@ -7,7 +7,9 @@ use std::error::Error;
 use std::io;
 use std::time::Duration;
 
+use arrow::error::ArrowError;
 use deltalake::DeltaTableError;
+use parquet::errors::ParquetError;
 
 use super::StoreError;
 use crate::program::clock::Clock;
@@ -73,6 +75,36 @@ pub(super) fn may_pass(error: &(dyn Error + 'static)) -> bool {
     may_pass
 }
 
+/// Whether what is to be read is not there.
+pub(super) fn is_missing(error: &(dyn Error + 'static)) -> bool {
+    let mut errors = causes(error).filter_map(|error| error.downcast_ref::<object_store::Error>());
+    errors.any(|error| matches!(error, object_store::Error::NotFound { .. }))
+}
+
+/// Whether a bucket, or the way to it, did not do what was asked.
+pub(super) fn is_of_a_bucket(error: &(dyn Error + 'static)) -> bool {
+    use object_store::Error as Store;
+    let mut errors = causes(error).filter_map(|error| error.downcast_ref::<Store>());
+    errors.any(|error| match error {
+        Store::Generic { store, .. } => *store != "LocalFileSystem",
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => true,
+        _ => false,
+    })
+}
+
+/// Whether bytes were read that do not decode. What a disk or a network says is not it.
+pub(super) fn is_damage(error: &(dyn Error + 'static)) -> bool {
+    let is_of_reading = |error: &(dyn Error + 'static)| {
+        error.is::<object_store::Error>()
+            || error.downcast_ref::<io::Error>().is_some_and(|error| error.get_ref().is_none())
+    };
+    let is_of_decoding = |error: &(dyn Error + 'static)| {
+        error.is::<ParquetError>()
+            || matches!(error.downcast_ref::<ArrowError>(), Some(ArrowError::ParquetError(_)))
+    };
+    !causes(error).any(is_of_reading) && causes(error).any(is_of_decoding)
+}
+
 /// Whether a connection may end so. What a disk says is none of these.
 const fn is_of_a_connection(kind: io::ErrorKind) -> bool {
     use io::ErrorKind as Io;
@@ -113,7 +145,7 @@ mod tests {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let full = io::Error::from(io::ErrorKind::StorageFull);
         let wrapped = io::Error::other(generic("503"));
-        let parquet = parquet::errors::ParquetError::External(Box::new(wrapped));
+        let parquet = ParquetError::External(Box::new(wrapped));
         let passing = [
             delta(generic("503").into()),
             delta(generic(refused).into()),
@@ -139,7 +171,7 @@ mod tests {
         let url = "/data/store".parse().unwrap();
         let written = |kind: io::ErrorKind| {
             let wrapped = io::Error::other(generic(io::Error::from(kind)));
-            delta(parquet::errors::ParquetError::External(Box::new(wrapped)).into()).of_store(&url)
+            delta(ParquetError::External(Box::new(wrapped)).into()).of_store(&url)
         };
         for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
             let error = written(kind);
@@ -150,7 +182,31 @@ mod tests {
         }
         let hint = written(io::ErrorKind::PermissionDenied).hint();
         assert!(hint.is_some_and(|hint| hint.contains("write access")));
-        assert_eq!(written(io::ErrorKind::ConnectionReset).hint(), None);
+        let hint = written(io::ErrorKind::ConnectionReset).hint();
+        assert!(hint.is_some_and(|hint| hint.contains("`aws_endpoint_url`")), "it was a bucket's");
+    }
+
+    #[test]
+    fn bytes_that_do_not_decode_are_damage_and_a_file_that_is_gone_is_not_found() {
+        use crate::program::error::{Fault as _, Kind};
+        let file = |source: ParquetError| StoreError::File {
+            table: Table::Records,
+            file: "a.parquet".to_owned(),
+            source: Box::new(source),
+        };
+        let page = || ParquetError::General("a page does not decode".to_owned());
+        // As the decompressor says it.
+        let frame = ParquetError::External(Box::new(io::Error::other("unknown frame")));
+        for damaged in [file(page()), file(frame), delta(page().into())] {
+            assert_eq!(damaged.kind(), Kind::Corrupt, "{damaged:?}");
+            assert!(damaged.hint().is_some_and(|hint| hint.contains("from a copy of the store")));
+        }
+        let gone = object_store::Error::NotFound { path: "a".into(), source: "gone".into() };
+        let gone = file(ParquetError::External(Box::new(gone)));
+        assert_eq!(gone.kind(), Kind::NotFound);
+        for passing in [generic("503"), generic(io::Error::from(io::ErrorKind::ConnectionReset))] {
+            assert_eq!(file(ParquetError::External(Box::new(passing))).kind(), Kind::Unavailable);
+        }
     }
 
     #[tokio::test]

@@ -207,7 +207,6 @@ async fn shard_lock_names_its_holder_and_ends_with_it() {
     ShardLock::take(&store, &"other".parse().unwrap(), "x").unwrap();
     drop(lock);
     ShardLock::take(&store, &main, "next").unwrap();
-    store.clock().advance(Duration::ZERO);
 }
 
 /// Whoever commits, follows or fetches may do so in a task of its own.
@@ -495,6 +494,12 @@ mod lost_answers {
 
     /// An empty store, whose faults begin when they are asked for, and a clock on which no wait is long.
     async fn faulty_store(name: &str) -> (Store, Arc<Faults>) {
+        let (url, clock, faults) = nothing(name);
+        (Store::create(&url, &HashMap::new(), clock).await.unwrap(), faults)
+    }
+
+    /// A place where no store is yet.
+    fn nothing(name: &str) -> (StoreUrl, Clock, Arc<Faults>) {
         let faulty = Faulty::default();
         let faults = Arc::clone(&faulty.faults);
         FACTORY.0.lock().unwrap().insert(name.to_owned(), Arc::new(faulty));
@@ -508,8 +513,21 @@ mod lost_answers {
                 }
             }
         });
-        let url: StoreUrl = format!("memory://{name}/store").parse().unwrap();
-        (Store::create(&url, &HashMap::new(), clock).await.unwrap(), faults)
+        (format!("memory://{name}/store").parse().unwrap(), clock, faults)
+    }
+
+    /// As where two daemons make a store at once: an answer that says so leads to no second entry, whose
+    /// secret would be another than the first maker's.
+    #[tokio::test]
+    async fn table_that_is_made_already_is_left_as_it_is() {
+        for (name, fate) in [("made-asked", Fate::AskedTwice), ("made-lost", Fate::LostAnswer { deaf: 0 })] {
+            let (url, clock, faults) = nothing(name);
+            faults.script.lock().unwrap().extend(vec![fate; Table::ALL.len()]);
+            let store = Store::create(&url, &HashMap::new(), clock).await.unwrap();
+            for table in Table::ALL {
+                assert_eq!(store.version(table).await.unwrap(), Version(0));
+            }
+        }
     }
 
     /// The versions whose entries hold this transaction.

@@ -1,9 +1,9 @@
 //! The kinds of column, and the macro that makes a table of them.
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BinaryBuilder, BooleanArray, BooleanBuilder, Date32Array, Date32Builder,
-    Float32Array, Float32Builder, Float64Array, Float64Builder, Int32Array, Int32Builder, Int64Array,
-    Int64Builder, StringArray, StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
+    Array, ArrayRef, BinaryArray, BinaryBuilder, Date32Array, Date32Builder, Float32Array, Float32Builder,
+    Float64Array, Float64Builder, Int32Array, Int32Builder, Int64Array, Int64Builder, StringArray,
+    StringBuilder, TimestampMicrosecondArray, TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{DataType, TimeUnit};
 
@@ -90,7 +90,7 @@ kinds! {
     /// UTF-8 text.
     Text / OptText: StringArray, StringBuilder, &'a str, DataType::Utf8;
     /// Bytes. Delta knows no fixed-size binary, u32, f16 or fixed-size list: ids, signatures,
-    /// spans and embeddings are blobs, which also read ten times faster than lists.
+    /// spans and embeddings are blobs.
     Blob / OptBlob: BinaryArray, BinaryBuilder, &'a [u8], DataType::Binary;
     /// A 64-bit number.
     Int / OptInt: Int64Array, Int64Builder, i64, DataType::Int64;
@@ -100,18 +100,12 @@ kinds! {
     Real / OptReal: Float32Array, Float32Builder, f32, DataType::Float32;
     /// A number whose every bit counts.
     Double / OptDouble: Float64Array, Float64Builder, f64, DataType::Float64;
-    /// A truth.
-    Flag / OptFlag: BooleanArray, BooleanBuilder, bool, DataType::Boolean;
     /// Days since 1970-01-01.
     Day / OptDay: Date32Array, Date32Builder, i32, DataType::Date32;
+    /// Microseconds since 1970-01-01 UTC.
+    Time / OptTime: TimestampMicrosecondArray, UtcBuilder, i64,
+        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
 }
-
-/// Microseconds since 1970-01-01 UTC.
-#[derive(Debug)]
-pub struct Time;
-/// Microseconds since 1970-01-01 UTC. May be absent.
-#[derive(Debug)]
-pub struct OptTime;
 
 /// A timestamp builder whose arrays carry the time zone that Delta's `timestamp` has.
 #[derive(Debug)]
@@ -123,57 +117,23 @@ impl Default for UtcBuilder {
     }
 }
 
-fn utc() -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
-}
+impl UtcBuilder {
+    fn append_value(&mut self, value: i64) {
+        self.0.append_value(value);
+    }
 
-impl Column for Time {
-    type Array = TimestampMicrosecondArray;
-    type Builder = UtcBuilder;
-    type Value<'a> = i64;
-    const NULLABLE: bool = false;
-    fn data_type() -> DataType {
-        utc()
+    fn append_option(&mut self, value: Option<i64>) {
+        self.0.append_option(value);
     }
-    fn append(builder: &mut UtcBuilder, value: i64) {
-        builder.0.append_value(value);
-    }
-    fn finish(builder: &mut UtcBuilder) -> ArrayRef {
-        std::sync::Arc::new(builder.0.finish())
-    }
-    fn get(array: &Self::Array, row: usize) -> i64 {
-        array.value(row)
-    }
-    fn absent<'a>() -> Option<Self::Value<'a>> {
-        None
-    }
-}
 
-impl Column for OptTime {
-    type Array = TimestampMicrosecondArray;
-    type Builder = UtcBuilder;
-    type Value<'a> = Option<i64>;
-    const NULLABLE: bool = true;
-    fn data_type() -> DataType {
-        utc()
-    }
-    fn append(builder: &mut UtcBuilder, value: Option<i64>) {
-        builder.0.append_option(value);
-    }
-    fn finish(builder: &mut UtcBuilder) -> ArrayRef {
-        std::sync::Arc::new(builder.0.finish())
-    }
-    fn get(array: &Self::Array, row: usize) -> Option<i64> {
-        array.is_valid(row).then(|| array.value(row))
-    }
-    fn absent<'a>() -> Option<Self::Value<'a>> {
-        Some(None)
+    fn finish(&mut self) -> TimestampMicrosecondArray {
+        self.0.finish()
     }
 }
 
 /// Declares a table: the module gets `schema()`, `Row<'a>`, `Builder` and `View<'a>`.
 ///
-/// `Row` borrows its cells, so neither building nor reading allocates per row.
+/// `Row` borrows its cells, so reading allocates nothing per row.
 macro_rules! table {
     ($table:literal { $($(#[$doc:meta])* $field:ident: $kind:ident,)* }) => {
         /// One row: cells borrowed from whoever builds it, or from the batch it is read from.

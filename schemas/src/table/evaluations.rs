@@ -13,7 +13,7 @@ table! { "evaluations" {
     tokens: Int,
     /// The slice: one source and period.
     slice: Text,
-    /// The document inside the slice; null in the slice's own row.
+    /// The document inside the slice.
     document: OptText,
     /// Sum of the next-token losses, in nats.
     nats: Double,

@@ -144,7 +144,7 @@ impl Fault for TableError {
 ///
 /// # Errors
 /// [`TableError`] where a required column is absent or a type cannot be brought to the schema's.
-pub fn conform(table: Table, batch: &RecordBatch) -> Result<RecordBatch, TableError> {
+pub(crate) fn conform(table: Table, batch: &RecordBatch) -> Result<RecordBatch, TableError> {
     let schema = table.schema();
     conform_to(table, &schema, batch)
 }
@@ -153,7 +153,11 @@ pub fn conform(table: Table, batch: &RecordBatch) -> Result<RecordBatch, TableEr
 ///
 /// # Errors
 /// As [`conform`].
-pub fn conform_to(table: Table, schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, TableError> {
+pub(crate) fn conform_to(
+    table: Table,
+    schema: &SchemaRef,
+    batch: &RecordBatch,
+) -> Result<RecordBatch, TableError> {
     let name = table.name();
     let arrow_error = |source| TableError::Arrow { table: name, source };
     let mut columns = Vec::with_capacity(schema.fields().len());

@@ -157,7 +157,7 @@ macro_rules! words {
 
 words! {
     /// What became of a thing that was read.
-    Outcome, "outcome" {
+    Outcome, "known outcome" {
         /// Its text is in the store.
         Kept = "kept",
         /// Its text is, or nearly is, that of a kept record.
@@ -169,7 +169,7 @@ words! {
 
 words! {
     /// How a duplicate was found.
-    Rung, "rung" {
+    Rung, "known rung" {
         /// Same normal form: id, length and second hash agree.
         Exact = "exact",
         /// Same folded form.
@@ -181,7 +181,7 @@ words! {
 
 words! {
     /// Why something is a dead letter.
-    Reason, "reason" {
+    Reason, "known reason" {
         /// Bytes that are not UTF-8.
         InvalidUtf8 = "invalid_utf8",
         /// A line that is not JSON, a lone surrogate escape included.
@@ -330,7 +330,8 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(reason.as_str().parse::<Reason>(), Ok(*reason));
         }
-        assert!("keept".parse::<Outcome>().is_err());
+        let error = "keept".parse::<Outcome>().unwrap_err();
+        assert_eq!(error.to_string(), "`keept` is not a known outcome: no such word");
     }
 
     #[test]

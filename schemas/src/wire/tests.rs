@@ -52,6 +52,9 @@ fn ticket_survives_json_and_refuses_what_it_does_not_know() {
     assert!(matches!(Ticket::from_json(other.as_bytes()), Err(WireError::Format { found: 9 })));
     let extra = json.replacen('{', "{\"extra\":1,", 1);
     assert!(matches!(Ticket::from_json(extra.as_bytes()), Err(WireError::Ticket(_))));
+    // A later release is named as that, whatever else its tickets have.
+    let later = other.replacen('{', "{\"extra\":1,", 1);
+    assert!(matches!(Ticket::from_json(later.as_bytes()), Err(WireError::Format { found: 9 })));
 }
 
 #[test]
@@ -117,4 +120,9 @@ fn batch_refuses_rows_that_break_its_rules() {
         change(&mut other[1]);
         assert!(Batch::from_rows(4, &other).is_err(), "{index}");
     }
+    // As many tokens as two rows have, and yet in the wrong ones.
+    let mut shifted = rows();
+    let token = shifted[1].tokens.remove(0);
+    shifted[0].tokens.push(token);
+    assert!(matches!(Batch::from_rows(4, &shifted), Err(WireError::Batch { .. })));
 }

@@ -16,7 +16,6 @@ use std::fmt;
 use std::process::ExitCode;
 
 use arrow::array::RecordBatch;
-use schemas::id::Version;
 use schemas::program::cli::{Log, print};
 use schemas::program::clock::Clock;
 use schemas::program::error::{Failure, Fault, Kind};
@@ -175,7 +174,7 @@ impl Writer {
         below(self.seed.child(what).at(&[self.commits]), n)
     }
 
-    async fn commit(&mut self) -> Result<Version, Failure> {
+    async fn commit(&mut self) -> Result<(), Failure> {
         self.commits += 1;
         self.batch += 1;
         let end = self.position + 1 + i64::try_from(self.draw("rows", 40)).unwrap_or(0);
@@ -183,7 +182,8 @@ impl Writer {
             BTreeMap::from([(format!("ingest/{SHARD}"), self.batch), (format!("seq/{SHARD}"), end)]);
         let rows = self.rows(end, &mut transactions)?;
         self.position = end;
-        Ok(self.committer.commit(&[rows], transactions.into_iter().collect()).await?)
+        self.committer.commit(&[rows], transactions.into_iter().collect()).await?;
+        Ok(())
     }
 
     /// The rows from where it stands to `end`, and the positions that they reach.

@@ -190,13 +190,13 @@ fn policy(text: &mut String, name: &str, world: &World, sources: &Sources) -> Re
     const FOLDER: &str = "replay/src/buffer/";
     let path = format!("{FOLDER}{name}.rs");
     let code = fs::read_to_string(root().join(&path)).map_err(|error| format!("{path}: {error}"))?;
-    let said = |key: &str| {
-        let line = code.lines().find_map(|line| line.trim().strip_prefix(&format!("{key}: \"")));
-        line.and_then(|rest| rest.strip_suffix("\","))
-            .ok_or_else(|| format!("{path}: no line `{key}: \"..\",`"))
-    };
+    let opening = code.lines().map_while(|line| line.strip_prefix("//! "));
+    let opening = opening.collect::<Vec<_>>().join(" ");
+    if opening.is_empty() {
+        return Err(format!("{path} does not open with what it holds"));
+    }
     let _ = write!(text, "\n#### `policy = \"{name}\"`\n\n");
-    text.push_str(&wrapped("", &format!("Holds {} ({}).", said("summary")?, said("paper")?)));
+    text.push_str(&wrapped("", &plain(&opening)));
     text.push('\n');
     let shown = world.succeed(
         "perennial-replay",

@@ -3,19 +3,20 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use schemas::program::start::Environment;
 use schemas::table::records::{Outcome, Reason};
+use tests::not_run;
 use tests::world::{World, text};
 
 use super::{ONCE, readings, source};
 
 /// The folder of one collection; nothing, with a message, where it is not there.
-#[expect(clippy::disallowed_methods, reason = "a test finds its data by the environment")]
 pub(super) fn collection(name: &str, inputs: usize) -> Option<PathBuf> {
-    let folder =
-        std::env::var_os("PERENNIAL_DATA").map(|root| Path::new(&root).join("bad-inputs").join(name));
+    let environment = Environment::of_process();
+    let folder = environment.get("PERENNIAL_DATA").map(|root| Path::new(root).join("bad-inputs").join(name));
     let there = folder.filter(|folder| folder.is_dir());
     if there.is_none() {
-        eprintln!("not run: {inputs} inputs of `{name}`: PERENNIAL_DATA names no folder with them");
+        not_run(&format!("{inputs} inputs of `{name}`: PERENNIAL_DATA names no folder with them"));
     }
     there
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use schemas::program::clock::Clock;
 use schemas::seed::{Seed, below};
+use tests::full;
 use tests::world::World;
 
-use super::{FOLLOW, ONCE, Reading, Running, followed, full, readings, source, until_read};
+use super::{FOLLOW, ONCE, Reading, followed, readings, source, start, until_read};
 use crate::walk::{INGEST, ingested};
 
 /// Lines of the bundled stream, documents and damage alike, `rounds` times a hundred of them.
@@ -56,7 +57,7 @@ async fn daemon_killed_at_any_instant_while_its_file_grows_loses_nothing_and_rea
     let clock = Clock::system();
     let mut fed = 0;
     for round in 0..rounds {
-        let daemon = Running::start(&world, "perennial-ingest", FOLLOW);
+        let daemon = start(&world, "perennial-ingest", FOLLOW);
         let pieces = 4 + below(seed.at(&[round, 0]), 12);
         let share = stream.len() / usize::try_from(rounds * pieces).unwrap();
         for piece in 0..pieces {

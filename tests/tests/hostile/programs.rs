@@ -1,12 +1,11 @@
 //! What users and machines do to the programs: each failure has its exit code, says what is wrong and
 //! how to mend it, and leaves the store sound.
 
-use std::process::{Command, Output};
-
 use schemas::program::error::Kind;
 use tests::world::{World, text};
 
-use super::{FOLLOW, ONCE, Running, assert_failed, followed, readings, said, source, until, until_read};
+use super::{FOLLOW, ONCE, assert_failed, followed, readings, said, source, start, until_read};
+use crate::full_disk::{inside, may};
 
 fn lines(count: usize) -> String {
     (0..count)
@@ -107,54 +106,17 @@ fn store_below_a_file_cannot_be_made() {
     );
 }
 
-/// Runs ingest where `store` is a file system of its own, mounted by `mount`; the store is copied to
-/// `store` itself when it has ended. Nothing where this system does not let us mount.
-fn mounted(world: &World, mount: &str) -> Option<Output> {
-    std::fs::create_dir_all(world.path("store")).unwrap();
-    // A user namespace of our own: nobody outside sees the mount, and it needs no rights.
-    let inside = |script: &str| {
-        let mut command = Command::new("unshare");
-        command
-            .current_dir(world.path(""))
-            .args(["-Urm", "sh", "-c", script])
-            .env_remove("PERENNIAL_FAILPOINT");
-        command.output()
-    };
-    if !inside(mount).is_ok_and(|output| output.status.success()) {
-        eprintln!("not run: this system does not let a test mount a file system");
-        return None;
-    }
-    let program = tests::binary("perennial-ingest");
-    let run = format!("'{}' --log warn {}", text(&program), ONCE.join(" "));
-    let output = inside(&format!("{mount} && {{ {run}; code=$?; cp -a store kept; exit $code; }}")).unwrap();
-    std::fs::remove_dir(world.path("store")).unwrap();
-    std::fs::rename(world.path("kept"), world.path("store")).unwrap();
-    Some(output)
-}
-
-#[tokio::test]
-async fn full_disk_ends_the_run_and_what_was_committed_is_sound_and_gone_on_from() {
-    let world = World::new();
-    world.write("in.jsonl", lines(20_000));
-    world.write("ingest.toml", source("in.jsonl", "[commit]\nbytes = \"10kB\"\n"));
-    let Some(output) = mounted(&world, "mount -t tmpfs -o size=2000k tmpfs store") else { return };
-    assert_failed(&output, Kind::Unavailable, &["cannot write table `records`", "No space left on device"]);
-    let before = readings(&world).await;
-    assert!(!before.is_empty() && before.len() < 20_000, "{}", before.len());
-    world.succeed("perennial-ingest", ONCE);
-    let after = readings(&world).await;
-    assert_eq!(after.len(), 20_000);
-    assert_eq!(after[..before.len()], before[..]);
-    for (number, reading) in after.iter().enumerate() {
-        assert_eq!(reading.external_id, Some(number.to_string()));
-    }
-}
-
 #[test]
 fn store_on_a_file_system_for_reading_is_refused_with_the_mend() {
     let world = small();
+    std::fs::create_dir(world.path("store")).unwrap();
     let mount = "mount --bind store store && mount -o remount,ro,bind store";
-    let Some(output) = mounted(&world, mount) else { return };
+    if !may(&world, mount) {
+        return;
+    }
+    let program = tests::binary("perennial-ingest");
+    let run = format!("'{}' --log warn {}", text(&program), ONCE.join(" "));
+    let output = inside(&world, &format!("{mount} && {run}"));
     let words = ["cannot create the folder", "Read-only file system", "hint: the file system is read-only"];
     assert_failed(&output, Kind::Unavailable, &words);
 }
@@ -190,9 +152,9 @@ async fn store_of_a_newer_release_is_refused_by_every_program_and_left_as_it_is(
 async fn second_daemon_of_a_shard_is_told_who_holds_it_and_a_killed_one_holds_nothing() {
     let world = small();
     world.write("ingest.toml", followed("in.jsonl", "[commit]\nseconds = \"0s\"\n"));
-    let first = Running::start(&world, "perennial-ingest", FOLLOW);
+    let mut first = start(&world, "perennial-ingest", FOLLOW);
     until_read(&world, 3).await;
-    let holder = format!("is held by perennial-ingest, process {}", first.id());
+    let holder = format!("is held by perennial-ingest, process {}", first.child().id());
     let second = world.run("perennial-ingest", ONCE);
     assert_failed(&second, Kind::Conflict, &["shard `main` of file://", &holder]);
     world.write("other.jsonl", lines(3));
@@ -201,39 +163,6 @@ async fn second_daemon_of_a_shard_is_told_who_holds_it_and_a_killed_one_holds_no
     drop(first);
     world.succeed("perennial-ingest", ONCE);
     assert_eq!(readings(&world).await.len(), 6, "three of each shard");
-}
-
-#[tokio::test]
-async fn follower_that_is_asked_to_stop_commits_what_it_read_and_the_next_run_goes_on() {
-    let world = small();
-    // Nothing but the stop commits the rows that come after the first ones.
-    world.write(
-        "ingest.toml",
-        followed("in.jsonl", "block_lines = 3\n[commit]\nbytes = \"20B\"\nseconds = \"1h\"\n"),
-    );
-    let first = Running::start(&world, "perennial-ingest", FOLLOW);
-    until_read(&world, 3).await;
-    world.write("in.jsonl", lines(4) + "{\"text\":\"half a li");
-    // It has read the fourth line when it counts it; there is no other sign of it but the file's end.
-    let read = format!("/proc/{}/io", first.id());
-    let size = std::fs::metadata(world.path("in.jsonl")).unwrap().len();
-    until("a look at the file", || async {
-        let io = std::fs::read_to_string(&read).ok()?;
-        let read: u64 = io.lines().find_map(|line| line.strip_prefix("rchar: "))?.parse().ok()?;
-        (read > size).then_some(())
-    })
-    .await;
-    let output = first.terminate();
-    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
-    let stopped = readings(&world).await;
-    assert!((3..=4).contains(&stopped.len()), "{stopped:?}");
-    let printed = String::from_utf8(output.stdout).unwrap();
-    assert!(printed.contains(&format!("read {}: kept", stopped.len())), "{printed}");
-    world.write("in.jsonl", lines(4) + "{\"text\":\"half a line\"}\n");
-    world.succeed("perennial-ingest", ONCE);
-    let all = readings(&world).await;
-    assert_eq!(all[..stopped.len()], stopped[..]);
-    assert_eq!((all.len(), all[4].text.as_deref()), (5, Some("half a line")));
 }
 
 #[test]

@@ -129,8 +129,11 @@ fn locked(path: &str, text: &str) -> Vec<(String, String, Vec<String>)> {
 
 /// One of our crates, other than `trainer`, from which libtorch can be reached through any chain.
 pub fn reaches_libtorch(path: &str, text: &str) -> Vec<Problem> {
-    let packages: BTreeMap<String, Vec<String>> =
-        locked(path, text).into_iter().map(|(name, _, dependencies)| (name, dependencies)).collect();
+    // All versions of a package together: one of them may be the way.
+    let mut packages: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, _, dependencies) in locked(path, text) {
+        packages.entry(name).or_default().extend(dependencies);
+    }
     let mut problems = Vec::new();
     for (from, _) in MAY_USE.iter().filter(|(name, _)| *name != "trainer") {
         let mut reached = BTreeSet::new();
@@ -215,7 +218,8 @@ fn libtorch_is_reported_when_a_chain_of_dependencies_reaches_it() {
     };
     let lock = package("trainer", "tch") + &package("tch", "torch-sys 0.24.0") + &package("torch-sys", "cc");
     assert_eq!(reaches_libtorch("Cargo.lock", &lock), []);
-    let lock = lock + &package("ingest", "helper") + &package("helper", "tch");
+    // Of a second version of the one between nothing leads on.
+    let lock = lock + &package("ingest", "helper") + &package("helper", "tch") + &package("helper", "cc");
     assert_eq!(reaches_libtorch("Cargo.lock", &lock).len(), 1);
 }
 

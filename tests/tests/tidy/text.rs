@@ -78,6 +78,13 @@ pub fn workshop_talk(path: &str, text: &str) -> Vec<Problem> {
     spoken(path, text, &WORKSHOP, "say what is so, not how the work was done")
 }
 
+/// The marker for code that is known to be broken.
+pub fn broken(path: &str, text: &str) -> Vec<Problem> {
+    const MARKER: &str = concat!("FIX", "ME");
+    let found = text.match_indices(MARKER);
+    found.map(|(at, _)| Problem::at(path, text, at, format!("`{MARKER}` is left in the text"))).collect()
+}
+
 /// A Markdown file without a title, or with a second one.
 pub fn titles(path: &str, text: &str) -> Vec<Problem> {
     if !path.ends_with(".md") {
@@ -123,6 +130,14 @@ fn workshop_talk_is_reported_but_ordinary_words_are_not() {
     }
     let ordinary = "a user-agent, an SQL session, torchrun's agent, a brief pause, the lead paragraph, the blast sessions";
     assert_eq!(workshop_talk("docs/a.md", ordinary), []);
+}
+
+#[test]
+fn broken_code_is_reported_in_any_text() {
+    let marker = concat!("FIX", "ME");
+    assert_eq!(broken("docs/a.md", &format!("a\n{marker}: b")).len(), 1);
+    assert_eq!(broken("a/src/b.rs", &format!("// {marker}")).len(), 1);
+    assert_eq!(broken("a/src/b.rs", "// mended"), []);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! `step-<n>` is complete. An older one of the same step is `step-<n>.replaced` between the two renames.
 //! The newest is found by looking, never by a pointer that can lie.
 
+mod error;
 pub mod release;
 mod tensors;
 
@@ -19,7 +20,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use schemas::id::Step;
-use schemas::program::error::{Fault, Kind};
 use schemas::program::failpoint;
 use schemas::seed::Seed;
 use schemas::wire::Cursor;
@@ -27,14 +27,15 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use crate::model::Decoder;
-use crate::model::decoder::{WeightsError, listed};
-use crate::step::{Learner, Recipe, RecipeError};
-use crate::torch::{self, TorchError};
+use crate::model::decoder::WeightsError;
+use crate::step::{Learner, Recipe};
+use crate::torch;
 
+pub use error::CheckpointError;
 pub use tensors::{TensorFile, note, write as write_tensors};
 
 /// The format of what this program writes. It changes whenever an older program could misread it.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 1;
 
 const MODEL: &str = "model.safetensors";
 const TRAINER: &str = "trainer.safetensors";
@@ -115,152 +116,6 @@ pub struct State {
     pub isa: String,
     /// The files beside this one.
     pub files: BTreeMap<String, FileNote>,
-}
-
-/// A checkpoint that cannot be written or gone on from.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// The disk refuses to write.
-    #[error("cannot write `{path}`")]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The disk refuses to read.
-    #[error("cannot read `{path}`")]
-    Read {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A file that is cut short, changed, or none of its kind.
-    #[error("`{path}` is damaged: {why}")]
-    Broken {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        why: String,
-    },
-    /// Written by a newer program.
-    #[error("`{path}` has format {found}; this program reads up to {FORMAT}")]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its format.
-        found: u64,
-    },
-    /// Tensors that are missing or too many.
-    #[error("`{path}` does not hold this job's tensors: missing {}, not expected {}", listed(.missing), listed(.extra))]
-    Names {
-        /// The file.
-        path: PathBuf,
-        /// Names it lacks.
-        missing: Vec<String>,
-        /// Names it should not have.
-        extra: Vec<String>,
-    },
-    /// A tensor of another shape.
-    #[error("`{name}` in `{path}` has shape {found:?}, not {wanted:?}")]
-    Size {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// Its shape.
-        found: Vec<i64>,
-        /// The shape it should have.
-        wanted: Vec<i64>,
-    },
-    /// A tensor of another type.
-    #[error("`{name}` in `{path}` has numbers of type {found}")]
-    Type {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// Its type.
-        found: String,
-    },
-    /// The folder holds no checkpoint.
-    #[error("`{path}` holds no checkpoint")]
-    None {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The recipe of the checkpoint cannot be followed.
-    #[error("the learner of `{path}` cannot be made")]
-    Recipe {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Box<RecipeError>,
-    },
-    /// libtorch refused.
-    #[error("libtorch cannot give or take back its state")]
-    Torch(#[from] TorchError),
-    /// A checkpoint that cannot be used, and the one before it.
-    #[error("checkpoint `{path}` cannot be used")]
-    Unusable {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The newest complete one before it.
-        previous: Option<PathBuf>,
-        /// Why.
-        #[source]
-        source: Box<Self>,
-    },
-}
-
-impl Fault for CheckpointError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Write { .. } | Self::Read { .. } => Kind::Unavailable,
-            Self::Broken { .. }
-            | Self::Newer { .. }
-            | Self::Names { .. }
-            | Self::Size { .. }
-            | Self::Type { .. } => Kind::Corrupt,
-            Self::None { .. } => Kind::NotFound,
-            Self::Recipe { source, .. } => source.kind(),
-            Self::Torch(error) => error.kind(),
-            Self::Unusable { source, .. } => source.kind(),
-        }
-    }
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Newer { .. } => {
-                Some("resume with the release of perennial-train that wrote it, or a newer one".into())
-            }
-            Self::Unusable { path, previous, source } => {
-                let back = previous.as_ref().map_or_else(
-                    || {
-                        format!(
-                            "move `{}` away and run again: there is no complete checkpoint before it, so the \
-                             job begins anew",
-                            path.display()
-                        )
-                    },
-                    |previous| {
-                        format!(
-                            "move `{}` away and run again: the job goes on from `{}`, the complete checkpoint \
-                             before it",
-                            path.display(),
-                            previous.display()
-                        )
-                    },
-                );
-                Some(source.hint().map_or_else(|| back.clone(), |hint| format!("{hint}; or {back}")))
-            }
-            Self::Recipe { source, .. } => source.hint(),
-            _ => None,
-        }
-    }
 }
 
 /// What a checkpoint says beside the learner's own state.
@@ -449,20 +304,12 @@ pub struct Resumed {
 }
 
 /// Reads a checkpoint and puts everything back: weights, moments, averages and the state of the random
-/// numbers.
+/// numbers. The learner follows the checkpoint's recipe as `change` leaves it; so says the state.
 ///
 /// # Errors
 /// [`CheckpointError::Unusable`] with the reason, and the complete checkpoint before it as the mend:
 /// nothing is ever left out or filled in.
-pub fn load(path: &Path, device: Device) -> Result<Resumed, CheckpointError> {
-    load_as(path, device, |_| {})
-}
-
-/// As [`load`], but the learner follows the checkpoint's recipe as `change` leaves it; so says the state.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_as(
+pub fn load(
     path: &Path,
     device: Device,
     change: impl FnOnce(&mut Recipe),

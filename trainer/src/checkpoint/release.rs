@@ -83,25 +83,26 @@ impl Weights {
         learner: &Learner,
         start: Option<&Decoder>,
     ) -> Result<Option<Vec<Tensor>>, TorchError> {
-        let copies = |tensors: &mut dyn Iterator<Item = &Tensor>| -> Vec<Tensor> {
-            tensors.map(Tensor::detach).collect()
-        };
         let end = match self.horizon {
-            None => Some(copies(&mut learner.model().tensors())),
+            None => Some(detached(learner.model().tensors())),
             Some(horizon) => {
                 let average = learner.averages().all().iter().find(|average| average.horizon() == horizon);
-                average.map(|average| copies(&mut average.values().iter()))
+                average.map(|average| detached(average.values()))
             }
         };
         match (end, self.share, start) {
             (None, ..) | (_, Some(_), None) => Ok(None),
             (end, None, _) => Ok(end),
             (Some(end), Some(share), Some(start)) => {
-                let start = copies(&mut start.tensors());
+                let start = detached(start.tensors());
                 guarded(|| Some(interpolate(&start, &end, share)))
             }
         }
     }
+}
+
+fn detached<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<Tensor> {
+    tensors.into_iter().map(Tensor::detach).collect()
 }
 
 /// What a release says of itself.

@@ -120,7 +120,7 @@ impl TensorFile {
         let mut header = vec![0; usize::try_from(header_length).unwrap_or(0)];
         file.read_exact(&mut header).map_err(io)?;
         let header: Metadata = serde_json::from_slice(&header).map_err(|error| broken(error.to_string()))?;
-        let wanted = data + header.data_len() as u64;
+        let wanted = data.saturating_add(header.data_len() as u64);
         if wanted != length {
             return Err(broken(format!("it is {length} bytes long, its header speaks of {wanted}")));
         }

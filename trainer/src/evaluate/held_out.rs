@@ -1,7 +1,8 @@
 //! Held-out slices: texts that never enter the stream, by source and period. What a slice is called
 //! and when it was written is known here and in the report, and nowhere else.
 
-use std::io::Read as _;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use replay::tokenise::{EncodeError, Tokenizer};
@@ -23,7 +24,7 @@ pub struct SliceEntry {
     pub language: String,
     /// `latin`, `cyrillic`, `han`, ...
     pub script: String,
-    /// First day of its period, inclusive.
+    /// First day of its period, inclusive, as `1803-03-14`.
     pub from: String,
     /// Last day of its period, inclusive.
     pub to: String,
@@ -72,6 +73,28 @@ pub enum HeldOutError {
         #[source]
         source: Box<toml::de::Error>,
     },
+    /// A period that is none.
+    #[error("the period of slice `{name}` in `{path}` is from `{from}` to `{to}`")]
+    Period {
+        /// The list.
+        path: PathBuf,
+        /// The slice.
+        name: String,
+        /// Its first day.
+        from: String,
+        /// Its last day.
+        to: String,
+    },
+    /// A name that comes twice: scores could not be told apart.
+    #[error("{what} `{name}` comes twice in `{path}`")]
+    Twice {
+        /// What it names.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// A line is no document.
     #[error("line {line} of `{path}` is no document")]
     Line {
@@ -106,8 +129,16 @@ pub enum HeldOutError {
 impl Fault for HeldOutError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Read { .. } => Kind::NotFound,
-            Self::List { .. } | Self::Line { .. } | Self::Empty { .. } | Self::Tokens { .. } => Kind::Input,
+            Self::Read { source, .. } if source.kind() == ErrorKind::NotFound => Kind::NotFound,
+            Self::Read { source, .. } if source.raw_os_error().is_some() => Kind::Unavailable,
+            // It does not decompress, or is not UTF-8.
+            Self::Read { .. }
+            | Self::List { .. }
+            | Self::Period { .. }
+            | Self::Twice { .. }
+            | Self::Line { .. }
+            | Self::Tokens { .. }
+            | Self::Empty { .. } => Kind::Input,
         }
     }
     fn hint(&self) -> Option<String> {
@@ -118,8 +149,11 @@ impl Fault for HeldOutError {
             Self::Line { .. } => {
                 Some("each line is a JSON object with the strings `id` and `text`".to_owned())
             }
+            Self::Period { .. } => {
+                Some("write both days as `1803-03-14`, the first one not after the last".to_owned())
+            }
             Self::Tokens { source, .. } => Some(source.mend().to_owned()),
-            Self::Read { .. } | Self::Empty { .. } => None,
+            Self::Read { .. } | Self::Twice { .. } | Self::Empty { .. } => None,
         }
     }
 }
@@ -133,7 +167,28 @@ pub fn list(path: &Path) -> Result<Vec<SliceEntry>, HeldOutError> {
         .map_err(|source| HeldOutError::Read { path: path.to_owned(), source })?;
     let list: List = toml::from_str(&text)
         .map_err(|source| HeldOutError::List { path: path.to_owned(), source: Box::new(source) })?;
+    let mut names = BTreeSet::new();
+    for entry in &list.slice {
+        let place = || (path.to_owned(), entry.name.clone());
+        if !(is_day(&entry.from) && is_day(&entry.to) && entry.from <= entry.to) {
+            let ((path, name), from, to) = (place(), entry.from.clone(), entry.to.clone());
+            return Err(HeldOutError::Period { path, name, from, to });
+        }
+        if !names.insert(&entry.name) {
+            let (path, name) = place();
+            return Err(HeldOutError::Twice { what: "slice", name, path });
+        }
+    }
     Ok(list.slice)
+}
+
+/// Whether days in this form sort as text: `1803-03-14`.
+fn is_day(text: &str) -> bool {
+    let form = |(index, byte): (usize, u8)| match index {
+        4 | 7 => byte == b'-',
+        _ => byte.is_ascii_digit(),
+    };
+    text.len() == 10 && text.bytes().enumerate().all(form)
 }
 
 /// The slices that `path` lists, as tokens. Of each, documents in the file's order until `slice_bytes`
@@ -164,17 +219,25 @@ fn read(
     slice_bytes: u64,
     document_bytes: usize,
 ) -> Result<Slice, HeldOutError> {
-    let text = read_text(file).map_err(|source| HeldOutError::Read { path: file.to_owned(), source })?;
+    let failed = |source| HeldOutError::Read { path: file.to_owned(), source };
     let (mut ids, mut documents, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    let mut known = BTreeSet::new();
+    for (number, line) in open(file).map_err(failed)?.lines().enumerate() {
         if bytes >= slice_bytes {
             break;
         }
-        let line: Line = serde_json::from_str(line).map_err(|source| HeldOutError::Line {
+        let line = line.map_err(failed)?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let line: Line = serde_json::from_str(&line).map_err(|source| HeldOutError::Line {
             path: file.to_owned(),
             line: number + 1,
             source,
         })?;
+        if !known.insert(line.id.clone()) {
+            return Err(HeldOutError::Twice { what: "document", name: line.id, path: file.to_owned() });
+        }
         let cut = line.text.floor_char_boundary(document_bytes);
         let text = line.text.get(..cut).unwrap_or_default();
         let document = Document::of(tokenizer, text).map_err(|source| HeldOutError::Tokens {
@@ -194,15 +257,13 @@ fn read(
     Ok(Slice { entry, ids, documents })
 }
 
-fn read_text(file: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
+fn open(file: &Path) -> std::io::Result<Box<dyn BufRead>> {
     let plain = std::fs::File::open(file)?;
-    if file.extension().is_some_and(|extension| extension == "zst") {
-        zstd::Decoder::new(plain)?.read_to_string(&mut text)?;
+    Ok(if file.extension().is_some_and(|extension| extension == "zst") {
+        Box::new(BufReader::new(zstd::Decoder::new(plain)?))
     } else {
-        std::io::BufReader::new(plain).read_to_string(&mut text)?;
-    }
-    Ok(text)
+        Box::new(BufReader::new(plain))
+    })
 }
 
 #[cfg(test)]
@@ -229,12 +290,24 @@ mod tests {
         assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::Read { .. })));
         std::fs::write(&path, "[[slice]]\nname = \"a\"\n").unwrap();
         assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::List { .. })));
-        let entry = "[[slice]]\nname='a'\nfile='a.jsonl'\nsource='s'\nlanguage='en'\nscript='latin'\nfrom='1'\nto='2'\n";
+        let entry = "[[slice]]\nname='a'\nfile='a.jsonl'\nsource='s'\nlanguage='en'\nscript='latin'\n\
+                     from='1803-03-14'\nto='1999-12-31'\n";
+        for wrong in ["from='1803'", "from='2000-01-01'"] {
+            std::fs::write(&path, entry.replace("from='1803-03-14'", wrong)).unwrap();
+            assert!(matches!(list(&path), Err(HeldOutError::Period { .. })), "{wrong}");
+        }
+        std::fs::write(&path, entry.repeat(2)).unwrap();
+        assert!(matches!(list(&path), Err(HeldOutError::Twice { what: "slice", .. })));
         std::fs::write(&path, entry).unwrap();
         std::fs::write(folder.path().join("a.jsonl"), "{\"id\":\"x\",\"text\":\"é\"}\n{\"id\":1}\n").unwrap();
         assert!(matches!(load(&path, &Tokenizer::Bytes, 100, 100), Err(HeldOutError::Line { line: 2, .. })));
         // A character that does not fit is not cut in two.
         assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::Line { line: 2, .. })));
+        std::fs::write(folder.path().join("a.jsonl"), "{\"id\":\"x\",\"text\":\"a\"}\n".repeat(2)).unwrap();
+        let twice = load(&path, &Tokenizer::Bytes, 100, 100).unwrap_err();
+        assert!(matches!(&twice, HeldOutError::Twice { what: "document", name, .. } if name == "x"));
+        std::fs::write(folder.path().join("a.jsonl"), b"\xff\n").unwrap();
+        assert_eq!(load(&path, &Tokenizer::Bytes, 100, 100).unwrap_err().kind(), Kind::Input);
         std::fs::write(folder.path().join("a.jsonl"), "{\"id\":\"x\",\"text\":\"\"}\n").unwrap();
         assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::Empty { .. })));
     }

@@ -14,7 +14,7 @@ use std::f64::consts::LN_2;
 use schemas::id::Step;
 use schemas::program::error::{Fault, Kind};
 
-use crate::report::input::{Run, Script, Slice, SliceScore};
+use crate::report::input::{Arrival, Run, Script, Slice, SliceScore};
 
 /// Scores that no matrix can be made of, or that cannot be compared.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -141,12 +141,6 @@ impl Block {
         &self.documents
     }
 
-    /// Bytes of each document.
-    #[must_use]
-    pub fn bytes(&self) -> &[u64] {
-        &self.bytes
-    }
-
     /// Bits per byte at `evaluation`, document d counted `times[d]` times (once without `times`);
     /// `None` where the slice was not scored, a loss is not finite, or the documents have no bytes.
     #[must_use]
@@ -175,7 +169,7 @@ pub struct Track {
     /// All documents of the last evaluation: one entry.
     pub last: Block,
     /// t_j: the first evaluation that scored it when 95 % of its stream text was delivered, whether or
-    /// not its losses were numbers.
+    /// not its losses were numbers; none where the stream has none of its text.
     pub arrived: Option<usize>,
     /// The last evaluation that scored it before 5 % of its stream text was delivered.
     pub before: Option<usize>,
@@ -203,12 +197,6 @@ impl Matrix {
         Ok(Self { run: run.name.clone(), evaluations, tracks })
     }
 
-    /// The run's name.
-    #[must_use]
-    pub fn run(&self) -> &str {
-        &self.run
-    }
-
     /// The evaluations, by ascending step.
     #[must_use]
     pub fn evaluations(&self) -> &[Evaluation] {
@@ -219,12 +207,6 @@ impl Matrix {
     #[must_use]
     pub fn tracks(&self) -> &[Track] {
         &self.tracks
-    }
-
-    /// T: the index of the last evaluation; 0 where there is none.
-    #[must_use]
-    pub fn end(&self) -> usize {
-        self.evaluations.len().saturating_sub(1)
     }
 
     /// The index of the initial model's evaluation.
@@ -288,7 +270,7 @@ impl Matrix {
     }
 }
 
-/// Refuses slices that cannot be told apart or have no place in the stream.
+/// Refuses slices that cannot be told apart, or whose places are none of the stream.
 ///
 /// # Errors
 /// [`MatrixError::Twice`] or [`MatrixError::Range`].
@@ -296,11 +278,12 @@ pub fn check_slices(slices: &[Slice]) -> Result<(), MatrixError> {
     unique("slice", slices.iter().map(|slice| slice.name.as_str()), "")?;
     for slice in slices {
         let place = || format!("slice `{}`", slice.name);
-        for (what, value) in [("`q05`", slice.q05), ("`q50`", slice.q50), ("`q95`", slice.q95)] {
+        let Some(Arrival { q05, q50, q95 }) = slice.arrival else { continue };
+        for (what, value) in [("`q05`", q05), ("`q50`", q50), ("`q95`", q95)] {
             share(what, value, place)?;
         }
-        if !(slice.q05 <= slice.q50 && slice.q50 <= slice.q95) {
-            let value = format!("{} {} {}", slice.q05, slice.q50, slice.q95).into();
+        if !(q05 <= q50 && q50 <= q95) {
+            let value = format!("{q05} {q50} {q95}").into();
             let why = "they must ascend";
             return Err(MatrixError::Range {
                 what: "`q05`, `q50`, `q95`",
@@ -381,23 +364,22 @@ fn track(run: &Run, slice: &Slice, evaluations: &[Evaluation]) -> Result<Track, 
             point.scores.iter().find(|score| score.slice == slice.name && !score.documents.is_empty())
         })
         .collect();
-    let sizes = sizes(run, slice, &scores)?;
-    let common = |name: &str| {
-        let has = |score: &&SliceScore| score.documents.iter().any(|document| document.document == name);
-        scores.iter().flatten().all(has)
-    };
-    let along = block(&scores, &sizes, common);
+    let met = documents(run, slice, &scores)?;
+    let evaluated = scores.iter().flatten().count();
+    let common = met.iter().filter(|(_, met)| met.times == evaluated).map(|(name, met)| (*name, met.bytes));
+    let along = block(&scores, common.collect());
     let last = scores.last().copied().flatten();
-    let in_last = |name: &str| {
-        last.is_some_and(|score| score.documents.iter().any(|document| document.document == name))
-    };
-    let last = block(&[last], &sizes, in_last);
+    let ended = last.iter().flat_map(|score| &score.documents);
+    let last = block(&[last], ended.map(|score| (score.document.as_str(), score.bytes)).collect());
 
     let scored = |index: &usize| scores.get(*index).is_some_and(Option::is_some);
     let fraction = |index: usize| evaluations.get(index).map_or(f64::NAN, |evaluation| evaluation.fraction);
     let places = 0..evaluations.len();
-    let arrived = places.clone().filter(scored).find(|index| fraction(*index) >= slice.q95);
-    let before = places.filter(scored).rfind(|index| fraction(*index) < slice.q05);
+    let arrived = slice
+        .arrival
+        .and_then(|arrival| places.clone().filter(scored).find(|index| fraction(*index) >= arrival.q95));
+    let before =
+        slice.arrival.and_then(|arrival| places.filter(scored).rfind(|index| fraction(*index) < arrival.q05));
     Ok(Track {
         slice: slice.name.clone(),
         latin: slice.script == Script::Latin,
@@ -408,38 +390,43 @@ fn track(run: &Run, slice: &Slice, evaluations: &[Evaluation]) -> Result<Track, 
     })
 }
 
-fn sizes<'a>(
+/// A document over the evaluations of a run.
+struct Met {
+    bytes: u64,
+    /// The first evaluation that scored it.
+    step: Step,
+    /// How many did.
+    times: usize,
+}
+
+fn documents<'a>(
     run: &Run,
     slice: &Slice,
     scores: &[Option<&'a SliceScore>],
-) -> Result<BTreeMap<&'a str, u64>, MatrixError> {
-    let mut sizes: BTreeMap<&str, (u64, Step)> = BTreeMap::new();
+) -> Result<BTreeMap<&'a str, Met>, MatrixError> {
+    let mut all: BTreeMap<&str, Met> = BTreeMap::new();
     for (point, score) in run.points.iter().zip(scores) {
         for document in score.iter().flat_map(|score| &score.documents) {
-            let first = *sizes.entry(&document.document).or_insert((document.bytes, point.step));
-            if first.0 != document.bytes {
+            let new = Met { bytes: document.bytes, step: point.step, times: 0 };
+            let first = all.entry(&document.document).or_insert(new);
+            first.times += 1;
+            if first.bytes != document.bytes {
                 return Err(MatrixError::Bytes {
                     slice: slice.name.as_str().into(),
                     document: document.document.as_str().into(),
-                    left: first.0,
-                    left_place: format!("run `{}` at step {}", run.name, first.1).into(),
+                    left: first.bytes,
+                    left_place: format!("run `{}` at step {}", run.name, first.step).into(),
                     right: document.bytes,
                     right_place: format!("run `{}` at step {}", run.name, point.step).into(),
                 });
             }
         }
     }
-    Ok(sizes.into_iter().map(|(name, (bytes, _))| (name, bytes)).collect())
+    Ok(all)
 }
 
-/// The scores of the documents that `wanted` says, ordered by name.
-fn block(
-    scores: &[Option<&SliceScore>],
-    sizes: &BTreeMap<&str, u64>,
-    wanted: impl Fn(&str) -> bool,
-) -> Block {
-    let chosen: BTreeMap<&str, u64> =
-        sizes.iter().filter(|(name, _)| wanted(name)).map(|(name, bytes)| (*name, *bytes)).collect();
+/// The scores of the `chosen` documents, each with its bytes.
+fn block(scores: &[Option<&SliceScore>], chosen: BTreeMap<&str, u64>) -> Block {
     let row = |score: &Option<&SliceScore>| -> Option<Vec<f64>> {
         let by_name: BTreeMap<&str, f64> =
             score.as_ref()?.documents.iter().map(|score| (score.document.as_str(), score.nats)).collect();

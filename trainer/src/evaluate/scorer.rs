@@ -4,17 +4,37 @@ use std::collections::BTreeSet;
 
 use replay::receive::{self, Evaluation, Received};
 use schemas::id::Step;
-use schemas::program::error::Failure;
-use schemas::store::Store;
+use schemas::program::error::{Failure, Fault, Kind};
+use schemas::store::{Scan, Store};
+use schemas::table::Table;
+use schemas::table::evaluations::View;
 use tokio::runtime::Handle;
 
 use super::held_out::Slice;
-use super::slices::score;
+use super::slices::{Score, score};
+use crate::checkpoint::Progress;
 use crate::checkpoint::release::Weights;
 use crate::config::Config;
 use crate::model::Decoder;
 use crate::step::{Learner, RecipeError};
 use crate::torch;
+
+/// The name of a job that begins is another's.
+#[derive(Debug, thiserror::Error)]
+#[error("the store holds other scores of a job named `{job}` at step {step}")]
+pub struct NameTaken {
+    job: String,
+    step: Step,
+}
+
+impl Fault for NameTaken {
+    fn kind(&self) -> Kind {
+        Kind::Conflict
+    }
+    fn hint(&self) -> Option<String> {
+        Some("give the job a `job.name` of its own, or the configuration that the other had".into())
+    }
+}
 
 /// Scores one job.
 pub struct Scorer<'a> {
@@ -22,57 +42,48 @@ pub struct Scorer<'a> {
     slices: &'a [Slice],
     store: &'a Store,
     runtime: &'a Handle,
-    /// Tokens learnt so far.
-    tokens: u64,
     /// The step at which the live weights were scored last.
     scored: Option<Step>,
     /// Whether the job's folder held no checkpoint when it began.
     anew: bool,
-    /// The series whose scores were not taken, once told.
-    warned: BTreeSet<String>,
 }
 
 impl<'a> Scorer<'a> {
-    /// Of a job that has learnt `tokens` tokens, and begins `anew` where its folder held no checkpoint.
+    /// Of a job that begins `anew` where its folder held no checkpoint.
     #[must_use]
     pub const fn new(
         config: &'a Config,
         slices: &'a [Slice],
         store: &'a Store,
         runtime: &'a Handle,
-        tokens: u64,
         anew: bool,
     ) -> Self {
-        Self { config, slices, store, runtime, tokens, scored: None, anew, warned: BTreeSet::new() }
-    }
-
-    /// Counts what the job has learnt since.
-    pub const fn learnt(&mut self, tokens: u64) {
-        self.tokens += tokens;
+        Self { config, slices, store, runtime, scored: None, anew }
     }
 
     /// Scores the live weights, unless they were just scored.
     ///
     /// # Errors
-    /// What libtorch or the store refuses.
-    pub fn live(&mut self, learner: &Learner) -> Result<(), Failure> {
+    /// [`NameTaken`], and what libtorch or the store refuses.
+    pub fn live(&mut self, learner: &Learner, progress: &Progress) -> Result<(), Failure> {
         if self.scored == Some(learner.at()) {
             return Ok(());
         }
         let name = Weights::LIVE.name();
-        let scores = self.score(&name, learner.model())?;
+        let scores = self.score(&name, learner.model(), progress)?;
         self.scored = Some(learner.at());
-        self.send(&name, learner.at(), &scores)
+        self.send(&name, learner.at(), progress, &scores)
     }
 
     /// Scores what the job leaves beside the live weights: the averages as one series, each way from the
     /// start to one as a series of its own, because the list of ways may be lengthened after the job's end.
     ///
     /// # Errors
-    /// What libtorch or the store refuses.
+    /// [`NameTaken`], and what libtorch or the store refuses.
     pub fn rest(
-        &mut self,
+        &self,
         learner: &Learner,
+        progress: &Progress,
         all: &[Weights],
         start: Option<&Decoder>,
     ) -> Result<(), Failure> {
@@ -81,28 +92,29 @@ impl<'a> Scorer<'a> {
             let Some(values) = weights.values(learner, start)? else { continue };
             let model = torch::guarded(|| learner.model().with_values(&values))?;
             let model = model.map_err(RecipeError::from)?;
-            let scores = self.score(&weights.name(), &model)?;
+            let scores = self.score(&weights.name(), &model, progress)?;
             if weights.is_interpolated() {
                 // A series is named with fewer characters than weights are.
                 let series = weights.name().replace('@', "-at-").replace('.', "_");
-                self.send(&series, learner.at(), &scores)?;
+                self.send(&series, learner.at(), progress, &scores)?;
             } else {
                 averages.extend(scores);
             }
         }
-        self.send("averages", learner.at(), &averages)
+        self.send("averages", learner.at(), progress, &averages)
     }
 
-    fn score(&self, weights: &str, model: &Decoder) -> Result<Vec<Evaluation>, Failure> {
+    fn score(&self, weights: &str, model: &Decoder, progress: &Progress) -> Result<Vec<Evaluation>, Failure> {
         let window = usize::try_from(self.config.replay.batch.tokens).unwrap_or(usize::MAX);
         // As many rows at a time as a step takes, and no more than four.
         let rows = match self.config.run.micro_rows {
             0 => 4,
             rows => rows.min(4) as usize,
         };
-        let mut all = Vec::new();
+        let (mut all, mut sums) = (Vec::new(), Vec::new());
         for slice in self.slices {
             let scores = score(model, &slice.documents, window, window.saturating_mul(rows))?;
+            sums.push(Score::sum(&scores));
             for (id, score) in slice.ids.iter().zip(scores) {
                 all.push(Evaluation {
                     weights: weights.to_owned(),
@@ -114,35 +126,57 @@ impl<'a> Scorer<'a> {
                 });
             }
         }
-        let (nats, bytes) =
-            all.iter().fold((0.0, 0), |(nats, bytes), score| (nats + score.nats, bytes + score.bytes));
-        if bytes > 0 {
-            let bits = nats / std::f64::consts::LN_2 / bytes as f64;
+        if let Some(bits) = Score::sum(&sums).bits_per_byte() {
             tracing::info!(
                 weights,
-                tokens = self.tokens,
+                tokens = progress.tokens,
                 "evaluated: {bits:.3} bits per byte over all slices"
             );
         }
         Ok(all)
     }
 
-    fn send(&mut self, series: &str, step: Step, scores: &[Evaluation]) -> Result<(), Failure> {
+    fn send(
+        &self,
+        series: &str,
+        step: Step,
+        progress: &Progress,
+        scores: &[Evaluation],
+    ) -> Result<(), Failure> {
         if scores.is_empty() {
             return Ok(());
         }
-        let sent = receive::evaluations(self.store, &self.config.job.name, series, step, self.tokens, scores);
+        let job = &self.config.job.name;
+        let sent = receive::evaluations(self.store, job, series, step, progress.tokens, scores);
         match self.runtime.block_on(sent)? {
             Received::Written(_) => {}
-            Received::Before if self.anew && self.warned.insert(series.to_owned()) => tracing::warn!(
-                job = self.config.job.name,
-                series,
-                step = step.0,
-                "scores are not taken: a job of this name has sent those of this step before; give the job a \
-                 name of its own"
-            ),
+            // A job that was killed, or begun again, comes by the same scores.
+            Received::Before if self.anew && !self.has(step, scores)? => {
+                return Err(NameTaken { job: job.clone(), step }.into());
+            }
             Received::Before => tracing::debug!(series, step = step.0, "these scores are there already"),
         }
         Ok(())
+    }
+
+    /// Whether the store has these scores of the job.
+    fn has(&self, step: Step, scores: &[Evaluation]) -> Result<bool, Failure> {
+        // A name has no quote in it.
+        let filter = Some(format!("job = '{}' and step = {}", self.config.job.name, step.0));
+        let found = self.runtime.block_on(async {
+            let version = self.store.version(Table::Evaluations).await?;
+            self.store.scan(Table::Evaluations, version, &Scan { filter, ..Scan::default() }).await
+        })?;
+        let mut there = BTreeSet::new();
+        for batch in &found {
+            for row in View::new(batch)?.iter() {
+                let document = row.document.unwrap_or_default().to_owned();
+                there.insert((row.weights.to_owned(), row.slice.to_owned(), document, row.nats.to_bits()));
+            }
+        }
+        let key = |score: &Evaluation| {
+            (score.weights.clone(), score.slice.clone(), score.document.clone(), score.nats.to_bits())
+        };
+        Ok(scores.iter().all(|score| there.contains(&key(score))))
     }
 }

@@ -369,6 +369,56 @@ fn a_job_that_starts_from_weights_goes_back_towards_them_at_its_end() {
 }
 
 #[test]
+fn a_start_that_goes_missing_while_the_job_runs_costs_the_ways_from_it_and_nothing_else() {
+    let world = World::new();
+    world.ran(&[]);
+    let file = world.path("start.safetensors");
+    std::fs::copy(world.path("a/step-12/model.safetensors"), &file).unwrap();
+    let set = |key: &str, value: &Path| format!("{key}={}", value.display());
+    let folder = world.path("b");
+    std::fs::create_dir(&folder).unwrap();
+    let (config, plan) =
+        world.load(&["job.name=b".into(), set("job.folder", &folder), set("job.start", &file)]);
+    let slices = held_out::load(&world.path("slices.toml"), &plan.tokenizer, 1000, 1000).unwrap();
+    let (learner, progress) = start(&config, &plan.digest(), Device::Cpu).unwrap();
+    let (clock, stop, runtime) = (Clock::manual(0), Stop::new(), world.runtime.handle());
+    let batches = runtime.block_on(Batches::open(&config, plan, &world.store, &clock, &stop)).unwrap();
+    let scorer = Scorer::new(&config, &slices, &world.store, runtime, true);
+    let notes = batches.notes(runtime);
+    let feed: Feed = Box::new(move || {
+        std::fs::remove_file(&file).unwrap();
+        Ok(None)
+    });
+    let ended =
+        Running { config: &config, learner, progress, scorer, notes }.run(feed, &clock, &stop).unwrap();
+    let mut left: Vec<_> =
+        files(&ended.release.unwrap()).into_keys().map(|path| path.file_name().unwrap().to_owned()).collect();
+    left.sort();
+    assert_eq!(left, ["average-4.safetensors", "live.safetensors", "release.json"]);
+    assert_eq!(world.scored_of("b"), [("average-4".to_owned(), 0), ("live".to_owned(), 0)]);
+}
+
+#[test]
+fn a_job_that_begins_under_the_name_of_another_is_refused_where_their_scores_differ() {
+    let world = World::new();
+    world.ran(&[]);
+    let scored = world.scored();
+    let elsewhere = |folder: &str, setting: &str| {
+        let folder = format!("job.folder={}", world.path(folder).display());
+        world.run(&[folder, setting.to_owned()], None)
+    };
+    // The same job from its beginning comes by the same scores.
+    elsewhere("b", "run.steps=12").unwrap();
+    for (folder, setting, step) in [("c", "job.seed=9", 0), ("d", "schedule.rate=1e-3", 12)] {
+        let taken = elsewhere(folder, setting).unwrap_err();
+        let wanted = format!("the store holds other scores of a job named `a` at step {step}");
+        assert_eq!((taken.kind(), taken.to_string()), (Kind::Conflict, wanted));
+    }
+    assert!(!world.path("c/step-5").exists(), "it was refused before its first step");
+    assert_eq!(world.scored(), scored);
+}
+
+#[test]
 fn weights_that_are_not_the_models_cannot_be_started_from() {
     let world = World::new();
     let file = world.path("other.safetensors");

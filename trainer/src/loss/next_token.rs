@@ -57,27 +57,14 @@ impl Add for Sum {
     }
 }
 
-/// The loss of one document of a sheet.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SpanLoss {
-    /// The row in the batch.
-    pub row: usize,
-    /// The place among the row's spans.
-    pub span: usize,
-    /// Its loss.
-    pub loss: Sum,
-}
-
-/// Where the nats of a batch lie. Sums are made in f64 in the sheet's order, so they are the same
+/// Where the nats of a batch lie, unweighted. Sums are made in f64 in the sheet's order, so they are the same
 /// wherever the losses were computed.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Tally {
-    /// In rows of new text, unweighted.
+    /// In rows of new text.
     pub fresh: Sum,
-    /// In replayed rows, unweighted.
+    /// In replayed rows.
     pub replayed: Sum,
-    /// In each document, ordered by row and span; erased ones are absent.
-    pub spans: Vec<SpanLoss>,
 }
 
 impl Tally {
@@ -93,16 +80,21 @@ impl Tally {
             let loss = Sum { nats: counted.sum(), tokens: piece.counted as u64 };
             let part = if piece.replayed { &mut tally.replayed } else { &mut tally.fresh };
             *part = *part + loss;
-            tally.spans.push(SpanLoss { row: piece.row, span: piece.span, loss });
         }
-        tally.spans.sort_by_key(|span| (span.row, span.span));
         tally
     }
 
-    /// Over all rows, unweighted.
+    /// Over all rows.
     #[must_use]
     pub fn all(&self) -> Sum {
         self.fresh + self.replayed
+    }
+}
+
+impl Add for Tally {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { fresh: self.fresh + other.fresh, replayed: self.replayed + other.replayed }
     }
 }
 

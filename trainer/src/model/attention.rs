@@ -8,11 +8,11 @@ use tch::{Device, Kind, Tensor};
 
 /// `count` documents of `length` tokens each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Group {
-    /// Documents, at least 1.
-    pub count: i64,
-    /// Tokens of each, at least 1.
-    pub length: i64,
+struct Group {
+    /// At least 1.
+    count: i64,
+    /// At least 1.
+    length: i64,
 }
 
 /// How the tokens of a batch divide into documents: groups one after another.
@@ -33,12 +33,6 @@ impl Documents {
             }
         }
         Self { groups }
-    }
-
-    /// The groups in the order of the tokens.
-    #[must_use]
-    pub fn groups(&self) -> &[Group] {
-        &self.groups
     }
 
     /// Tokens in all.

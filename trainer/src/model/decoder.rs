@@ -70,7 +70,7 @@ impl Fault for WeightsError {
         FaultKind::Config
     }
     fn hint(&self) -> Option<String> {
-        Some("start from weights of the same shape, or change [model] to the shape of the weights".into())
+        Some("start from weights of the same shape, or change `[model]` to the shape of the weights".into())
     }
 }
 
@@ -218,7 +218,7 @@ impl Decoder {
     }
 
     /// Its parameters' tensors.
-    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> + Clone {
         self.parameters.iter().map(|parameter| &parameter.tensor)
     }
 
@@ -240,7 +240,7 @@ impl Decoder {
     }
 
     /// The normalised last states, `[tokens, width]`. Panics as `tch` does.
-    pub fn states(&self, input: &Input) -> Tensor {
+    fn states(&self, input: &Input) -> Tensor {
         let angles = self.rotary.at(&input.positions);
         let rows = Tensor::embedding(&self.embedding, &input.tokens, -1, false, false);
         let mut x = rows.to_kind(self.head.kind());

@@ -199,7 +199,7 @@ impl Panel {
             let x = Self::x(*fraction);
             let says = format!(
                 "{}: {} at {} of the stream",
-                line.label,
+                line.name,
                 fixed(*value, self.decimals.max(2)),
                 percent(*fraction)
             );
@@ -218,21 +218,15 @@ impl Panel {
 
     /// Names at the lines' ends, moved apart where they would overlap.
     fn labels(&self, html: &mut Html) {
-        let end = |line: &Line| {
-            line.points.iter().rev().find_map(|(place, value)| value.map(|value| (*place, value)))
-        };
-        let mut labels: Vec<(f64, f64, &Line)> = Vec::new();
-        for line in self.lines.iter().filter(|line| !line.label.is_empty()) {
-            if let Some((_, value)) = end(line) {
-                let y = self.y(value.min(self.high));
-                labels.push((y, y, line));
-            }
-        }
+        let end = |line: &Line| line.points.iter().rev().find_map(|(_, value)| *value);
+        let place = |line| Some((self.y(end(line)?.min(self.high)), line));
+        let mut labels: Vec<(f64, &Line)> =
+            self.lines.iter().filter(|line| !line.label.is_empty()).filter_map(place).collect();
         labels.sort_by(|a, b| a.0.total_cmp(&b.0));
         let places =
             spread(&labels.iter().map(|label| label.0).collect::<Vec<_>>(), 12.0, TOP + 4.0, HEIGHT - BOTTOM);
         let x = fixed(Self::x(1.0) + 6.0, 1);
-        for ((_, _, line), place) in labels.iter().zip(places) {
+        for ((_, line), place) in labels.iter().zip(places) {
             let y = fixed(place + 4.0, 1);
             let attributes = [("x", &x[..]), ("y", &y), ("fill", line.style.colour), ("class", "label")];
             html.leaf("text", &attributes, &short(&line.label, 13));

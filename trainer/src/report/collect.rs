@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use replay::inspect::{self, Census};
 use replay::library::Library;
-use replay::plan::Plan;
+use replay::plan::{Order, Plan};
 use schemas::id::Step;
 use schemas::program::config::{Bytes, ConfigError, Loader};
 use schemas::program::error::{Failure, Fault, Kind as FaultKind};
@@ -14,9 +14,10 @@ use schemas::table::records::{Outcome, Row, View};
 use schemas::table::{Table, TableError, evaluations};
 
 use super::input::{
-    Amount, Buffer, DocumentScore, Holdings, Ingested, Input, Kind, Left, NewText, Novelty, NoveltyBin,
-    Point, Run, Script, Setting, Slice, SliceScore,
+    Amount, Arrival, Buffer, DocumentScore, Holdings, Ingested, Input, Kind, Left, NewText, Novelty,
+    NoveltyBin, Point, Run, Script, Setting, Slice, SliceScore,
 };
+use super::place::{Ruler, delivered};
 use crate::config::Config;
 use crate::evaluate::held_out::{self, SliceEntry};
 use crate::metrics::Line;
@@ -64,9 +65,20 @@ pub enum CollectError {
     /// The store has no evaluation of the job.
     #[error("job `{0}` has no evaluation in the store")]
     NotEvaluated(String),
-    /// Jobs that were not scored on the same slices.
+    /// A job without held-out slices.
     #[error("job `{0}` names no list of slices")]
     NoSlices(String),
+    /// Draws that name no shards.
+    #[error("the draws of job `{job}` at step {step} name no shards")]
+    Draws {
+        /// The job.
+        job: String,
+        /// The step.
+        step: i64,
+        /// What their parser said.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The configuration that the job left.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -81,6 +93,7 @@ impl Fault for CollectError {
             Self::Form(_) => FaultKind::Config,
             Self::Read { .. } | Self::NotEvaluated(_) => FaultKind::NotFound,
             Self::NoSlices(_) | Self::Metrics { .. } => FaultKind::Input,
+            Self::Draws { .. } => FaultKind::Corrupt,
             Self::Config(error) => error.kind(),
             Self::Table(error) => error.kind(),
         }
@@ -134,16 +147,19 @@ pub async fn collect(store: &Store, runs: &[Compared], title: &str) -> Result<In
         ingested: stream.ingested.into_values().collect(),
         novelty: stream.novelty,
         slices: stream.slices,
-        settings: settings(first),
+        settings: settings(runs, &configs),
         ..Input::default()
     };
     for (run, (config, plan)) in runs.iter().zip(&configs) {
-        input.runs.push(read_run(store, run, config).await?);
+        let permuted = plan.as_ref().is_some_and(|plan| plan.order == Order::Permuted);
+        input.runs.push(read_run(store, run, config, &stream.ruler, permuted).await?);
         if let Some(plan) = plan.as_ref().filter(|plan| input.buffers.is_empty() && plan.mix.share() > 0.0) {
             (input.stream, input.buffers) = holdings(store, plan, config.replay.cache.bytes).await?;
         }
     }
-    input.parameters = Some(parameters(first)?);
+    if configs.iter().all(|(config, _)| config.model == first.model) {
+        input.parameters = Some(parameters(first)?);
+    }
     Ok(input)
 }
 
@@ -165,13 +181,33 @@ fn parameters(config: &Config) -> Result<u64, Failure> {
     Ok(model)
 }
 
-fn settings(config: &Config) -> Vec<Setting> {
+/// The settings that all runs share; where they do not, each run's own.
+fn settings(runs: &[Compared], configs: &[(Config, Option<Plan>)]) -> Vec<Setting> {
+    let all: Vec<[Setting; 5]> = configs.iter().map(|(config, _)| described(config)).collect();
+    let Some(first) = all.first() else { return Vec::new() };
+    let merged = |(index, setting): (usize, &Setting)| {
+        let own = || all.iter().filter_map(move |one| one.get(index)).map(|setting| &setting.value);
+        if own().all(|value| *value == setting.value) {
+            return setting.clone();
+        }
+        let each: Vec<String> =
+            runs.iter().zip(own()).map(|(run, value)| format!("{}: {value}", run.label)).collect();
+        Setting { name: setting.name.clone(), value: each.join("; ") }
+    };
+    first.iter().enumerate().map(merged).collect()
+}
+
+fn described(config: &Config) -> [Setting; 5] {
     let setting = |name: &str, value: String| Setting { name: name.to_owned(), value };
-    let model = &config.model;
-    vec![
+    let (model, tokenizer) = (&config.model, &config.replay.batch.tokenizer);
+    let tokenizer = Path::new(tokenizer).file_name().map_or(tokenizer.into(), |name| name.to_string_lossy());
+    [
         setting(
             "model",
-            format!("byte decoder, width {}, {} layers, {} heads", model.width, model.layers, model.heads),
+            format!(
+                "decoder, width {}, {} layers, {} heads; tokens: {tokenizer}",
+                model.width, model.layers, model.heads
+            ),
         ),
         setting(
             "batch",
@@ -195,7 +231,10 @@ fn settings(config: &Config) -> Vec<Setting> {
         ),
         setting(
             "evaluated",
-            format!("every {} steps, {} of each slice", config.evaluate.every, config.evaluate.slice),
+            format!(
+                "every {} steps, {} of each slice, {} of a document",
+                config.evaluate.every, config.evaluate.slice, config.evaluate.document
+            ),
         ),
     ]
 }
@@ -206,38 +245,36 @@ struct Stream {
     ingested: BTreeMap<String, Ingested>,
     novelty: Option<Novelty>,
     slices: Vec<Slice>,
+    ruler: Ruler,
 }
 
 /// Bins of the novelty curve.
 const BINS: usize = 40;
 
 async fn read_stream(store: &Store, entries: &[SliceEntry]) -> Result<Stream, Failure> {
-    let columns = ["seq", "event_time", "origin", "length", "raw_length", "rung", "reason", "unseen"];
-    let scan = Scan { columns: &columns, filter: None, order: &["shard", "seq"] };
+    let columns = ["seq", "event_time", "origin", "length", "rung", "reason", "unseen"];
+    let scan = Scan { columns: &columns, filter: None, order: &["seq", "shard"] };
     let version = store.version(Table::Records).await?;
     let batches = store.scan(Table::Records, version, &scan).await?;
     let mut stream = Stream::default();
-    // Bytes of kept text before each of a slice's own records, and theirs.
+    // The place of each of a slice's own records, and its bytes.
     let mut places: Vec<Vec<(u64, u64)>> = vec![Vec::new(); entries.len()];
     let mut scores: Vec<(u64, f32)> = Vec::new();
-    let mut before = 0;
     for batch in &batches {
         for row in View::new(batch).map_err(CollectError::from)?.iter() {
             stream.count(&row);
-            if row.outcome != Outcome::Kept.as_str() {
-                continue;
-            }
+            let Some(seq) = row.seq.filter(|_| row.outcome == Outcome::Kept.as_str()) else { continue };
             let bytes = natural(row.length);
+            let before = stream.ruler.add(row.shard, seq, bytes);
             for (entry, places) in entries.iter().zip(&mut places) {
                 if is_of(entry, &row) {
                     places.push((before, bytes));
                 }
             }
             scores.extend(row.unseen.map(|score| (before, score)));
-            before += bytes;
         }
     }
-    let whole = before.max(1) as f64;
+    let whole = stream.ruler.whole().max(1) as f64;
     stream.slices = entries.iter().zip(&places).map(|(entry, places)| slice(entry, places, whole)).collect();
     stream.novelty = novelty(&scores, whole);
     Ok(stream)
@@ -310,9 +347,11 @@ fn slice(entry: &SliceEntry, places: &[(u64, u64)], whole: f64) -> Slice {
         },
         from: entry.from.clone(),
         to: entry.to.clone(),
-        q05: quantile(0.05),
-        q50: quantile(0.5),
-        q95: quantile(0.95),
+        arrival: (total > 0).then(|| Arrival {
+            q05: quantile(0.05),
+            q50: quantile(0.5),
+            q95: quantile(0.95),
+        }),
     }
 }
 
@@ -333,7 +372,8 @@ fn novelty(scores: &[(u64, f32)], whole: f64) -> Option<Novelty> {
         fraction: (bin as f64 + 0.5) / BINS as f64,
         score: sum / f64::from(*count),
     });
-    Some(Novelty { score: "share of shingles never seen in the window".to_owned(), bins: bins.collect() })
+    let score = "share of a record\u{2019}s five-word runs that no earlier kept record in the window has";
+    Some(Novelty { score: score.to_owned(), bins: bins.collect() })
 }
 
 async fn holdings(store: &Store, plan: &Plan, cache: Bytes) -> Result<(Holdings, Vec<Buffer>), Failure> {
@@ -370,24 +410,30 @@ type Scores = BTreeMap<String, Vec<DocumentScore>>;
 /// The weights that are scored along the way.
 const LIVE: &str = "live";
 
-async fn read_run(store: &Store, run: &Compared, config: &Config) -> Result<Run, Failure> {
-    let name = &config.job.name;
-    let lines = read_metrics(&run.folder.join("metrics.jsonl"))?;
+/// What a job was scored as: by step, the tokens learnt until then and the scores of its last weights; by step
+/// and name, those of other weights.
+#[derive(Default)]
+struct Scored {
+    live: BTreeMap<i64, (u64, Scores)>,
+    left: BTreeMap<(i64, String), Scores>,
+}
+
+async fn read_scores(store: &Store, job: &str) -> Result<Scored, Failure> {
     let version = store.version(Table::Evaluations).await?;
     let scan = Scan {
-        filter: Some(format!("job = '{name}'")),
+        // A name has no quote in it.
+        filter: Some(format!("job = '{job}'")),
         order: &["step", "slice", "document"],
         ..Scan::default()
     };
-    let batches = store.scan(Table::Evaluations, version, &scan).await?;
-    let mut points: BTreeMap<i64, (u64, Scores)> = BTreeMap::new();
-    let mut left: BTreeMap<(i64, String), Scores> = BTreeMap::new();
-    for batch in &batches {
+    let mut scored = Scored::default();
+    for batch in &store.scan(Table::Evaluations, version, &scan).await? {
         for row in evaluations::View::new(batch).map_err(CollectError::from)?.iter() {
             let scores = if row.weights == LIVE {
-                &mut points.entry(row.step).or_insert_with(|| (natural(Some(row.tokens)), Scores::new())).1
+                let tokens = natural(Some(row.tokens));
+                &mut scored.live.entry(row.step).or_insert_with(|| (tokens, Scores::new())).1
             } else {
-                left.entry((row.step, row.weights.to_owned())).or_default()
+                scored.left.entry((row.step, row.weights.to_owned())).or_default()
             };
             scores.entry(row.slice.to_owned()).or_default().push(DocumentScore {
                 document: row.document.unwrap_or_default().to_owned(),
@@ -397,22 +443,39 @@ async fn read_run(store: &Store, run: &Compared, config: &Config) -> Result<Run,
             });
         }
     }
-    let Some((end, last)) = points.iter().map(|(step, (tokens, _))| (*step, *tokens)).next_back() else {
+    Ok(scored)
+}
+
+async fn read_run(
+    store: &Store,
+    run: &Compared,
+    config: &Config,
+    ruler: &Ruler,
+    permuted: bool,
+) -> Result<Run, Failure> {
+    let name = &config.job.name;
+    let lines = read_metrics(&run.folder.join("metrics.jsonl"))?;
+    let Scored { live, left } = read_scores(store, name).await?;
+    let Some((end, last)) = live.iter().map(|(step, (tokens, _))| (*step, *tokens)).next_back() else {
         return Err(CollectError::NotEvaluated(name.clone()).into());
+    };
+    let fractions = if permuted {
+        live.values().map(|(tokens, _)| *tokens as f64 / last.max(1) as f64).collect()
+    } else {
+        delivered(store, name, &live.keys().copied().collect::<Vec<_>>(), ruler).await?
     };
     let of = |scores: Scores| -> Vec<SliceScore> {
         scores.into_iter().map(|(slice, documents)| SliceScore { slice, documents }).collect()
     };
     // A branch counts on from its parent's tokens.
-    let begun = points.values().next().map_or(0, |(tokens, _)| *tokens);
+    let begun = live.values().next().map_or(0, |(tokens, _)| *tokens);
     // What a job left when it had ended earlier is no longer beside its last weights.
     let left = left.into_iter().filter(|((step, _), _)| *step == end);
     let left = left.map(|((_, weights), scores)| Left { weights, scores: of(scores) }).collect();
-    let points = points.into_iter().map(|(step, (tokens, scores))| Point {
+    let points = live.into_iter().zip(fractions).map(|((step, (tokens, scores)), fraction)| Point {
         step: Step::from_i64(step),
         tokens,
-        // All runs move through the stream at an even pace: what was thinned makes room for replay.
-        fraction: tokens as f64 / last.max(1) as f64,
+        fraction,
         scores: of(scores),
     });
     let median = |mut all: Vec<f64>| {
@@ -431,7 +494,6 @@ async fn read_run(store: &Store, run: &Compared, config: &Config) -> Result<Run,
         prequential: new_text(&lines, begun),
         tokens_per_second: median(lines.iter().map(|line| line.tokens_per_second).collect()),
         data_wait: median(lines.iter().map(|line| line.wait).collect()),
-        wall_seconds: None,
     })
 }
 
@@ -464,6 +526,11 @@ fn read_metrics(path: &Path) -> Result<Vec<Line>, CollectError> {
 
 #[cfg(test)]
 mod tests {
+    use schemas::program::clock::Clock;
+    use schemas::store::StoreUrl;
+    use schemas::store::commit::Committer;
+    use schemas::table::records::Builder;
+
     use super::*;
 
     #[test]
@@ -505,8 +572,60 @@ mod tests {
             to: String::new(),
         };
         let of = slice(&entry, &[(100, 50), (200, 50)], 1_000.0);
-        assert_eq!((of.q05, of.q50, of.q95), (0.15, 0.15, 0.25));
-        assert_eq!(slice(&entry, &[], 1_000.0).q95, 1.0);
+        assert_eq!(of.arrival, Some(Arrival { q05: 0.15, q50: 0.15, q95: 0.25 }));
+        assert_eq!(
+            slice(&entry, &[], 1_000.0).arrival,
+            None,
+            "what never comes has not arrived with the end"
+        );
+    }
+
+    #[test]
+    fn text_of_several_shards_arrives_in_the_order_in_which_jobs_read_it() {
+        let (folder, runtime) = (tempfile::tempdir().unwrap(), tokio::runtime::Runtime::new().unwrap());
+        let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
+        let entry = |source: &str| SliceEntry {
+            name: source.into(),
+            file: source.into(),
+            source: source.into(),
+            language: "en".into(),
+            script: "latin".into(),
+            from: "1970-01-01".into(),
+            to: "1970-12-31".into(),
+        };
+        let stream = runtime.block_on(async {
+            let store = Store::create(&url, &Default::default(), Clock::manual(0)).await.unwrap();
+            for (shard, origin) in [("one", "x"), ("two", "y")] {
+                let mut rows = Builder::new();
+                for seq in 0..4 {
+                    let row = Row::new(Outcome::Kept, shard, "s");
+                    let row = Row { seq: Some(seq), start: seq, end: seq + 1, origin: Some(origin), ..row };
+                    rows.push(Row { length: Some(10), event_time: Some(0), ..row });
+                }
+                let fence = format!("ingest/{shard}");
+                let mut committer = Committer::open(&store, Table::Records, &fence).await.unwrap();
+                committer.commit(&[rows.finish().unwrap()], vec![(fence, 4)]).await.unwrap();
+            }
+            read_stream(&store, &[entry("x"), entry("y")]).await.unwrap()
+        });
+        let arrivals = stream.slices.iter().map(|slice| slice.arrival.map(|at| [at.q05, at.q50, at.q95]));
+        assert_eq!(arrivals.collect::<Vec<_>>(), [Some([0.125, 0.375, 0.875]), Some([0.25, 0.5, 1.0])]);
+        assert_eq!(stream.ruler.whole(), 80);
+        assert_eq!(stream.ingested["x"].kept, 4);
+    }
+
+    #[test]
+    fn a_setting_that_runs_do_not_share_is_told_of_each() {
+        let runs = ["method:a:slow", "method:b:fast"].map(|run| run.parse::<Compared>().unwrap());
+        let mut configs = [(Config::default(), None), (Config::default(), None)];
+        let alike = settings(&runs, &configs);
+        assert!(alike.iter().all(|setting| !setting.value.contains("slow")), "{alike:?}");
+        configs[1].0.optim.clip = 7.0;
+        let differ = settings(&runs, &configs);
+        let other: Vec<&Setting> = differ.iter().filter(|setting| !alike.contains(setting)).collect();
+        let [setting] = other[..] else { panic!("{differ:?}") };
+        assert!(setting.value.starts_with("slow: AdamW") && setting.value.contains("; fast: AdamW"));
+        assert!(setting.value.ends_with("clip 7"), "{}", setting.value);
     }
 
     #[test]

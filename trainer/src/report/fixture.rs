@@ -12,7 +12,8 @@ use super::input::*;
 pub fn slice(name: &str, script: Script, q05: f64, q50: f64, q95: f64) -> Slice {
     let (source, language) = (format!("{name}-source"), "en".to_owned());
     let (from, to) = ("1990-01-01".to_owned(), "1999-12-31".to_owned());
-    Slice { name: name.into(), source, language, script, from, to, q05, q50, q95 }
+    let arrival = Some(Arrival { q05, q50, q95 });
+    Slice { name: name.into(), source, language, script, from, to, arrival }
 }
 
 /// A document of this many bits per byte.
@@ -51,7 +52,6 @@ pub fn run(name: &str, kind: Kind, slices: &[Slice], values: &[Vec<Vec<f64>>]) -
         prequential: Vec::new(),
         tokens_per_second: None,
         data_wait: None,
-        wall_seconds: None,
     }
 }
 
@@ -98,7 +98,6 @@ pub fn input() -> Input {
         run.replay = replay;
         run.prequential =
             (1..=4).map(|k| NewText { tokens: 1000 * k, nats_per_token: preq * LN_2 }).collect();
-        run.wall_seconds = Some(75.0);
         run.tokens_per_second = Some(8_920.0);
         run.data_wait = Some(0.004);
         run

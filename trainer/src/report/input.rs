@@ -155,11 +155,20 @@ pub struct Slice {
     pub from: String,
     /// Last day of the period.
     pub to: String,
-    /// Where in the stream 5 % of the text of its source and period has passed, 0 to 1.
+    /// When the text of its source and period comes; none where the stream has none of it.
+    #[serde(default)]
+    pub arrival: Option<Arrival>,
+}
+
+/// Places of the stream, 0 to 1, where shares of a slice's own text have passed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arrival {
+    /// 5 % of it.
     pub q05: f64,
-    /// Where half of it has.
+    /// Half of it.
     pub q50: f64,
-    /// Where 95 % of it has.
+    /// 95 % of it.
     pub q95: f64,
 }
 
@@ -205,9 +214,6 @@ pub struct Run {
     /// Share of the time in which the trainer waited for text, 0 to 1.
     #[serde(default)]
     pub data_wait: Option<f64>,
-    /// Seconds from start to end.
-    #[serde(default)]
-    pub wall_seconds: Option<f64>,
 }
 
 /// Weights that a run left beside those it was scored with along the way.

@@ -16,9 +16,10 @@ pub fn left(html: &mut Html, page: &Page<'_>) {
     }
     html.element("section", &[], |html| {
         html.leaf("h2", &[], "Averages of the weights");
-        let note = "Where a name is average-STEPS: the mean of the weights over the last steps; where @SHARE follows, the \
-                    point at that share of the way to it from the weights that the run started from. Bits per byte, \
-                    lower is better; forgetting is against the best that the run\u{2019}s own weights had been.";
+        let note = "average-STEPS is an exponential average of the weights along the run, over that many steps; where \
+                    @SHARE follows, the point at that share of the way to it from the weights that the run started \
+                    from. Bits per byte, lower is better; forgetting is against the best that the run\u{2019}s own \
+                    weights had been. Compare averages with averages.";
         html.leaf("p", &[("class", "note")], note);
         html.element("table", &[("class", "cards inline")], |html| {
             html.element("thead", &[], |html| {

@@ -2,8 +2,8 @@
 //!
 //! [`input`] is what a report is made of, [`page`] puts it on the page in the order of a reader's
 //! questions, [`words`] makes sentences from figures, [`charts`] pictures, [`left`] the
-//! weights that runs left, [`sections`] the rest;
-//! [`html`] writes it.
+//! weights that runs left, [`sections`] the rest; [`html`] writes it. [`collect`] gathers the input, and
+//! [`place`] says where in the stream a run was.
 //!
 //! # Invariants
 //! - The page needs nothing else: no script, no network, no other file.
@@ -20,6 +20,7 @@ pub mod input;
 pub mod left;
 pub mod number;
 pub mod page;
+pub mod place;
 pub mod sections;
 pub mod words;
 

@@ -104,6 +104,15 @@ pub fn interval(figure: &Figure, text: impl Fn(f64) -> String) -> Option<String>
     figure.interval.map(|interval| format!("[{}, {}]", text(interval.low), text(interval.high)))
 }
 
+/// A figure and its interval, each number as `text` writes it.
+#[must_use]
+pub fn figure(figure: Option<Figure>, text: impl Fn(f64) -> String) -> (String, Option<String>) {
+    figure.map_or_else(
+        || (UNMEASURED.to_owned(), None),
+        |figure| (text(figure.value), interval(&figure, &text)),
+    )
+}
+
 /// At most `length` characters, the last an ellipsis where more were there.
 #[must_use]
 pub fn short(text: &str, length: usize) -> String {

@@ -3,9 +3,9 @@
 use super::charts::{CUT, Line, Panel, Style, scale, styles};
 use super::html::Html;
 use super::input::{Input, Kind, Script, Slice};
-use super::number::{INAPPLICABLE, UNMEASURED, bare_percent, fixed, interval, percent, signed};
+use super::number::{INAPPLICABLE, UNMEASURED, bare_percent, figure, fixed, interval, percent, signed};
 use super::{left, sections, words};
-use crate::evaluate::metrics::{Arm, Figure, Metric, Recovered, Summary};
+use crate::evaluate::metrics::{Arm, Metric, Recovered, Summary};
 
 /// What the parts of the page share.
 pub struct Page<'a> {
@@ -127,22 +127,22 @@ impl Page<'_> {
                 html.leaf("small", &[], &seeds);
             }
         });
-        let levels = |metric| cell(arm.get(metric), |value| fixed(value, 3));
-        let changes = |metric| cell(arm.get(metric), |value| signed(value, 2));
+        let levels = |metric| figure(arm.get(metric), |value| fixed(value, 3));
+        let changes = |metric| figure(arm.get(metric), |value| signed(value, 2));
         let plasticity = match arm.kind {
             Kind::Ceiling => (INAPPLICABLE.to_owned(), None),
-            _ => cell(arm.get(Metric::Plasticity), |value| fixed(value, 2)),
+            _ => figure(arm.get(Metric::Plasticity), |value| fixed(value, 2)),
         };
         let against = match arm.kind {
             Kind::Floor => ("\u{2013}".to_owned(), None),
-            _ => cell(arm.against_floor, |value| signed(value, 3)),
+            _ => figure(arm.against_floor, |value| signed(value, 3)),
         };
         let cells = [
             levels(Metric::Mean),
             against,
             levels(Metric::LatinMean),
             changes(Metric::Forgetting),
-            cell(arm.get(Metric::StabilityGap), |value| fixed(value, 2)),
+            figure(arm.get(Metric::StabilityGap), |value| fixed(value, 2)),
             plasticity,
             (arm.prequential.map_or_else(|| UNMEASURED.into(), |value| fixed(value, 2)), None),
             share(arm.kind, arm.recovered),
@@ -153,10 +153,11 @@ impl Page<'_> {
         }
     }
 
-    /// The slices and their indices, in the order in which their text arrived.
+    /// The slices and their indices, in the order in which their text arrived; those without any first.
     fn slices(&self) -> Vec<(usize, &Slice)> {
         let mut slices: Vec<(usize, &Slice)> = self.input.slices.iter().enumerate().collect();
-        slices.sort_by(|a, b| a.1.q50.total_cmp(&b.1.q50).then_with(|| a.1.name.cmp(&b.1.name)));
+        let place = |slice: &Slice| slice.arrival.map_or(-1.0, |arrival| arrival.q50);
+        slices.sort_by(|a, b| place(a.1).total_cmp(&place(b.1)).then_with(|| a.1.name.cmp(&b.1.name)));
         slices
     }
 
@@ -178,8 +179,15 @@ impl Page<'_> {
                 }
                 html.element("span", &[], |html| {
                     html.leaf("i", &[("class", "box band-box")], "");
-                    html.text("when the slice\u{2019}s own text arrived (5 to 95 % of it)");
+                    html.text("when text of the slice\u{2019}s source and period arrived (5 to 95 % of it)");
                 });
+            });
+            let mixed = self.summary.arms.iter().zip(&self.labels).find(|(arm, _)| arm.kind == Kind::Ceiling);
+            let mixed = mixed.map_or_else(String::new, |(_, label)| {
+                format!(
+                    " The text of {label} has another order: across is the share of its own run, and the shaded stretch \
+                     says nothing of it."
+                )
             });
             let cut = if cut { " Lines are cut at the top; a triangle marks each value above it." } else { "" };
             html.leaf(
@@ -187,7 +195,7 @@ impl Page<'_> {
                 &[("class", "note")],
                 &format!(
                     "Across: share of the stream read. Upwards: bits per byte on the held-out text, so a rise to the right \
-                     of the shaded stretch is forgetting. All panels have one scale.{cut}"
+                     of the shaded stretch is forgetting.{mixed} All panels have one scale.{cut}"
                 ),
             );
             html.element("div", &[("class", "grid")], |html| {
@@ -195,7 +203,7 @@ impl Page<'_> {
                     html.element("figure", &[], |html| {
                         caption(html, slice);
                         let title = format!("Bits per byte on {} along the stream", slice.name);
-                        let band = Some((slice.q05, slice.q95));
+                        let band = slice.arrival.map(|arrival| (arrival.q05, arrival.q95));
                         Panel { title, band, lines, low, high, ticks: ticks.clone(), decimals }.draw(html, id);
                     });
                 }
@@ -276,12 +284,13 @@ fn caption(html: &mut Html, slice: &Slice) {
     let year = |date: &str| date.split('-').next().unwrap_or_default().to_owned();
     let (from, to) = (year(&slice.from), year(&slice.to));
     let period = if from == to { from } else { format!("{from}\u{2013}{to}") };
+    let none = if slice.arrival.is_none() { "; the stream has no text of it" } else { "" };
     html.element("figcaption", &[], |html| {
         html.leaf("b", &[], &slice.name);
         html.leaf(
             "small",
             &[],
-            &format!("{}, {period}, {} in {script} script", slice.source, slice.language),
+            &format!("{}, {period}, {} in {script} script{none}", slice.source, slice.language),
         );
     });
 }
@@ -291,13 +300,6 @@ fn seeds(arm: &Arm) -> Option<String> {
     let (low, high) = (ends.iter().copied().reduce(f64::min)?, ends.iter().copied().reduce(f64::max)?);
     (arm.runs.len() > 1)
         .then(|| format!("{} seeds: {}\u{2013}{}", arm.runs.len(), fixed(low, 3), fixed(high, 3)))
-}
-
-fn cell(figure: Option<Figure>, text: impl Fn(f64) -> String) -> (String, Option<String>) {
-    figure.map_or_else(
-        || (UNMEASURED.to_owned(), None),
-        |figure| (text(figure.value), interval(&figure, &text)),
-    )
 }
 
 fn share(kind: Kind, recovered: Recovered) -> (String, Option<String>) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::charts::{Line, Panel, Style, bullet, scale, stacked};
 use super::html::Html;
 use super::input::{Amount, Buffer, Holdings, Ingested, Input, Kind, Run};
-use super::number::{self, INAPPLICABLE, UNMEASURED, count, fixed, percent, percent_fine};
+use super::number::{self, INAPPLICABLE, UNMEASURED, count, figure, fixed, percent, percent_fine, signed};
 use super::page::Page;
 use super::words;
 use crate::evaluate::metrics::{Arm, Metric};
@@ -70,6 +70,9 @@ pub fn ingested(html: &mut Html, input: &Input) {
     html.element("section", &[], |html| {
         html.leaf("h2", &[], "What was ingested");
         html.leaf("p", &[], &totals(&total));
+        let note = "By where each record says it is from; what says nothing, as a damaged line, stands under the name of the \
+                    source that it was read from.";
+        html.leaf("p", &[("class", "note")], note);
         for source in input.ingested.iter().filter(|source| accounted(source) != source.read) {
             let (read, known) = (count(source.read), count(accounted(source)));
             let text =
@@ -169,7 +172,7 @@ pub fn novelty(html: &mut Html, input: &Input) {
         html.element("div", &[("class", "one")], |html| {
             let style = Style { colour: "#0067a5", dash: "", width: "2" };
             let title = format!("{} along the stream", novelty.score);
-            let lines = vec![Line { name: String::new(), label: String::new(), style, points: points.clone() }];
+            let lines = vec![Line { name: "mean".into(), label: String::new(), style, points: points.clone() }];
             Panel { title, band: None, lines, low, high, ticks, decimals }.draw(html, input.slices.len());
         });
     });
@@ -304,9 +307,9 @@ pub fn runs(html: &mut Html, page: &Page<'_>) {
         "evaluations",
         "tokens/s",
         "waiting for data",
-        "time",
         "median",
         "Latin median",
+        "forgetting, against floor",
         "forgetting, clipped",
         "backward transfer",
         "forward transfer",
@@ -317,7 +320,11 @@ pub fn runs(html: &mut Html, page: &Page<'_>) {
     html.element("section", &[], |html| {
         html.leaf("h2", &[], "The runs");
         html.element("table", &[("class", "cards")], |html| {
-            html.leaf("caption", &[], "How each run went, and the remaining figures in bits per byte.");
+            html.leaf(
+                "caption",
+                &[],
+                "How each run went, and the remaining figures in bits per byte. In brackets: 95 % intervals.",
+            );
             html.element("thead", &[], |html| {
                 html.element("tr", &[], |html| {
                     HEADS.iter().for_each(|head| html.leaf("th", &[("scope", "col")], head));
@@ -327,8 +334,8 @@ pub fn runs(html: &mut Html, page: &Page<'_>) {
                 for (arm, label) in page.summary.arms.iter().zip(&page.labels) {
                     html.element("tr", &[], |html| {
                         html.leaf("th", &[("scope", "row")], label);
-                        for (head, value) in HEADS.iter().skip(1).zip(facts(page, arm)) {
-                            cell(html, head, &value, None);
+                        for (head, (value, interval)) in HEADS.iter().skip(1).zip(facts(page, arm)) {
+                            cell(html, head, &value, interval.as_deref());
                         }
                     });
                 }
@@ -337,7 +344,7 @@ pub fn runs(html: &mut Html, page: &Page<'_>) {
     });
 }
 
-fn facts(page: &Page<'_>, arm: &Arm) -> [String; 11] {
+fn facts(page: &Page<'_>, arm: &Arm) -> [(String, Option<String>); 11] {
     let unmeasured = || UNMEASURED.to_owned();
     let runs = || arm.runs.iter().filter_map(|index| page.input.runs.get(*index));
     let mean = |of: fn(&Run) -> Option<f64>| {
@@ -346,20 +353,28 @@ fn facts(page: &Page<'_>, arm: &Arm) -> [String; 11] {
             .filter(|values| !values.is_empty())
             .map(|values| values.iter().sum::<f64>() / values.len() as f64)
     };
-    let metric = |metric| arm.get(metric).map_or_else(unmeasured, |figure| fixed(figure.value, 2));
-    let timed = |of| if arm.kind == Kind::Ceiling { INAPPLICABLE.to_owned() } else { metric(of) };
+    let level = |metric| figure(arm.get(metric), |value| fixed(value, 2));
+    let change = |of| figure(of, |value| signed(value, 2));
+    let timed = |metric| match arm.kind {
+        Kind::Ceiling => (INAPPLICABLE.to_owned(), None),
+        _ => change(arm.get(metric)),
+    };
+    let against = match arm.kind {
+        Kind::Floor => ("\u{2013}".to_owned(), None),
+        _ => change(arm.forgetting_against_floor),
+    };
     let tokens = mean(|run| run.points.last().map(|point| point.tokens as f64));
     let evaluations = runs().map(|run| run.points.len()).max().unwrap_or(0);
     [
-        percent(arm.replay),
-        tokens.map_or_else(unmeasured, number::large),
-        evaluations.to_string(),
-        mean(|run| run.tokens_per_second).map_or_else(unmeasured, number::large),
-        mean(|run| run.data_wait).map_or_else(unmeasured, percent),
-        mean(|run| run.wall_seconds).map_or_else(unmeasured, number::duration),
-        metric(Metric::Median),
-        metric(Metric::LatinMedian),
-        metric(Metric::ForgettingClipped),
+        (percent(arm.replay), None),
+        (tokens.map_or_else(unmeasured, number::large), None),
+        (evaluations.to_string(), None),
+        (mean(|run| run.tokens_per_second).map_or_else(unmeasured, number::large), None),
+        (mean(|run| run.data_wait).map_or_else(unmeasured, percent), None),
+        level(Metric::Median),
+        level(Metric::LatinMedian),
+        against,
+        level(Metric::ForgettingClipped),
         timed(Metric::BackwardTransfer),
         timed(Metric::ForwardTransfer),
     ]

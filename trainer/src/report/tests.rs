@@ -197,7 +197,7 @@ fn what_was_not_measured_is_called_so() {
     for point in input.runs.iter_mut().flat_map(|run| &mut run.points) {
         point.scores.remove(1);
     }
-    input.runs[1].wall_seconds = None;
+    input.runs[1].data_wait = None;
     input.runs[1].prequential.clear();
     let parsed = parse(&quick(&input));
     let count = parsed.text.iter().filter(|text| *text == "not measured").count();
@@ -253,6 +253,22 @@ fn averages_stand_beside_the_weights_that_they_are_of() {
     let error = render(&input).unwrap_err();
     let why = std::error::Error::source(&error).unwrap().to_string();
     assert_eq!(why, "weights `average-120` comes twice in run `method`");
+}
+
+#[test]
+fn slice_that_never_arrives_has_no_shaded_stretch() {
+    let mut input = fixture::input();
+    let bands = |parsed: &Parsed| {
+        let of = |tag: &&(String, Vec<(String, String)>)| {
+            tag.1.iter().any(|(name, value)| name == "class" && value == "band")
+        };
+        parsed.tags.iter().filter(of).count()
+    };
+    assert_eq!(bands(&parse(&quick(&input))), 3);
+    input.slices[1].arrival = None;
+    let parsed = parse(&quick(&input));
+    assert_eq!(bands(&parsed), 2);
+    assert!(has(&parsed, "in Latin script; the stream has no text of it"));
 }
 
 #[test]

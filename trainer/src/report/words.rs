@@ -6,7 +6,7 @@ use crate::evaluate::metrics::{Arm, Figure, Metric, Recovered, Summary};
 
 /// What an arm did against the floor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+enum Verdict {
     /// It ended better: the whole interval of the difference is below 0.
     Better,
     /// It ended worse: the whole interval is above 0.
@@ -18,8 +18,7 @@ pub enum Verdict {
 }
 
 /// Judges the difference of the final means.
-#[must_use]
-pub fn verdict(arm: &Arm) -> Verdict {
+fn verdict(arm: &Arm) -> Verdict {
     let Some(figure) = arm.against_floor else { return Verdict::Unmeasured };
     let (low, high) =
         figure.interval.map_or((figure.value, figure.value), |interval| (interval.low, interval.high));
@@ -111,6 +110,13 @@ fn title(
         return capital(&format!("{} was measured without a run to compare it with", best.label));
     };
     let text = match (verdict(best.arm), best.arm.recovered, ceiling) {
+        (Verdict::Better, Recovered::Share(share), Some(ceiling)) if beyond(share) => format!(
+            "{} closed the whole gap between {} and {} ({})",
+            best.label,
+            floor.label,
+            ceiling.label,
+            percent(share.value)
+        ),
         (Verdict::Better, Recovered::Share(share), Some(ceiling)) => format!(
             "{} closed {} of the gap between {} and {}",
             best.label,
@@ -139,6 +145,11 @@ fn title(
         }
     };
     capital(&text)
+}
+
+/// Whether a share reads as more than all.
+const fn beyond(share: Figure) -> bool {
+    share.value >= 1.005
 }
 
 fn capital(text: &str) -> String {
@@ -266,6 +277,13 @@ pub fn caveats(input: &Input, summary: &Summary) -> Vec<String> {
             number::large(parameters as f64)
         ));
     }
+    if let Some(ceiling) = surpassed(summary) {
+        caveats.push(format!(
+            "More than 100 % of a gap: that run ended below {ceiling} on a mean of slices. Mixed text is a bound for \
+             what is kept of the old, not for the newest slices, which runs in the stream\u{2019}s order have just read."
+        ));
+    }
+    caveats.extend(unread(input, summary));
     caveats.extend(tokens(summary));
     caveats.extend(places(summary));
     caveats.extend(documents(summary));
@@ -296,6 +314,33 @@ fn seeds(summary: &Summary) -> String {
     )
 }
 
+/// The name of a ceiling that a run ended below.
+fn surpassed(summary: &Summary) -> Option<String> {
+    let beyond = |arm: &&Arm| {
+        let shares = [arm.recovered, arm.recovered_latin];
+        shares.iter().any(|share| matches!(share, Recovered::Share(figure) if beyond(*figure)))
+    };
+    let weights = &summary.arms.iter().find(beyond)?.weights;
+    let mut named = summary.arms.iter().zip(labels(&summary.arms));
+    named.find(|(arm, _)| arm.kind == Kind::Ceiling && arm.weights == *weights).map(|(_, label)| label)
+}
+
+/// Slices that the stream has no text of.
+fn unread(input: &Input, summary: &Summary) -> Option<String> {
+    let slices = input.slices.iter();
+    let names: Vec<&str> = slices
+        .filter(|slice| slice.arrival.is_none() && summary.counted.contains(&slice.name))
+        .map(|slice| slice.name.as_str())
+        .collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "The stream has no text of {}: what is known of it counts in the means alone, not in forgetting, gap, \
+             plasticity or transfer.",
+            names.join(", ")
+        )
+    })
+}
+
 /// Where totals differ by more than 1 %.
 fn tokens(summary: &Summary) -> Option<String> {
     let totals = summary.matrices.iter().filter_map(|matrix| matrix.evaluations().last());
@@ -311,11 +356,15 @@ fn tokens(summary: &Summary) -> Option<String> {
     })
 }
 
+/// How far apart evaluations at the same place of the stream may lie: runs that thin their new text read it at
+/// paces that differ by as much.
+const PLACES: f64 = 0.03;
+
 fn places(summary: &Summary) -> Option<String> {
     let first = summary.matrices.first()?.evaluations();
     let alike = |other: &[crate::evaluate::matrix::Evaluation]| {
         other.len() == first.len()
-            && other.iter().zip(first).all(|(a, b)| (a.fraction - b.fraction).abs() <= 0.02)
+            && other.iter().zip(first).all(|(a, b)| (a.fraction - b.fraction).abs() <= PLACES)
     };
     let same = summary.matrices.iter().all(|matrix| alike(matrix.evaluations()));
     (!same).then(|| {
@@ -347,7 +396,7 @@ fn documents(summary: &Summary) -> Option<String> {
 }
 
 /// What every word of the page means, for readers.
-pub const DEFINITIONS: [(&str, &str); 9] = [
+pub const DEFINITIONS: [(&str, &str); 10] = [
     (
         "Bits per byte",
         "The model's loss on a text in nats, divided by ln 2 and by the text's bytes of UTF-8: how many bits it would \
@@ -378,7 +427,7 @@ pub const DEFINITIONS: [(&str, &str); 9] = [
     (
         "Prequential",
         "The loss on every stretch of new text before it was learnt, in bits per token, over the last three quarters \
-         of the run. Mixed text is another text at every moment: its figure is not comparable with the others.",
+         of the run. Mixed text comes in another order: its figure is not comparable with the others.",
     ),
     (
         "Recovered",
@@ -393,10 +442,15 @@ pub const DEFINITIONS: [(&str, &str); 9] = [
          what other text had taught of it.",
     ),
     (
+        "Duplicates, dead letters",
+        "A duplicate repeats a kept record: exact, the same text; folded, the same but for case, width and white space; \
+         near, so many five-word runs in common (Jaccard similarity) and so little new that it is no revision. A \
+         dead letter could not be read as a record, or is too like a held-out text; the store has its first 64 KiB and the reason.",
+    ),
+    (
         "Intervals",
         "95 % intervals in brackets: documents are drawn anew inside each slice 2,000 times, the same ones for all \
-         runs, and the figure is computed from each draw. Whether two runs \
-         differ is told by the interval of their difference, not by whether their own intervals overlap.",
+         runs, and the figure is computed from each draw. Whether two runs differ is told by the interval of their difference, not by whether their own intervals overlap.",
     ),
 ];
 

@@ -36,10 +36,9 @@ unsafe extern "C" {
     ) -> Said;
     pub fn perennial_torch_copy(n: usize, to: *const *mut C_tensor, from: *const *mut C_tensor) -> Said;
     pub fn perennial_torch_collect(n: usize, to: *const *mut C_tensor, from: *const *mut C_tensor) -> Said;
-    pub fn perennial_torch_zero(n: usize, parameters: *const *mut C_tensor, keep: bool) -> Said;
+    pub fn perennial_torch_drop(n: usize, parameters: *const *mut C_tensor) -> Said;
     pub fn perennial_torch_rng_get(cuda: i64, state: *mut *mut C_tensor) -> Said;
     pub fn perennial_torch_rng_set(cuda: i64, state: *const C_tensor) -> Said;
-    pub fn perennial_torch_deterministic(on: bool) -> Said;
     pub fn perennial_torch_show(shown: *mut Said) -> Said;
     pub fn perennial_torch_capability(shown: *mut Said) -> Said;
     pub fn perennial_torch_folder(shown: *mut Said) -> Said;

@@ -51,8 +51,8 @@ impl Fault for TorchError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Refused(text) if is_memory(text) => Some(
-                "lower `run.micro_rows` (1 takes the least): a job may go on with another; where 1 is \
-                     too much, begin a job with shorter rows or a smaller model"
+                "set `run.micro_rows` to 1, or to less than it is (0 is all rows): a job may go on with another; \
+                 where 1 is too much, begin a job with shorter rows or a smaller model"
                     .into(),
             ),
             Self::Version { .. } => Some(format!(
@@ -276,20 +276,9 @@ pub fn collect_gradients<'a, 'b>(
 /// # Errors
 /// [`TorchError::Refused`] where libtorch does.
 pub fn drop_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
-    zero(&addresses(parameters), false)
-}
-
-/// Fills the gradients of `parameters` with zeros in place, keeping their memory.
-///
-/// # Errors
-/// [`TorchError::Refused`] where libtorch does.
-pub fn zero_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
-    zero(&addresses(parameters), true)
-}
-
-fn zero(parameters: &[*mut C_tensor], keep: bool) -> Result<()> {
+    let parameters = addresses(parameters);
     // SAFETY: an array of live tensors; gradients are libtorch's own shared state.
-    check(unsafe { ffi::perennial_torch_zero(parameters.len(), parameters.as_ptr(), keep) })
+    check(unsafe { ffi::perennial_torch_drop(parameters.len(), parameters.as_ptr()) })
 }
 
 fn generator(device: tch::Device) -> Result<i64> {
@@ -318,15 +307,6 @@ pub fn rng_state(device: tch::Device) -> Result<Tensor> {
 pub fn set_rng_state(device: tch::Device, state: &Tensor) -> Result<()> {
     // SAFETY: a live tensor, which is only read.
     check(unsafe { ffi::perennial_torch_rng_set(generator(device)?, state.as_ptr()) })
-}
-
-/// With `on`, an operator without a deterministic form fails instead of running.
-///
-/// # Errors
-/// [`TorchError::Refused`] where libtorch does.
-pub fn set_deterministic(on: bool) -> Result<()> {
-    // SAFETY: sets a flag.
-    check(unsafe { ffi::perennial_torch_deterministic(on) })
 }
 
 /// The version of the loaded libtorch, as `2.11.0`.

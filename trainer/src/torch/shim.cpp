@@ -1,4 +1,4 @@
-// What `tch` leaves out of libtorch: fused and foreach operators, generator state, settings, CUDA at run time.
+// What `tch` leaves out of libtorch: fused and foreach operators, generator state, CUDA at run time.
 //
 // Every function returns null, or the first line of what went wrong; the text lives until the next call
 // in the same thread. A `Tensor*` is an `at::Tensor*` owned by the caller; one that is returned through
@@ -8,7 +8,9 @@
 #include <dlfcn.h>
 #include <malloc.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -167,16 +169,10 @@ const char* perennial_torch_collect(size_t n, Tensor* const* to, Tensor* const* 
     });
 }
 
-// Drops the gradients, or fills them with zeros where `keep` is set.
-const char* perennial_torch_zero(size_t n, Tensor* const* parameters, bool keep) {
+// Drops the gradients.
+const char* perennial_torch_drop(size_t n, Tensor* const* parameters) {
     return guarded([&] {
-        at::NoGradGuard no_grad;
-        for (size_t i = 0; i < n; ++i) {
-            Tensor& gradient = parameters[i]->mutable_grad();
-            if (!gradient.defined()) continue;
-            if (keep) gradient.zero_();
-            else gradient.reset();
-        }
+        for (size_t i = 0; i < n; ++i) parameters[i]->mutable_grad().reset();
     });
 }
 
@@ -195,11 +191,6 @@ const char* perennial_torch_rng_set(int64_t cuda, const Tensor* state) {
         std::lock_guard<std::mutex> lock(source.mutex());
         source.set_state(*state);
     });
-}
-
-// With `on`, an operator without a deterministic form throws.
-const char* perennial_torch_deterministic(bool on) {
-    return guarded([&] { at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false); });
 }
 
 // What the *loaded* libtorch says about itself; `at::show_config` is compiled into it.

@@ -356,7 +356,7 @@ fn stage_rebuilt_from_the_store_decides_as_the_one_never_interrupted() {
     let config = small(150);
     let mut whole = World::new(config, bundled());
     let verdicts = whole.decide_all();
-    assert!(whole.stage.len() <= 150 && whole.stage.cached_bytes() <= 64 << 10);
+    assert!(whole.stage.len() <= 150 && whole.stage.cache.bytes() <= 64 << 10);
     assert!(whole.stage.counts().looked_up > 0, "the cache is to be too small");
     for cut in [0, 1, 149, 400, 700, whole.docs.len() - 1] {
         let kept: Vec<usize> = (0..cut).filter(|index| is_kept(&verdicts[*index])).collect();

@@ -107,7 +107,7 @@ async fn memory_restored_in_portions_of_any_size_is_that_of_all_rows_read_in_ord
         let mut fast = empty(near, window, 100);
         // A portion of one byte is one record each: only over the newest.
         restore_by(Portion { records, bytes }, &mut fast, &store, version).await.unwrap();
-        assert_eq!(fast.len(), slow.len());
+        assert_eq!(fast.exact.len(), slow.exact.len());
         assert_eq!(fast.near.len(), slow.near.len());
         assert_eq!(fast.unseen.len(), slow.unseen.len());
         for text in texts.iter().rev().step_by(37).take(20) {
@@ -144,7 +144,7 @@ async fn daemon_remembers_its_own_last_rows_whatever_other_shards_are_called() {
             Known::new(own.parse().unwrap(), Folded::Duplicate, Near { records: 15, ..Near::default() });
         known.unseen = Unseen::new(500);
         restore(&mut known, &store, version).await.unwrap();
-        assert_eq!((known.len(), known.near.len()), (60, 15));
+        assert_eq!((known.exact.len(), known.near.len()), (60, 15));
         let (_, near, unseen, _) = verdicts(&mut known, &format!("{} more", text(own, 19)));
         assert!(matches!(near, near::Verdict::Duplicate { .. }), "{own}: {near:?}");
         assert!(unseen < 0.1, "{own}: {unseen}");

@@ -38,8 +38,8 @@ static ENCODING: LazyLock<EncoderOptions> = LazyLock::new(EncoderOptions::defaul
 /// Which columns of a file hold what.
 #[derive(Debug, Clone)]
 pub struct Shape {
-    /// The file's schema, as it is to be read: the strings of columns that are used are views, so that a
-    /// string of a dictionary is held once, however many rows have it.
+    /// The file's schema, as it is to be read: text and bytes of columns that are used are views, so that a
+    /// value of a dictionary is held once, however many rows have it.
     pub schema: SchemaRef,
     /// By field, in the order of [`Fields::list`]: its column in `schema`.
     columns: [Option<usize>; 6],
@@ -72,7 +72,7 @@ impl Shape {
         }
         let used = |index: usize| columns.contains(&Some(index));
         let read = schema.fields().iter().enumerate().map(|(index, field)| {
-            if used(index) { with_strings(field, &DataType::Utf8View) } else { Arc::clone(field) }
+            if used(index) { held_in(field, Memory::Shared) } else { Arc::clone(field) }
         });
         let read: Vec<FieldRef> = read.collect();
         let schema = Arc::new(Schema::new_with_metadata(read, schema.metadata().clone()));
@@ -115,7 +115,7 @@ impl Shape {
     pub fn columns(&self, batch: &RecordBatch) -> Result<Columns, ArrowError> {
         let column = |field| {
             let column = self.column(batch, field);
-            column.map(|column| cast(column, &strings(column.data_type(), &DataType::LargeUtf8))).transpose()
+            column.map(|column| cast(column, &held(column.data_type(), Memory::Own))).transpose()
         };
         let missing = || ArrowError::SchemaError("the text is not a column of text".to_owned());
         let text = column(0)?.ok_or_else(missing)?;
@@ -175,7 +175,7 @@ fn is_meta(kind: &DataType) -> bool {
     if !is_counted(kind) {
         return false;
     }
-    let empty = new_empty_array(&strings(kind, &DataType::LargeUtf8));
+    let empty = new_empty_array(&held(kind, Memory::Own));
     let field = Arc::new(Field::new("meta", empty.data_type().clone(), true));
     make_encoder(&field, &empty, &ENCODING).is_ok()
 }
@@ -199,29 +199,46 @@ fn is_counted(kind: &DataType) -> bool {
     }
 }
 
-/// The type with every type of text in it replaced by `text`.
-fn strings(kind: &DataType, text: &DataType) -> DataType {
-    let inner = |field: &FieldRef| with_strings(field, text);
-    match kind {
-        kind if is_text(kind) => text.clone(),
-        DataType::List(item) => DataType::List(inner(item)),
-        DataType::LargeList(item) => DataType::LargeList(inner(item)),
-        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(inner(item), *size),
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
-        DataType::Map(entries, sorted) => DataType::Map(inner(entries), *sorted),
-        other => other.clone(),
+/// Where text and bytes of a column lie.
+#[derive(Debug, Clone, Copy)]
+enum Memory {
+    /// In the pages, and the column has views of them.
+    Shared,
+    /// In the column.
+    Own,
+}
+
+/// The type with every type of text and of bytes in it replaced by that of this memory.
+fn held(kind: &DataType, memory: Memory) -> DataType {
+    let inner = |field: &FieldRef| held_in(field, memory);
+    match (kind, memory) {
+        (kind, Memory::Shared) if is_text(kind) => DataType::Utf8View,
+        (kind, Memory::Own) if is_text(kind) => DataType::LargeUtf8,
+        (DataType::Binary | DataType::LargeBinary | DataType::BinaryView, Memory::Shared) => {
+            DataType::BinaryView
+        }
+        (DataType::Binary | DataType::LargeBinary | DataType::BinaryView, Memory::Own) => {
+            DataType::LargeBinary
+        }
+        (DataType::List(item), _) => DataType::List(inner(item)),
+        (DataType::LargeList(item), _) => DataType::LargeList(inner(item)),
+        (DataType::FixedSizeList(item, size), _) => DataType::FixedSizeList(inner(item), *size),
+        (DataType::Struct(fields), _) => DataType::Struct(fields.iter().map(inner).collect()),
+        (DataType::Map(entries, sorted), _) => DataType::Map(inner(entries), *sorted),
+        (other, _) => other.clone(),
     }
 }
 
-fn with_strings(field: &FieldRef, text: &DataType) -> FieldRef {
-    let kind = strings(field.data_type(), text);
+fn held_in(field: &FieldRef, memory: Memory) -> FieldRef {
+    let kind = held(field.data_type(), memory);
     if kind == *field.data_type() {
         return Arc::clone(field);
     }
     Arc::new(field.as_ref().clone().with_data_type(kind))
 }
 
-/// How many bytes a value has, about, as JSON: of bytes two digits each. They are counted until they are more than `most`.
+/// How many bytes a value of a column in shared memory has, about, as JSON: of bytes two digits each. They are
+/// counted until they are more than `most`.
 fn weight(array: &dyn Array, row: usize, most: u64) -> u64 {
     const SCALAR: u64 = 8;
     if row >= array.len() || array.is_null(row) {
@@ -239,8 +256,6 @@ fn weight(array: &dyn Array, row: usize, most: u64) -> u64 {
     };
     match array.data_type() {
         DataType::Utf8View => array.as_string_view().value(row).len() as u64,
-        DataType::Binary => 2 * array.as_binary::<i32>().value(row).len() as u64,
-        DataType::LargeBinary => 2 * array.as_binary::<i64>().value(row).len() as u64,
         DataType::BinaryView => 2 * array.as_binary_view().value(row).len() as u64,
         DataType::FixedSizeBinary(size) => 2 * u64::try_from(*size).unwrap_or(SCALAR),
         DataType::List(_) => {

@@ -48,15 +48,9 @@ impl Unseen {
     }
 
     /// Shingles in the window, those of several records once for each.
-    #[must_use]
-    pub const fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) const fn len(&self) -> usize {
         self.held
-    }
-
-    /// Whether the window is empty.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.held == 0
     }
 
     /// Shingles that the window may hold.
@@ -66,8 +60,8 @@ impl Unseen {
     }
 
     /// Bytes that it takes when its window is full, but for 4 a record.
-    #[must_use]
-    pub const fn memory(&self) -> usize {
+    #[cfg(test)]
+    const fn memory(&self) -> usize {
         self.window * size_of::<u64>() + self.table.len() * size_of::<Slot>()
     }
 

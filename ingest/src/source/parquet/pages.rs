@@ -24,6 +24,9 @@ const SET: u8 = 10;
 const MAP: u8 = 11;
 const STRUCT: u8 = 12;
 
+/// The encoding that stores of a value only what follows the beginning that it shares with the one before.
+const DELTA_BYTE_ARRAY: i64 = 7;
+
 /// A page by its header.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Page {
@@ -33,6 +36,8 @@ pub(super) struct Page {
     pub stored: u64,
     /// Values, nulls included; of a dictionary none.
     pub values: u64,
+    /// Whether its values share their beginnings: any of them may have as many bytes as the whole page.
+    pub shares: bool,
     /// Bytes of the header.
     pub header: u64,
 }
@@ -46,7 +51,8 @@ pub(super) fn header(from: impl Read) -> Option<Page> {
         match (field, kind) {
             (2, I32) => unpacked = u64::try_from(thrift.integer()?).ok(),
             (3, I32) => stored = u64::try_from(thrift.integer()?).ok(),
-            (5 | 8, STRUCT) => page.values = thrift.first_integer()?,
+            (5, STRUCT) => (page.values, page.shares) = thrift.values(2)?,
+            (8, STRUCT) => (page.values, page.shares) = thrift.values(4)?,
             _ => thrift.skip(kind, NESTED)?,
         }
         Some(())
@@ -141,17 +147,19 @@ impl<R: Read> Thrift<R> {
         }
     }
 
-    /// Of a struct the first field, a number that is not negative.
-    fn first_integer(&mut self) -> Option<u64> {
-        let mut first = 0;
+    /// Of the header of a data page: its values, and whether they share their beginnings, which its field
+    /// `encoding` says.
+    fn values(&mut self, encoding: i64) -> Option<(u64, bool)> {
+        let (mut values, mut shares) = (0, false);
         self.fields(|thrift, field, kind| {
-            if (field, kind) == (1, I32) {
-                first = u64::try_from(thrift.integer()?).ok()?;
-                return Some(());
+            match (field, kind) {
+                (1, I32) => values = u64::try_from(thrift.integer()?).ok()?,
+                (_, I32) if field == encoding => shares = thrift.integer()? == DELTA_BYTE_ARRAY,
+                _ => thrift.skip(kind, NESTED)?,
             }
-            thrift.skip(kind, NESTED)
+            Some(())
         })?;
-        Some(first)
+        Some((values, shares))
     }
 
     /// How many children an element of a schema has.

@@ -2,7 +2,7 @@
 //!
 //! A batch holds the pages that its rows lie in, so how many rows are read at once follows from the row
 //! group's most crowded page. Rows go into blocks with memory of their own: what is held is what the
-//! blocks say they weigh.
+//! blocks say they weigh. A row is never split: its lists are as long as its pages say.
 
 use std::io::BufReader;
 use std::sync::Arc;
@@ -197,6 +197,8 @@ impl<'a> Rows<'a> {
                 .chunks
                 .run("a column lies outside of the file", || Ok::<_, ParquetError>(column.byte_range()))?;
             let end = at.saturating_add(stored).min(self.chunks.length);
+            // Of a dictionary, values of a fixed length are stored once and read for each row.
+            let fixed = u64::try_from(column.column_descr().type_length()).unwrap_or(0);
             let mut crowd = Crowd::default();
             while at < end {
                 let from = self.chunks.run("a page does not decode", || self.chunks.get_read(at))?;
@@ -208,7 +210,8 @@ impl<'a> Rows<'a> {
                         format!("a page of column `{name}` has {} bytes, more than {limit}", page.unpacked);
                     return Err(Broken::corrupt(said));
                 }
-                crowd.add(page.unpacked, page.values);
+                let each = if page.shares { page.unpacked } else { fixed };
+                crowd.add(page.unpacked.max(page.values.saturating_mul(each)), page.values);
                 at = at.saturating_add(page.header).saturating_add(page.stored);
             }
             bytes = bytes.saturating_add(crowd.row(rows));

@@ -2,19 +2,25 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, StringDictionaryBuilder, StructArray};
+use arrow::array::{
+    ArrayRef, BinaryArray, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray,
+    StringDictionaryBuilder, StructArray,
+};
 use arrow::datatypes::{DataType, Field, Int32Type};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::properties::{WriterProperties, WriterVersion};
 use proptest::prelude::*;
 use schemas::program::config::Bytes;
 use schemas::table::records::{RAW_LIMIT, Reason};
 
 use super::super::Positions;
 use super::super::file::Files;
-use super::super::tests::{Bench, Seen, brief, read_all, seen, small, source};
+use super::super::tests::{Bench, Seen, brief, read_all, readings, resumed, seen, small, source};
 use crate::config::{self, Fields, Format};
+use crate::dedup::held_out::HeldOut;
+use crate::dedup::near::Near;
+use crate::dedup::{Found, Known};
 
 fn parquet_source(path: &Path) -> config::Source {
     config::Source { format: Format::Parquet, ..source("s", path) }
@@ -41,6 +47,10 @@ fn written(batch: &RecordBatch, layout: Layout) -> Vec<u8> {
         .set_dictionary_enabled(layout.dictionary)
         .set_compression(codec)
         .build();
+    written_by(batch, properties)
+}
+
+fn written_by(batch: &RecordBatch, properties: WriterProperties) -> Vec<u8> {
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).unwrap();
     writer.write(batch).unwrap();
     writer.into_inner().unwrap()
@@ -64,6 +74,12 @@ fn file(texts: &[Option<String>], layout: Layout) -> Vec<u8> {
 
 fn numbered(count: usize) -> Vec<Option<String>> {
     (0..count).map(|row| Some(format!("text of row {row}"))).collect()
+}
+
+fn opened(path: &Path) -> super::Chunks {
+    let file = fs::File::open(path).unwrap();
+    let length = file.metadata().unwrap().len();
+    super::Chunks::new(Arc::new(file), length)
 }
 
 fn texts(seen: &[Seen]) -> Vec<(u64, u64, String)> {
@@ -96,7 +112,7 @@ proptest! {
         fs::write(&path, file(&texts, Layout { group, page, dictionary, packed })).unwrap();
         let sources = [parquet_source(&path)];
         let blocks = read_all(&sources, small(block_lines, block_bytes), Positions::new(), 0);
-        let whole: Vec<Seen> = blocks.iter().flat_map(seen).collect();
+        let whole = readings(&blocks);
         prop_assert_eq!(self::texts(&whole), expected(&texts));
         prop_assert!(blocks.iter().all(|block| block.readings.list.len() <= block_lines as usize));
         for block in &blocks {
@@ -107,15 +123,8 @@ proptest! {
                 prop_assert_eq!(columns.text(row), texts[reading.start as usize].as_deref());
             }
         }
-        let mut positions = Positions::new();
-        let mut before = Vec::new();
-        for block in blocks.into_iter().take(kill.index(1 + whole.len())) {
-            before.extend(seen(&block));
-            positions.advance(block.upto);
-        }
-        let first = before.len() as u64;
-        before.extend(read_all(&sources, config::Read::default(), positions, first).iter().flat_map(seen));
-        prop_assert_eq!(before, whole);
+        let killed = kill.index(blocks.len() + 1);
+        prop_assert_eq!(resumed(&sources, blocks, killed), whole);
     }
 
     #[test]
@@ -137,16 +146,14 @@ proptest! {
         let path = folder.path().join("a.parquet");
         fs::write(&path, bytes).unwrap();
         let sources = [parquet_source(&path)];
-        let read = |lines, positions, first| read_all(&sources, small(lines, 10_000), positions, first);
-        let blocks = read(7, Positions::new(), 0);
-        let whole: Vec<Seen> = blocks.iter().flat_map(seen).collect();
-        let other: Vec<Seen> = read(1000, Positions::new(), 0).iter().flat_map(seen).collect();
-        prop_assert_eq!(&whole, &other);
+        let read = |lines| read_all(&sources, small(lines, 10_000), Positions::new(), 0);
+        let blocks = read(7);
+        let whole = readings(&blocks);
+        prop_assert_eq!(&whole, &readings(&read(1000)));
         prop_assert!(whole.iter().all(|seen| seen.end == seen.start + 1 || seen.reason.is_some()));
         prop_assert!(whole.windows(2).all(|pair| pair[0].end == pair[1].start));
-        let mut positions = Positions::new();
-        blocks.into_iter().for_each(|block| positions.advance(block.upto));
-        prop_assert_eq!(read(7, positions, whole.len() as u64).len(), 0, "what was said is not said again");
+        let all = blocks.len();
+        prop_assert_eq!(resumed(&sources, blocks, all), whole, "what was said is not said again");
     }
 }
 
@@ -158,7 +165,7 @@ fn truncated_file_waits_while_it_is_followed_and_is_one_dead_letter_else() {
     let whole = file(&numbered(20), SMALL);
     for cut in [1, 4, 11, whole.len() / 2, whole.len() - 1] {
         fs::write(&path, &whole[..cut]).unwrap();
-        let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+        let mut bench = Bench::default();
         assert_eq!(bench.look(&source, true), [], "{cut}");
         bench.files = Files::default();
         let seen = bench.look(&source, false);
@@ -197,7 +204,7 @@ fn file_that_is_no_parquet_is_a_dead_letter_with_its_first_bytes_and_an_empty_on
     ] {
         fs::write(&path, &bytes).unwrap();
         for waits in [false, true] {
-            let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+            let mut bench = Bench::default();
             let source = config::Source { follow: waits, ..source.clone() };
             super::super::read_source(&source, !waits, &mut bench.files, &mut bench.blocks).unwrap();
             bench.blocks.flush().unwrap();
@@ -210,9 +217,9 @@ fn file_that_is_no_parquet_is_a_dead_letter_with_its_first_bytes_and_an_empty_on
         }
     }
     fs::write(&path, b"").unwrap();
-    assert_eq!(Bench::new(config::Read::default(), Positions::new(), 0).look(&source, false), []);
+    assert_eq!(Bench::default().look(&source, false), []);
     fs::write(&path, file(&[], SMALL)).unwrap();
-    assert_eq!(Bench::new(config::Read::default(), Positions::new(), 0).look(&source, false), []);
+    assert_eq!(Bench::default().look(&source, false), []);
 }
 
 #[test]
@@ -226,7 +233,7 @@ fn damage_in_the_middle_is_one_dead_letter_and_a_mended_file_is_read_anew() {
     let mut damaged = whole.clone();
     damaged[at] = 0xFF;
     fs::write(&path, &damaged).unwrap();
-    let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+    let mut bench = Bench::default();
     let seen = bench.look(&source, true);
     let (last, sound) = seen.split_last().unwrap();
     assert_eq!(texts(sound), expected(&numbered(20)));
@@ -255,7 +262,7 @@ fn file_of_another_shape_is_one_dead_letter_for_all_its_rows() {
     for (source, reason) in
         [(missing, Reason::MissingText), (wrong, Reason::WrongType), (wrong_other, Reason::WrongType)]
     {
-        let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+        let mut bench = Bench::default();
         let seen = bench.look(&source, false);
         assert_eq!(seen.len(), 1);
         assert_eq!((seen[0].start, seen[0].end, seen[0].reason), (0, 20, Some(reason)));
@@ -283,7 +290,7 @@ fn row_that_is_too_large_is_a_dead_letter_between_its_neighbours() {
     fs::write(&path, file(&texts, SMALL)).unwrap();
     let limits = config::Read { line: Bytes::new(100_000), ..config::Read::default() };
     let blocks = read_all(&[parquet_source(&path)], limits, Positions::new(), 0);
-    let seen: Vec<Seen> = blocks.iter().flat_map(seen).collect();
+    let seen = readings(&blocks);
     let found: Vec<_> = seen.iter().map(|seen| (seen.raw.len(), seen.length, seen.reason)).collect();
     let large = (RAW_LIMIT, 200_000, Some(Reason::TooLarge));
     assert_eq!(found, [(13, 13, None), (13, 13, None), large, (13, 13, None), (90_000, 90_000, None)]);
@@ -336,8 +343,7 @@ fn headers_of_all_pages_of_a_column_lead_to_its_end_and_count_its_values() {
     for dictionary in [false, true] {
         let layout = Layout { group: 100, page: 3, dictionary, packed: true };
         fs::write(&path, file(&numbered(50), layout)).unwrap();
-        let opened = Arc::new(fs::File::open(&path).unwrap());
-        let chunks = super::Chunks::new(opened, fs::metadata(&path).unwrap().len());
+        let chunks = opened(&path);
         let footer = super::Footer::read(&chunks).unwrap();
         assert_eq!((footer.rows, footer.groups.as_slice()), (50, &[(0, 50)][..]));
         for column in footer.metadata.row_group(0).columns() {
@@ -367,8 +373,7 @@ fn rows_read_at_once_follow_from_the_pages_whatever_the_footer_counts() {
     let texts: Vec<_> = (0..100).map(|_| Some("x".repeat(10_000))).collect();
     let layout = Layout { group: 100, page: 5, dictionary: false, packed: true };
     fs::write(&path, file(&texts, layout)).unwrap();
-    let opened = Arc::new(fs::File::open(&path).unwrap());
-    let chunks = super::Chunks::new(opened, fs::metadata(&path).unwrap().len());
+    let chunks = opened(&path);
     let mut footer = super::Footer::read(&chunks).unwrap();
     let fields = Fields { meta: "none".into(), ..Fields::default() };
     let shape = super::Shape::of(&footer.schema, &fields).unwrap();
@@ -397,6 +402,62 @@ fn rows_read_at_once_follow_from_the_pages_whatever_the_footer_counts() {
     // Nor is a page taken for more rows than it has values.
     footer.groups = vec![(0, 1_000_000)];
     assert_eq!(at_once(&footer), 19);
+}
+
+/// How many rows of its first row group are read at once of a file.
+fn at_once(path: &Path, limits: config::Read) -> usize {
+    let chunks = opened(path);
+    let footer = super::Footer::read(&chunks).unwrap();
+    let shape = super::Shape::of(&footer.schema, &Fields::default()).unwrap();
+    super::Rows::new(&chunks, &footer, &shape, limits).unwrap().at_once(0).unwrap()
+}
+
+#[test]
+fn values_that_share_their_beginnings_are_read_a_few_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let texts: Vec<_> = (0..500).map(|row| Some(format!("{}{row}", "x".repeat(10_000)))).collect();
+    let column: ArrayRef = Arc::new(StringArray::from_iter(texts.iter().map(Option::as_deref)));
+    let batch = RecordBatch::try_from_iter([("text", column)]).unwrap();
+    for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+        let properties = WriterProperties::builder()
+            .set_writer_version(version)
+            .set_dictionary_enabled(false)
+            .set_encoding(Encoding::DELTA_BYTE_ARRAY);
+        let bytes = written_by(&batch, properties.build());
+        assert!(bytes.len() < 50_000, "{}", bytes.len());
+        fs::write(&path, bytes).unwrap();
+        assert!((1..=20).contains(&at_once(&path, small(1000, 200_000))));
+        let blocks = read_all(&[parquet_source(&path)], small(1000, 200_000), Positions::new(), 0);
+        assert_eq!(self::texts(&readings(&blocks)), expected(&texts));
+    }
+}
+
+#[test]
+fn bytes_of_a_dictionary_are_not_held_for_every_row_that_has_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["text"; 300]));
+    let value = vec![7_u8; 50_000];
+    let free: ArrayRef = Arc::new(BinaryArray::from_iter_values(vec![&value; 300]));
+    let fixed = FixedSizeBinaryArray::try_from_iter(vec![&value; 300].into_iter()).unwrap();
+    for (bytes, most) in [(free, 1000), (Arc::new(fixed) as ArrayRef, 4)] {
+        let field = Arc::new(Field::new("k", bytes.data_type().clone(), false));
+        let meta: ArrayRef = Arc::new(StructArray::from(vec![(field, bytes)]));
+        let batch = RecordBatch::try_from_iter([("text", Arc::clone(&text)), ("meta", meta)]).unwrap();
+        // The first version of the writer makes no dictionary of values of a fixed length.
+        let properties = WriterProperties::builder().set_writer_version(WriterVersion::PARQUET_2_0).build();
+        let bytes = written_by(&batch, properties);
+        assert!(bytes.len() < 200_000, "{}", bytes.len());
+        fs::write(&path, bytes).unwrap();
+        assert!((1..=most).contains(&at_once(&path, small(1000, 200_000))));
+        let blocks = read_all(&[parquet_source(&path)], small(1000, 200_000), Positions::new(), 0);
+        let lines: usize = blocks.iter().map(|block| block.readings.list.len()).sum();
+        assert!(lines == 300 && blocks.iter().all(|block| block.weight() < 1_000_000));
+        let rows = crate::normalise::Normaliser::new(1).run(blocks.into_iter().next().unwrap()).rows;
+        let crate::block::Row::Document { document, .. } = &rows.list[0] else { panic!("a document") };
+        assert_eq!(rows.text(document.meta.unwrap()), format!(r#"{{"k":"{}"}}"#, "07".repeat(50_000)));
+    }
 }
 
 #[test]
@@ -432,6 +493,23 @@ fn dead_row_keeps_its_fields_though_it_has_a_text() {
 }
 
 #[test]
+fn row_that_is_held_out_keeps_its_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    fs::write(&path, file(&numbered(2), SMALL)).unwrap();
+    let mut blocks = read_all(&[parquet_source(&path)], config::Read::default(), Positions::new(), 0);
+    let block = crate::normalise::Normaliser::new(1).run(blocks.remove(0));
+    let held_out = HeldOut::new(vec![("text of row 1".into(), "a place".into())], 0.8);
+    let known = Known::new("main".parse().unwrap(), config::Folded::default(), Near::default());
+    let block = known.without(held_out).run(block, |_| Ok(Found::new())).unwrap();
+    assert_eq!((block.tally.kept, block.tally.dead_letters), (1, 1));
+    let reading = &block.readings.list[1];
+    let raw = String::from_utf8_lossy(block.readings.raw(reading)).into_owned();
+    assert_eq!(raw, r#"{"id":1,"meta":{"key":"value"},"text":"text of row 1"}"#);
+    assert_eq!(reading.length, raw.len() as u64);
+}
+
+#[test]
 fn schema_that_nests_too_deep_is_damage() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.parquet");
@@ -444,8 +522,7 @@ fn schema_that_nests_too_deep_is_damage() {
         let text: ArrayRef = Arc::new(StringArray::from(vec!["text"]));
         let batch = RecordBatch::try_from_iter([("text", text), ("meta", column)]).unwrap();
         fs::write(&path, written(&batch, SMALL)).unwrap();
-        let seen =
-            Bench::new(config::Read::default(), Positions::new(), 0).look(&parquet_source(&path), false);
+        let seen = Bench::default().look(&parquet_source(&path), false);
         let sound = seen.iter().filter(|seen| seen.reason.is_none()).count();
         assert_eq!((seen.len(), sound), (1, documents), "{deep}");
     }

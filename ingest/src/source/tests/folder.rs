@@ -4,10 +4,9 @@ use std::io::ErrorKind::{self, Other, PermissionDenied};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use super::super::SourceError;
 use super::super::file::Files;
-use super::super::{Positions, SourceError};
 use super::{Bench, brief, source};
-use crate::config;
 
 #[test]
 fn name_that_is_no_utf_8_is_passed_over_in_a_folder_and_tried_again() {
@@ -20,7 +19,7 @@ fn name_that_is_no_utf_8_is_passed_over_in_a_folder_and_tried_again() {
     fs::write(dir.join("e.jsonl"), "e").unwrap();
     fs::write(folder.path().join("c.jsonl"), "c").unwrap();
     let source = source("s", folder.path());
-    let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+    let mut bench = Bench::default();
     assert_eq!(brief(&bench.look(&source, false)), ["a", "c"]);
     let walk = super::super::walk::files(&source, false).unwrap();
     let mut refused: Vec<_> = walk.refused.iter().map(SourceError::path).collect();
@@ -59,7 +58,7 @@ fn files_that_are_gone_are_forgotten_and_those_of_other_sources_are_not() {
         fs::write(path.join("a.jsonl"), "a\n").unwrap();
         fs::write(path.join("b.jsonl"), "b\n").unwrap();
     }
-    let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+    let mut bench = Bench::default();
     for source in [source("x", &x), source("y", &y)] {
         assert_eq!(bench.look(&source, true).len(), 2);
     }

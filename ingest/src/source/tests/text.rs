@@ -62,7 +62,7 @@ proptest! {
         let mut bench = Bench::new(small(block_lines, 100), Positions::new(), 0);
         stdin::read_from(Pieces(Cursor::new(text.clone().into_bytes()), pieces), &pipe, &mut bench.blocks).unwrap();
         bench.blocks.flush().unwrap();
-        let piped: Vec<Seen> = bench.taken().iter().flat_map(seen).collect();
+        let piped = readings(&bench.taken());
         prop_assert_eq!(found(&piped), expected.clone());
 
         let folder = tempfile::tempdir().unwrap();
@@ -76,18 +76,10 @@ proptest! {
         fs::write(&path, bytes).unwrap();
         let sources = [text_source(&path, record)];
         let blocks = read_all(&sources, small(block_lines, 20), Positions::new(), 0);
-        let whole: Vec<Seen> = blocks.iter().flat_map(seen).collect();
+        let whole = readings(&blocks);
         prop_assert_eq!(found(&whole), expected);
-        let mut positions = Positions::new();
-        let mut before = Vec::new();
         let killed = kill.index(blocks.len() + 1);
-        for block in blocks.into_iter().take(killed) {
-            before.extend(seen(&block));
-            positions.advance(block.upto);
-        }
-        let first = before.len() as u64;
-        before.extend(read_all(&sources, config::Read::default(), positions, first).iter().flat_map(seen));
-        prop_assert_eq!(before, whole);
+        prop_assert_eq!(resumed(&sources, blocks, killed), whole);
     }
 
     #[test]
@@ -100,7 +92,7 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.txt");
         let source = text_source(&path, record);
-        let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+        let mut bench = Bench::default();
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
         cuts.sort_unstable();
         let mut grown = Vec::new();
@@ -126,7 +118,7 @@ fn last_paragraph_waits_for_its_blank_line_while_the_file_is_followed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.txt");
     let source = text_source(&path, Record::Paragraph);
-    let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+    let mut bench = Bench::default();
     let mut grow = |text: &str, waits: bool| {
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
         file.write_all(text.as_bytes()).unwrap();
@@ -153,7 +145,7 @@ fn paragraph_that_just_fits_is_whole_whatever_blanks_follow_and_one_that_does_no
     let large = format!("{fits}\n{blanks}z");
     fs::write(&path, format!("{fits}\n{blanks}\n\n{large}\n\n{blanks}last\n\nend")).unwrap();
     let blocks = read_all(&[text_source(&path, Record::Paragraph)], limits, Positions::new(), 0);
-    let seen: Vec<Seen> = blocks.iter().flat_map(seen).collect();
+    let seen = readings(&blocks);
     assert_eq!(seen.len(), 4);
     assert!(seen[0].raw == fits.as_bytes() && seen[0].reason.is_none());
     assert_eq!((seen[1].reason, seen[1].length), (Some(Reason::TooLarge), large.len() as u64));
@@ -168,7 +160,7 @@ fn file_that_is_one_document_is_read_when_it_looked_the_same_twice_and_again_whe
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.txt");
     let source = text_source(&path, Record::File);
-    let mut bench = Bench::new(config::Read::default(), Positions::new(), 0);
+    let mut bench = Bench::default();
     fs::write(&path, "half").unwrap();
     assert_eq!(bench.look(&source, true), []);
     fs::write(&path, "half and whole\n").unwrap();

@@ -12,9 +12,10 @@ fn members(capacity: Capacity, seed: Seed, seen: &[Candidate]) -> BTreeSet<Recor
     reservoir.members.values().map(|member| member.id).collect()
 }
 
-/// The definition: sort all, take while it fits.
+/// The definition: sort all that fit by themselves, take while they fit together.
 fn twin(capacity: Capacity, seed: Seed, seen: &[Candidate]) -> BTreeSet<RecordId> {
-    let mut all: Vec<&Candidate> = seen.iter().collect();
+    let fits = |one: &&Candidate| capacity.size(one) <= capacity.limit();
+    let mut all: Vec<&Candidate> = seen.iter().filter(fits).collect();
     all.sort_by_key(|one| std::cmp::Reverse((seed.hash(one.id.as_bytes()), one.id)));
     let mut used = 0;
     let fits = |one: &&&Candidate| {

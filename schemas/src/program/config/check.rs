@@ -1,5 +1,7 @@
 //! Checks a tree against a type: unknown keys with what was meant, and every value that does not fit.
 
+use std::collections::BTreeSet;
+
 use serde::de::DeserializeOwned;
 
 use super::fields::Shape;
@@ -112,17 +114,24 @@ impl Checker {
         }
     }
 
-    /// Keys of other tables that end in `key` or nearly so.
+    /// Keys and tables elsewhere whose last name is `key` or nearly so.
     fn elsewhere(&self, key: &str) -> Vec<String> {
-        let last = |known: &'_ str| known.rsplit('.').next().unwrap_or_default().to_owned();
-        let same: Vec<String> =
-            self.known.iter().filter(|known| plain(&last(known)) == plain(key)).take(3).cloned().collect();
-        if !same.is_empty() {
-            return same;
-        }
-        let ends: Vec<String> = self.known.iter().map(|known| last(known)).collect();
-        let near = nearest(key, ends.iter().map(String::as_str));
-        self.known.iter().filter(|known| near.contains(&last(known).as_str())).take(3).cloned().collect()
+        let mut seen = BTreeSet::new();
+        let names = self.known.iter().flat_map(|known| {
+            let ends = known.match_indices('.').map(|(dot, _)| dot).chain([known.len()]);
+            ends.filter_map(|end| known.get(..end))
+        });
+        let names: Vec<&str> = names.filter(|name| seen.insert(*name)).collect();
+        let ends: Vec<String> =
+            names.iter().map(|name| plain(name.rsplit('.').next().unwrap_or_default())).collect();
+        let key = plain(key);
+        let near = if ends.contains(&key) {
+            vec![key.as_str()]
+        } else {
+            nearest(&key, ends.iter().map(String::as_str))
+        };
+        let meant = names.iter().zip(&ends).filter(|(_, end)| near.contains(&end.as_str()));
+        meant.take(3).map(|(name, _)| (*name).to_owned()).collect()
     }
 
     /// Reads `T` from `tree`. Every value that does not fit is told and taken out, so that the rest

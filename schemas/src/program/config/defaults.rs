@@ -7,8 +7,8 @@ use super::fields::{ANY, Key, Listed, Shape};
 use super::tree::{Node, Origin, Step, Value};
 use super::{encode, read, show};
 
-/// [`known_keys`](super::known_keys) with the kind and the default of each value, for the reference that
-/// is generated from it.
+/// Every key that `T` knows, in the order of its fields: `store.url`, `source[].path`,
+/// `buffer.<name>.capacity`, `policy.*`.
 #[must_use]
 pub fn keys<T: DeserializeOwned + Serialize>() -> Vec<Key> {
     let absent = effective::<T>(&Node::table(Origin::Default));

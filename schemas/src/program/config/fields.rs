@@ -55,13 +55,6 @@ pub(super) struct Listed {
 /// Stands for a name that the user chooses.
 pub(super) const ANY: &str = "<name>";
 
-/// Every key that `T` knows, dotted, in the order of its fields: `store.url`, `source[].path`,
-/// `buffer.<name>.capacity`, `policy.*`.
-#[must_use]
-pub fn known_keys<T: DeserializeOwned>() -> Vec<String> {
-    Shape::of::<T>().keys().into_iter().map(|key| key.name).collect()
-}
-
 impl Shape {
     pub(super) fn of<T: DeserializeOwned>() -> Self {
         explore::<T>(&mut Vec::new())

@@ -96,12 +96,6 @@ impl ConfigError {
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
-
-    /// The same, to be put among other problems.
-    #[must_use]
-    pub fn into_problems(self) -> Vec<Problem> {
-        self.problems
-    }
 }
 
 impl From<Problem> for ConfigError {

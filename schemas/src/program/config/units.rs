@@ -249,8 +249,6 @@ fn scaled(number: &str, scale: u128) -> Option<u128> {
 pub struct Share(f64);
 
 impl Share {
-    /// Nothing of the whole.
-    pub const ZERO: Self = Self(0.0);
     /// All of it.
     pub const ONE: Self = Self(1.0);
 
@@ -276,18 +274,6 @@ impl Share {
 impl fmt::Display for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
-    }
-}
-
-impl FromStr for Share {
-    type Err = UnitError;
-
-    fn from_str(text: &str) -> Result<Self, UnitError> {
-        let number = text
-            .trim()
-            .parse()
-            .map_err(|_| UnitError(format!("`{text}` is no share; write a number from 0 to 1")))?;
-        Self::new(number)
     }
 }
 
@@ -440,14 +426,8 @@ mod tests {
         }
 
         #[test]
-        fn shares_print_and_read_back(value in 0.0..=1.0_f64) {
-            let share = Share::new(value).unwrap();
-            prop_assert_eq!(share.to_string().parse(), Ok(share));
-        }
-
-        #[test]
         fn no_text_is_a_panic(text in "[0-9.]{0,40} ?[a-zA-Zµ]{0,3}[0-9.a-z]{0,4}") {
-            let _ = (text.parse::<Bytes>(), text.parse::<Duration>(), text.parse::<Share>());
+            let _ = (text.parse::<Bytes>(), text.parse::<Duration>());
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use deltalake::DeltaTable;
 
-use super::super::{Scan, StoreError, transaction_of};
+use super::super::{Scan, StoreError, file, transaction_of};
 use super::{Checker, Kept, MEMBERS, Standing, or_none};
 use crate::table::buffers::Op;
 use crate::table::draws::PackedSpan;
@@ -13,23 +13,23 @@ use crate::table::{Table, buffers, draws};
 impl Checker<'_> {
     pub(super) async fn buffers(&mut self, delta: &DeltaTable) -> Result<(), StoreError> {
         let table = Table::Buffers;
-        let batches = self.scan(table, &Scan { order: &["buffer", "change"], ..Scan::default() }).await?;
+        let columns = ["last_seq", "id", "bytes", "capacity", "capacity_unit"];
+        let changes = Scan { columns: &columns, filter: None, order: &["buffer", "change"] };
         let mut all: BTreeMap<String, Members> = BTreeMap::new();
-        for batch in &batches {
-            let view = buffers::View::new(batch).map_err(|source| StoreError::Rows { table, source })?;
-            for row in view.iter() {
-                let mut members = all.remove(row.buffer).unwrap_or_default();
-                let mut problems = members.apply(&row);
+        self.scan(table, &changes, |checker, batch| {
+            for row in buffers::View::new(batch)?.iter() {
+                let mut problems = all.entry(row.buffer.to_owned()).or_default().apply(&row);
                 if row.op == Op::Admit.as_str() {
-                    problems.extend(self.not_kept(&row));
+                    problems.extend(checker.not_kept(&row));
                 }
                 for (invariant, detail) in problems {
                     let detail = format!("buffer `{}` change {}: {detail}", row.buffer, row.change);
-                    self.violation(table, invariant, detail);
+                    checker.violation(table, invariant, detail);
                 }
-                all.insert(row.buffer.to_owned(), members);
             }
-        }
+            Ok(())
+        })
+        .await?;
         for (name, members) in &all {
             if let Some((invariant, detail)) = members.over_capacity(&self.kept) {
                 self.violation(table, invariant, format!("buffer `{name}` at its newest change: {detail}"));
@@ -60,15 +60,17 @@ impl Checker<'_> {
         }
     }
 
-    pub(super) async fn draws(&mut self) -> Result<(), StoreError> {
+    /// File by file: all draws at once need not fit into memory, and no step depends on another.
+    pub(super) async fn draws(&mut self, delta: &DeltaTable) -> Result<(), StoreError> {
         let table = Table::Draws;
-        let batches = self.scan(table, &Scan { order: &["job", "step"], ..Scan::default() }).await?;
-        for batch in &batches {
-            let view = draws::View::new(batch).map_err(|source| StoreError::Rows { table, source })?;
-            for row in view.iter() {
-                if let Err(detail) = self.spans_inside(&row) {
-                    let detail = format!("job `{}` step {}: {detail}", row.job, row.step);
-                    self.violation(table, "draws lie inside their records", detail);
+        for data in file::live(delta, table).await? {
+            for batch in &file::read(self.store, delta, table, &data, None, None).await? {
+                let view = draws::View::new(batch).map_err(|source| StoreError::Rows { table, source })?;
+                for row in view.iter() {
+                    if let Err(detail) = self.spans_inside(&row) {
+                        let detail = format!("job `{}` step {}: {detail}", row.job, row.step);
+                        self.violation(table, "draws lie inside their records", detail);
+                    }
                 }
             }
         }

@@ -342,6 +342,29 @@ async fn vacuum_deletes_replaced_files_and_orphans_once_the_retention_is_over_an
     while let Some(news) = follower.next().await.unwrap() {
         assert!(matches!(news, News::Nothing { .. }), "{news:?}");
     }
+    // Who is further behind than the retention cannot read what came, and begins anew at the newest.
+    let newest = fresh.version(Table::Records).await.unwrap();
+    let mut late = Follower::new(&fresh, Table::Records, Some(Version(2)), None).await.unwrap();
+    assert_eq!(late.next().await.unwrap(), Some(News::Rewritten { version: newest }));
+    assert_eq!(late.next().await.unwrap(), None);
+}
+
+/// As a server sees it whose store another process maintains.
+#[tokio::test]
+async fn places_in_files_that_another_process_replaced_are_forgotten() {
+    let (_folder, store) = new_store().await;
+    let yesterday = day_of(store.clock().now_us()) - 1;
+    let mut main = Daemon::start(&store, "main").await;
+    for _ in 0..6 {
+        main.commit(yesterday, 5).await;
+    }
+    let server = Store::open(store.url(), &HashMap::new(), store.clock().clone()).await.unwrap();
+    let held = || server.0.files.places.lock().unwrap().len();
+    seen(&server, Version(6)).await;
+    assert_eq!(held(), 6);
+    run(&store, Table::Records, &options(), &Stop::new()).await.unwrap();
+    seen(&server, server.version(Table::Records).await.unwrap()).await;
+    assert_eq!(held(), 1);
 }
 
 #[test]
@@ -459,6 +482,8 @@ async fn checkpoint_is_written_when_due_and_the_log_forgets_what_its_property_sa
     let (folder, store) = new_store().await;
     let today = day_of(store.clock().now_us());
     let mut main = Daemon::start(&store, "main").await;
+    let mut idle = Daemon::start(&store, "other").await;
+    let behind = Store::open(store.url(), &HashMap::new(), store.clock().clone()).await.unwrap();
     for _ in 0..3 {
         main.commit(today, 5).await;
     }
@@ -480,9 +505,14 @@ async fn checkpoint_is_written_when_due_and_the_log_forgets_what_its_property_sa
     let fresh = Store::open(store.url(), &HashMap::new(), store.clock().clone()).await.unwrap();
     assert_sound(&fresh).await;
     assert_eq!(fresh.transaction(Table::Records, "seq/main").await.unwrap(), Some(20));
+    let gone = fresh.scan(Table::Records, Version(2), &Scan::default()).await.unwrap_err();
+    assert!(matches!(gone, StoreError::Version { newest: Version(5), .. }), "{gone}");
+    // What a process that was idle stands at is forgotten too: it finds the newest, and commits.
+    assert_eq!(behind.version(Table::Records).await.unwrap(), Version(5));
+    idle.commit(today, 5).await;
     // Who followed from before must begin anew, and is told so.
     let mut follower = Follower::new(&fresh, Table::Records, Some(Version(1)), None).await.unwrap();
-    assert_eq!(follower.next().await.unwrap(), Some(News::Rewritten { version: Version(5) }));
+    assert_eq!(follower.next().await.unwrap(), Some(News::Rewritten { version: Version(6) }));
     main.commit(today, 5).await;
     assert_sound(&store).await;
 }

@@ -3,27 +3,10 @@ use tch::Device;
 
 use super::*;
 use crate::checkpoint::{MODEL, TensorFile, note, save, start_file, start_model};
-use crate::testing::{delivery, distance, recipe};
-
-fn learned(steps: u64) -> Learner {
-    let mut learner = Learner::fresh(&recipe(), Seed::new(11), Device::Cpu).unwrap();
-    for step in 0..steps {
-        let delivery = delivery(step, &recipe().model);
-        learner.step(&delivery.ticket, &delivery.sheet).unwrap();
-    }
-    learner
-}
+use crate::testing::{distance, learn, learned, recipe};
 
 fn progress() -> Progress {
-    Progress {
-        job: "test".into(),
-        tokens: 123,
-        row: 6,
-        next: BTreeMap::new(),
-        config: "0".repeat(32),
-        start: Start::Seed(Seed::new(11)),
-        branched: None,
-    }
+    Progress { tokens: 123, ..crate::testing::progress() }
 }
 
 fn names(horizons: &[u32], shares: &[f64]) -> Vec<String> {
@@ -118,10 +101,7 @@ fn a_release_that_is_there_is_left_alone_unless_it_is_another() {
     // Other weights of the same step.
     fs::write(&mark, b"").unwrap();
     let mut other = Learner::fresh(&recipe(), Seed::new(12), Device::Cpu).unwrap();
-    for step in 0..2 {
-        let delivery = delivery(step, &recipe().model);
-        other.step(&delivery.ticket, &delivery.sheet).unwrap();
-    }
+    learn(&mut other, 2);
     let checkpoint = save(dir.path(), &other, &progress(), 1).unwrap();
     write(&checkpoint, &other, &progress(), &more, Some(&start)).unwrap();
     assert!(!mark.exists());

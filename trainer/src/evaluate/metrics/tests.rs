@@ -45,6 +45,26 @@ fn figures_are_those_computed_by_hand() {
 }
 
 #[test]
+fn slice_that_the_stream_has_no_text_of_counts_at_the_end_alone() {
+    let mut slices = three_slices();
+    let run = run("r", Kind::Floor, &slices, &single(&GOLDEN));
+    slices[1].arrival = None;
+    let measures = measures(&run, &slices);
+    let expected = [
+        (Metric::Mean, 9.5 / 3.0),
+        (Metric::Forgetting, 1.0),
+        (Metric::BackwardTransfer, -1.0),
+        (Metric::ForwardTransfer, 2.0),
+        (Metric::Plasticity, 3.0),
+        (Metric::StabilityGap, 2.0),
+    ];
+    for (metric, value) in expected {
+        let got = measures.get(metric).unwrap();
+        assert!((got - value).abs() < 1e-12, "{metric:?} is {got}, not {value}");
+    }
+}
+
+#[test]
 fn forward_transfer_needs_the_initial_model() {
     let slices = three_slices();
     let mut run = run("r", Kind::Floor, &slices, &single(&GOLDEN));

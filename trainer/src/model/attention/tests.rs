@@ -86,8 +86,7 @@ fn rotation_of_bf16_is_that_of_f32_rounded_once() {
 #[test]
 fn equal_neighbours_become_one_group_and_positions_restart() {
     let documents = Documents::of_lengths([1, 2, 2, 3]);
-    let groups: Vec<(i64, i64)> =
-        documents.groups().iter().map(|group| (group.count, group.length)).collect();
+    let groups: Vec<(i64, i64)> = documents.groups.iter().map(|group| (group.count, group.length)).collect();
     assert_eq!(groups, [(1, 1), (2, 2), (1, 3)]);
     assert_eq!(documents.positions(), [0, 0, 1, 0, 1, 0, 1, 2]);
     assert_eq!(documents.tokens(), 8);

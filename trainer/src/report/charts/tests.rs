@@ -41,6 +41,14 @@ fn values_above_the_top_are_marked_there() {
 }
 
 #[test]
+fn points_are_named_where_no_label_stands_at_the_end() {
+    let second = Line { name: "a run, seed 1".into(), label: String::new(), ..line(&[(0.0, Some(5.0))]) };
+    let svg = drawn(vec![second]);
+    assert!(svg.contains("<title>a run, seed 1: 5.00 at 0\u{a0}% of the stream</title>"), "{svg}");
+    assert!(!svg.contains("class=\"label\""));
+}
+
+#[test]
 fn panel_without_a_value_says_so() {
     assert!(drawn(vec![line(&[(0.5, None)])]).contains(">not measured</text>"));
     assert!(drawn(Vec::new()).contains(">not measured</text>"));

@@ -28,6 +28,9 @@ fn copy(input: &mut Input, from: usize, to: usize, shift: f64) {
 fn title_says_what_came_out_whatever_it_is() {
     // Means: floor 1.5 above the ceiling, method 0.5 above it, up to noise.
     assert_eq!(title(|_| ()), "Replay 25 % closed 67\u{a0}% of the gap between no replay and all mixed");
+    let (beyond, caveats) = of(|input| copy(input, 2, 1, -0.1));
+    assert_eq!(beyond.title, "Replay 25 % closed the whole gap between no replay and all mixed (109\u{a0}%)");
+    assert!(caveats.iter().any(|caveat| caveat.contains("that run ended below all mixed")), "{caveats:?}");
     let worse = title(|input| copy(input, 0, 1, 0.1));
     assert_eq!(worse, "Replay 25 % did not help: it ended 0.14 bits per byte worse than no replay");
     let same = title(|input| copy(input, 0, 1, 0.0));
@@ -122,11 +125,14 @@ fn caveats_follow_from_the_runs() {
         "Not measured by any run",
         "Slices are small",
         "only some documents",
+        "More than 100 %",
+        "The stream has no text",
     ] {
         assert!(!has(&plain, absent), "{absent}");
     }
     let (_, changed) = of(|input| {
         input.parameters = Some(7_000_000_000);
+        input.slices[0].arrival = None;
         input.slices[2].script = Script::Latin;
         let run = &mut input.runs[1];
         run.points.remove(3);
@@ -139,6 +145,7 @@ fn caveats_follow_from_the_runs() {
     for present in [
         "equally many tokens (4,000 to 9,000)",
         "same places",
+        "The stream has no text of old",
         "Not measured by any run and in no figure: middle",
         "the fewest documents: 9, in old",
         "only some documents",

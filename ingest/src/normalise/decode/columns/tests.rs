@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array as _, BooleanArray, Date32Array, Date64Array, Float64Array, Int32Array, Int64Array,
-    LargeStringArray, ListBuilder, MapBuilder, NullArray, StringArray, StringBuilder,
+    Array as _, BinaryArray, BinaryViewArray, BooleanArray, Date32Array, Date64Array, Float64Array,
+    Int32Array, Int64Array, LargeStringArray, ListBuilder, MapBuilder, NullArray, StringArray, StringBuilder,
     StringDictionaryBuilder, StringViewArray, StructArray, TimestampMicrosecondArray,
     TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt64Array,
 };
@@ -144,6 +144,21 @@ fn meta_is_an_object_whatever_column_it_is() {
 }
 
 #[test]
+fn bytes_in_a_struct_are_read_as_views_and_become_digits() {
+    let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values([[7_u8, 255]]));
+    let field = Arc::new(Field::new("k", DataType::Binary, true));
+    let column: ArrayRef = Arc::new(StructArray::from(vec![(field, bytes)]));
+    let schema = Schema::new(vec![
+        Field::new("text", DataType::Utf8, true),
+        Field::new("meta", column.data_type().clone(), true),
+    ]);
+    let shape = Shape::of(&schema, &Fields::default()).unwrap();
+    let DataType::Struct(inner) = shape.schema.field(1).data_type() else { panic!("a struct") };
+    assert_eq!(inner[0].data_type(), &DataType::BinaryView);
+    assert_eq!(with("meta", column).unwrap().meta.as_deref(), Some(r#"{"k":"07ff"}"#));
+}
+
+#[test]
 fn columns_that_are_not_there_or_have_nulls_only_are_null() {
     let bare = with("other", texts(&["x"])).unwrap();
     let rest = (bare.event_time, bare.external_id, bare.url, bare.origin, bare.meta);
@@ -220,7 +235,7 @@ fn meta_that_is_longer_as_json_than_a_line_may_be_is_refused_and_bytes_weigh_the
     let refused = meta(whole.len() as u64 - 1).unwrap_err();
     assert_eq!(refused.reason, Reason::TooLarge);
     assert_eq!(refused.detail, "`meta` has 25 bytes as JSON, more than 24");
-    let bytes = arrow::array::BinaryArray::from_iter_values([[7_u8; 5]]);
+    let bytes = BinaryViewArray::from_iter_values([[7_u8; 5]]);
     assert_eq!(weight(&bytes, 0, 100), 10);
 }
 
@@ -268,7 +283,7 @@ proptest! {
         most in 0..200_u64,
     ) {
         let items: Vec<&str> = items.iter().map(String::as_str).collect();
-        let column = cast(&list(&items), &strings(list(&items).data_type(), &DataType::Utf8View)).unwrap();
+        let column = cast(&list(&items), &held(list(&items).data_type(), Memory::Shared)).unwrap();
         let whole = 1 + items.iter().map(|item| item.len() as u64).sum::<u64>();
         let counted = weight(&column, 0, most);
         prop_assert_eq!(weight(&column, 0, u64::MAX), whole);

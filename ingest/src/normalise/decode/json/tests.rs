@@ -99,6 +99,14 @@ fn lines_that_are_not_json_say_where() {
                 br#"{"text":"t","meta":{"a":"\ud83d"}}"#,
                 &format!("{half} in `meta` or a key without a column"),
             ),
+            (
+                br#"{"text":"t","meta":{"a":1e999}}"#,
+                "number out of range in `meta` or a key without a column",
+            ),
+            (
+                br#"{"text":"t","meta":{"a":1e999,"b":"\u00e9"}}"#,
+                "number out of range in `meta` or a key without a column",
+            ),
             (br#"{"text":"t","a":"\ud83d"}"#, &format!("{half} in `meta` or a key without a column")),
         ],
     );

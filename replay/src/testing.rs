@@ -1,0 +1,193 @@
+//! What several modules' tests need: a store in a folder of its own, its readings, and a plan.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use schemas::id::Shard;
+use schemas::program::clock::Clock;
+use schemas::program::config::{Bytes, Share, Table as Settings};
+use schemas::seed::Seed;
+use schemas::store::commit::Committer;
+use schemas::store::{Store, StoreUrl};
+use schemas::table::Table;
+use schemas::table::column::pack_u32;
+use schemas::table::records::{Builder, Outcome, Row};
+use tempfile::TempDir;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::buffer::{Capacity, Spec, reservoir};
+use crate::library::Library;
+use crate::mix::Mix;
+use crate::plan::{Horizon, Order, Plan};
+use crate::tokenise::Tokenizer;
+
+/// An empty store whose clock stands at `now`.
+pub(crate) async fn store(now: i64) -> (TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
+    let store = Store::create(&url, &HashMap::new(), Clock::manual(now)).await.unwrap();
+    (folder, store)
+}
+
+pub(crate) fn shard(name: &str) -> Shard {
+    name.parse().unwrap()
+}
+
+/// The text of a reading: its own, of a length that varies, but some repeat the text of three before.
+pub(crate) fn text(name: &str, seq: i64) -> String {
+    let of = if seq % 11 == 10 { seq - 3 } else { seq };
+    format!("{name} {of} {}", "lorem ipsum ".repeat(usize::try_from(of % 7).unwrap()))
+}
+
+/// What became of a reading.
+pub(crate) fn outcome(seq: i64) -> Outcome {
+    match seq % 5 {
+        3 => Outcome::Duplicate,
+        4 if seq % 2 == 0 => Outcome::DeadLetter,
+        _ => Outcome::Kept,
+    }
+}
+
+/// A store and its one writer.
+pub(crate) struct World {
+    _folder: TempDir,
+    pub(crate) store: Store,
+    /// The next seq of each shard.
+    next: BTreeMap<&'static str, i64>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let (folder, store) = store(0).await;
+        Self { _folder: folder, store, next: BTreeMap::new() }
+    }
+
+    /// One commit of `count` readings of a shard.
+    pub(crate) async fn write(&mut self, name: &'static str, count: i64) {
+        let first = self.next.get(name).copied().unwrap_or(0);
+        let mut builder = Builder::new();
+        // A file's order is nobody's promise.
+        for seq in (first..first + count).rev() {
+            let text = text(name, seq);
+            let id = xxh3_128(text.as_bytes()).to_be_bytes();
+            let bytes = u32::try_from(text.len()).unwrap();
+            let passages = pack_u32(&[bytes / 2, bytes]);
+            let outcome = outcome(seq);
+            let kept = outcome == Outcome::Kept;
+            builder.push(Row {
+                seq: Some(seq),
+                start: seq,
+                end: seq + 1,
+                id: (outcome != Outcome::DeadLetter).then_some(&id),
+                text: kept.then_some(text.as_str()),
+                passages: kept.then_some(passages.as_slice()),
+                event_time: (seq % 2 == 0).then_some(seq * 86_400_000_000 * 30),
+                ..Row::new(outcome, name, if seq % 3 == 0 { "web" } else { "files" })
+            });
+        }
+        self.commit(name, count, builder).await;
+    }
+
+    /// One commit of these texts of a shard, all kept.
+    pub(crate) async fn write_texts(&mut self, name: &'static str, texts: &[String]) {
+        let first = self.next.get(name).copied().unwrap_or(0);
+        let mut builder = Builder::new();
+        for (seq, text) in (first..).zip(texts) {
+            let id = xxh3_128(text.as_bytes()).to_be_bytes();
+            let passages = pack_u32(&[u32::try_from(text.len()).unwrap()]);
+            builder.push(Row {
+                seq: Some(seq),
+                start: seq,
+                end: seq + 1,
+                id: Some(&id),
+                text: Some(text),
+                passages: Some(&passages),
+                ..Row::new(Outcome::Kept, name, "files")
+            });
+        }
+        self.commit(name, i64::try_from(texts.len()).unwrap(), builder).await;
+    }
+
+    /// One commit of the next `count` readings of a shard, in `builder`.
+    pub(crate) async fn commit(&mut self, name: &'static str, count: i64, mut builder: Builder) {
+        let fence = format!("ingest/{name}");
+        let mut committer = Committer::open(&self.store, Table::Records, &fence).await.unwrap();
+        let next = self.next.entry(name).or_default();
+        *next += count;
+        let transactions = vec![(fence, *next), (format!("seq/{name}"), *next)];
+        committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
+    }
+
+    /// Takes the kept records of one version out of `records`, as an erase or a retention rule does.
+    pub(crate) async fn remove(&self, version: u64) {
+        let log = self.store.url().local_path().unwrap().join("records/_delta_log");
+        let file = |version: u64| log.join(format!("{version:020}.json"));
+        let text = std::fs::read_to_string(file(version)).unwrap();
+        let actions = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let kept = actions
+            .filter_map(|action| action.get("add").cloned())
+            .find(|add| add["partitionValues"]["outcome"] == "kept")
+            .unwrap();
+        let remove = serde_json::json!({"remove": {
+            "path": kept["path"],
+            "dataChange": true,
+            "deletionTimestamp": 0,
+            "extendedFileMetadata": true,
+            "partitionValues": kept["partitionValues"],
+            "size": kept["size"],
+        }});
+        let newest = self.store.version(Table::Records).await.unwrap();
+        let information = serde_json::json!({"commitInfo": {"operation": "DELETE", "timestamp": 0}});
+        std::fs::write(file(newest.0 + 1), format!("{information}\n{remove}\n")).unwrap();
+    }
+
+    /// A folder of a partition that nothing can be written to until it is dropped.
+    pub(crate) fn block(&self, folder: &str) -> Blocked {
+        let path = self.store.url().local_path().unwrap().join(folder);
+        let aside = path.with_extension("aside");
+        // An empty one may not be there yet.
+        let _ = std::fs::rename(&path, &aside);
+        std::fs::write(&path, "no folder").unwrap();
+        Blocked { path, aside }
+    }
+
+    pub(crate) async fn library(&self, plan: &Plan) -> Library {
+        Library::open(self.store.clone(), plan.clone(), Bytes::new(2_000)).await.unwrap()
+    }
+}
+
+/// Where nothing can be written.
+pub(crate) struct Blocked {
+    path: std::path::PathBuf,
+    aside: std::path::PathBuf,
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.path).unwrap();
+        let _ = std::fs::rename(&self.aside, &self.path);
+    }
+}
+
+/// The buffer `main` with a reservoir of this capacity.
+pub(crate) fn main_of(capacity: Capacity) -> Spec {
+    let spec = Spec::read("main", &mut Settings::of("policy", "reservoir")).unwrap();
+    Spec { recipe: Arc::new(reservoir::of(capacity)), ..spec }
+}
+
+/// Three rows of 96 byte tokens, this share of them from a reservoir of twelve records.
+pub(crate) fn plan(share: f64) -> Plan {
+    Plan {
+        seed: Seed::new(9),
+        rows: 3,
+        length: 96,
+        tokenizer: Tokenizer::Bytes,
+        order: Order::Stream,
+        keep: Share::ONE,
+        mix: Mix::new([("main".to_owned(), Share::new(share).unwrap())]).unwrap(),
+        buffers: [("main".to_owned(), main_of(Capacity::Records(12)))].into(),
+        block: 8,
+        horizon: Horizon::Cursor,
+        drain: true,
+    }
+}

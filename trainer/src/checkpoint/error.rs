@@ -1,0 +1,156 @@
+//! What keeps a checkpoint from being written or gone on from.
+
+use std::path::PathBuf;
+
+use schemas::program::error::{Fault, Kind};
+
+use super::FORMAT;
+use crate::model::decoder::listed;
+use crate::step::RecipeError;
+use crate::torch::TorchError;
+
+/// A checkpoint that cannot be written or gone on from.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The disk refuses to write.
+    #[error("cannot write `{path}`")]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The disk refuses to read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that is cut short, changed, or none of its kind.
+    #[error("`{path}` is damaged: {why}")]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Written by a newer program.
+    #[error("`{path}` has format {found}; this program reads up to {FORMAT}")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// Tensors that are missing or too many.
+    #[error("`{path}` does not hold this job's tensors: missing {}, not expected {}", listed(.missing), listed(.extra))]
+    Names {
+        /// The file.
+        path: PathBuf,
+        /// Names it lacks.
+        missing: Vec<String>,
+        /// Names it should not have.
+        extra: Vec<String>,
+    },
+    /// A tensor of another shape.
+    #[error("`{name}` in `{path}` has shape {found:?}, not {wanted:?}")]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<i64>,
+        /// The shape it should have.
+        wanted: Vec<i64>,
+    },
+    /// A tensor of another type.
+    #[error("`{name}` in `{path}` has numbers of type {found}")]
+    Type {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: String,
+    },
+    /// The folder holds no checkpoint.
+    #[error("`{path}` holds no checkpoint")]
+    None {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The recipe of the checkpoint cannot be followed.
+    #[error("the learner of `{path}` cannot be made")]
+    Recipe {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<RecipeError>,
+    },
+    /// libtorch refused.
+    #[error("libtorch cannot give or take back its state")]
+    Torch(#[from] TorchError),
+    /// A checkpoint that cannot be used, and the one before it.
+    #[error("checkpoint `{path}` cannot be used")]
+    Unusable {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The newest complete one before it.
+        previous: Option<PathBuf>,
+        /// Why.
+        #[source]
+        source: Box<Self>,
+    },
+}
+
+impl Fault for CheckpointError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Write { .. } | Self::Read { .. } => Kind::Unavailable,
+            Self::Broken { .. }
+            | Self::Newer { .. }
+            | Self::Names { .. }
+            | Self::Size { .. }
+            | Self::Type { .. } => Kind::Corrupt,
+            Self::None { .. } => Kind::NotFound,
+            Self::Recipe { source, .. } => source.kind(),
+            Self::Torch(error) => error.kind(),
+            Self::Unusable { source, .. } => source.kind(),
+        }
+    }
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Newer { .. } => {
+                Some("resume with the release of perennial-train that wrote it, or a newer one".into())
+            }
+            Self::Unusable { path, previous, source } => {
+                let back = previous.as_ref().map_or_else(
+                    || {
+                        format!(
+                            "move `{}` away and run again: there is no complete checkpoint before it, so the \
+                             job begins anew",
+                            path.display()
+                        )
+                    },
+                    |previous| {
+                        format!(
+                            "move `{}` away and run again: the job goes on from `{}`, the complete checkpoint \
+                             before it",
+                            path.display(),
+                            previous.display()
+                        )
+                    },
+                );
+                Some(source.hint().map_or_else(|| back.clone(), |hint| format!("{hint}; or {back}")))
+            }
+            Self::Recipe { source, .. } => source.hint(),
+            _ => None,
+        }
+    }
+}
