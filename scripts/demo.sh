@@ -29,7 +29,7 @@ mkdir "$out/logs"
 
 echo "== ingest"
 "$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" run --once
-"$bin/perennial-ingest" --log warn --store "$store" check
+"$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" check
 
 # However the demo ends, no job goes on: it would write into the folder of the next demo.
 trap 'jobs -pr | xargs -r kill; wait' EXIT
@@ -97,7 +97,7 @@ done
 while [ "${#running[@]}" -gt 0 ]; do finish; done
 
 echo "== report"
-"$bin/perennial-ingest" --log warn --store "$store" check
+"$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" check
 "$bin/perennial-train" --log warn --store "$store" report --out "$out" \
     --run "floor:$out/jobs/none:no replay" \
     --run "method:$out/jobs/replay-10:replay 10 %" \
