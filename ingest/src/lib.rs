@@ -7,7 +7,7 @@
 //! [`dedup`] finds texts that are in the store already, exactly or nearly, and has [`score`] say how novel
 //! the others are, [`mod@write`] commits rows and positions as one version. [`config`] says what to read,
 //! [`block`] is what travels, [`edge`] what it travels on. Beside the way: [`maintain`] keeps the table's
-//! files few, [`explain`] tells what became of one reading.
+//! files few, [`watch`] tells a person how it goes, [`explain`] what became of one reading.
 //!
 //! # Invariants
 //! - Every reading has one row, and the rows come in the order of reading, whatever the number of
@@ -30,6 +30,7 @@ pub mod normalise;
 pub mod pipeline;
 pub mod score;
 pub mod source;
+pub mod watch;
 pub mod write;
 
 pub use config::Config;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ingest::config::Config;
 use ingest::dedup::held_out::HeldOut;
+use ingest::error::IngestError;
 use ingest::explain::explain;
 use ingest::maintain;
 use ingest::pipeline::{self, Summary};
@@ -85,6 +86,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: &Config, once: bool, stop: &Stop) -> Result<(), Failure> {
+    if config.source.is_empty() {
+        let why = "names nothing to read: write a `[[source]]` with its `name` and `path`".to_owned();
+        return Err(IngestError::Config { key: "source".to_owned(), why }.into());
+    }
     let clock = Clock::system();
     let (url, options) = config.store.parts()?;
     let store = Store::create(&url, &options, clock.clone()).await?;

@@ -28,6 +28,7 @@ use crate::dedup::restore::restore;
 use crate::edge::Receiver;
 use crate::error::IngestError;
 use crate::source::{FileName, Position, Positions, transaction_name};
+use crate::watch::Watch;
 
 /// A store that is open for a shard, and what its table says about it.
 #[derive(Debug)]
@@ -77,6 +78,7 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
         limits: config.commit,
         batch,
         pending: Pending::default(),
+        watch: Watch::new(store.clock().monotonic()),
         written: Written { positions: stand.positions.clone(), next: stand.next, ..Written::default() },
     };
     Ok(Opened { writer, positions: stand.positions, next: stand.next, known })
@@ -151,6 +153,7 @@ pub struct Writer {
     /// The number of the last commit.
     batch: i64,
     pending: Pending,
+    watch: Watch,
     written: Written,
 }
 
@@ -223,7 +226,14 @@ impl Writer {
         }
         self.pending.add(block, &self.shard, self.batch + 1)?;
         let full = self.pending.bytes >= self.limits.bytes.get() || self.pending.builder.len() >= MOST_ROWS;
-        if full { self.commit().await } else { Ok(()) }
+        if full {
+            self.commit().await?;
+        }
+        let counts = [&self.written.counts, &self.pending.counts];
+        if let Some(told) = self.watch.told(self.store.clock().monotonic(), counts) {
+            told.log(self.written.commits);
+        }
+        Ok(())
     }
 
     /// Refuses a file that another shard reads under the same name of source: a position has one owner.

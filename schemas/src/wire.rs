@@ -26,13 +26,15 @@ pub const WIRE_FORMAT: u32 = 1;
 /// Where reading of new text goes on in one shard: token `token` of record `seq`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
-    /// The first record not wholly delivered.
+    /// In stream order the first record not wholly delivered; in permuted order the one read last, also
+    /// where all of it was.
     pub seq: Seq,
     /// Tokens of that record already delivered (its boundary token counts as one).
     pub token: u64,
 }
 
-/// Where reading of new text goes on, by shard. A shard that is absent begins at its start.
+/// Where reading of new text goes on, by shard. A shard that is absent begins at its start. In permuted
+/// order it names at most one record, of all shards.
 pub type Cursor = BTreeMap<Shard, Place>;
 
 /// Names one batch: evaluated against the store it gives the same bytes for ever.

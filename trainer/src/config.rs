@@ -116,7 +116,7 @@ impl Default for RunConfig {
 #[serde(default)]
 pub struct EvaluateConfig {
     /// A TOML file with `[[slice]]` tables: `name`, `file` (JSON Lines, plain or `.zst`, relative to it),
-    /// `source`, `language`, `script`, `from`, `to`. Absent: nothing is evaluated.
+    /// `source`, `language`, `script`, `from`, `to` (days, as `2016-01-31`). Absent: nothing is evaluated.
     pub slices: Option<PathBuf>,
     /// Every so many steps, and before the first and after the last.
     pub every: u64,

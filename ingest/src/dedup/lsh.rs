@@ -5,7 +5,7 @@
 //!
 //! | J | 0.3 | 0.5 | 0.6 | 0.7 | 0.75 | 0.8 | 0.85 | 0.9 |
 //! |---|---|---|---|---|---|---|---|---|
-//! | P | 0.015 | 0.28 | 0.63 | 0.93 | 0.983 | 0.9983 | 0.99995 | 1 - 10^-7 |
+//! | P | 0.015 | 0.28 | 0.63 | 0.93 | 0.984 | 0.9983 | 0.99995 | 1 - 10^-7 |
 //!
 //! Chosen for recall at the threshold of 0.8 and not for few candidates: each is verified on its
 //! shingles ([`super::verify`]), so a false one costs time and nothing else.
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn recall_is_that_of_the_table() {
-        let table = [(0.3, 0.015), (0.5, 0.28), (0.6, 0.63), (0.7, 0.93), (0.75, 0.983), (0.8, 0.9983)];
+        let table = [(0.3, 0.015), (0.5, 0.28), (0.6, 0.63), (0.7, 0.93), (0.75, 0.984), (0.8, 0.9983)];
         for (jaccard, expected) in table {
             assert!((recall(jaccard) - expected).abs() < 0.006, "{jaccard}: {}", recall(jaccard));
         }

@@ -2,9 +2,8 @@
 //! readings that came after it.
 //!
 //! Forward decay (Cormode, Shkapenyuk, Srivastava, Xu 2009) with the keys of Efraimidis and Spirakis
-//! (2006) in Gumbel form: the key
-//! lambda * seq - ln(-ln u), u = hash(seed, id), is never rescaled, and the members are those of the
-//! largest keys ([`super::keyed`]), in any order of arrival.
+//! (2006) in Gumbel form: the key lambda * seq - ln(-ln u), u = hash(seed, id), is never rescaled, and the
+//! members are those of the largest keys ([`super::keyed`]), in any order of arrival.
 
 use std::sync::Arc;
 

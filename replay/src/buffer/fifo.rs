@@ -1,6 +1,6 @@
-//! The newest text: the members are the records of the largest seq ([`super::keyed`]).
+//! The newest text: the members are the records of the largest seq.
 //!
-//! Text that left is never replayed again: a control, and a window against a drift that repeats soon.
+//! A [`super::keyed`] sample whose key is the seq. Text that left is never replayed again: a control, and a window against a drift that repeats soon.
 
 use std::sync::Arc;
 

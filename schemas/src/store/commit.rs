@@ -76,7 +76,7 @@ impl Committer {
     /// stayed out of reach: then open a new committer and compare the fence.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where another writer committed under the fence, [`StoreError::Rows`]
+    /// [`StoreError::Conflict`] where another writer committed under one of the names, [`StoreError::Rows`]
     /// for rows of another shape, [`StoreError::Full`] where there is no room, [`StoreError::Delta`]
     /// where the store cannot be written for another reason.
     pub async fn commit(
@@ -143,7 +143,7 @@ impl Committer {
                 }
                 Err(error) => error,
             };
-            match self.settle(&attempt, before, ours).await {
+            match self.settle(&change, &attempt, before, ours).await {
                 Ok(Some(version)) => {
                     tracing::info!(table = %self.table, %version, "a commit whose answer was lost is in the store");
                     self.committed(change.transactions);
@@ -225,17 +225,19 @@ impl Committer {
     /// After a failed attempt: the version it made all the same, or none; brings the table up to date.
     async fn settle(
         &mut self,
+        change: &Change<'_>,
         attempt: &(String, i64),
         before: Version,
         ours: Option<i64>,
     ) -> Result<Option<Version>, StoreError> {
-        let (delta, found) = retry(self.store.clock(), || self.look(attempt, before, ours)).await?;
+        let (delta, found) = retry(self.store.clock(), || self.look(change, attempt, before, ours)).await?;
         self.delta = delta;
         Ok(found)
     }
 
     async fn look(
         &self,
+        change: &Change<'_>,
         attempt: &(String, i64),
         before: Version,
         ours: Option<i64>,
@@ -246,47 +248,57 @@ impl Committer {
         delta.update_state().await.map_err(StoreError::delta("read", self.table))?;
         let (app_id, number) = attempt;
         let is_last = transaction_of(&delta, self.table, app_id).await? == Some(*number);
-        let theirs = transaction_of(&delta, self.table, &self.fence).await?;
-        if !is_last && theirs == ours {
-            return Ok((delta, None));
-        }
-        // The table may have moved on since: the version is that of the commit, not the newest.
         let newest = Version(delta.version().unwrap_or(0));
-        match self.version_of(before, newest, attempt).await? {
+        let since = self.since(before, newest, change, attempt).await?;
+        // The table may have moved on since: the version is that of the commit, not the newest.
+        match since.landed {
             // Another writer of this fence came after it: seen from there, it is in the next commit's way.
-            Some(version) if !is_last => Ok((self.store.at(self.table, version).await?, Some(version))),
-            Some(version) => Ok((delta, Some(version))),
-            None if is_last => Ok((delta, Some(newest))),
-            None => {
-                let none = -1;
-                Err(StoreError::Conflict {
-                    table: self.table,
-                    fence: self.fence.clone(),
-                    theirs: theirs.unwrap_or(none),
-                    ours: ours.unwrap_or(none),
-                })
+            Some(version) if !is_last => {
+                return Ok((self.store.at(self.table, version).await?, Some(version)));
             }
+            Some(version) => return Ok((delta, Some(version))),
+            None if is_last => return Ok((delta, Some(newest))),
+            None => {}
+        }
+        // The fence's number tells where the log has forgotten its commits; a position that the writer of
+        // another fence moved, only the log.
+        let theirs = transaction_of(&delta, self.table, &self.fence).await?;
+        let moved = (theirs != ours).then(|| (self.fence.clone(), theirs.unwrap_or(NEVER)));
+        match moved.or(since.moved) {
+            Some((fence, theirs)) => {
+                let ours = self.last.get(&fence).copied().flatten().unwrap_or(NEVER);
+                Err(StoreError::Conflict { table: self.table, fence, theirs, ours })
+            }
+            None => Ok((delta, None)),
         }
     }
 
-    async fn version_of(
+    /// What the commits after `before` have to do with a change.
+    async fn since(
         &self,
-        after: Version,
+        before: Version,
         newest: Version,
+        change: &Change<'_>,
         attempt: &(String, i64),
-    ) -> Result<Option<Version>, StoreError> {
+    ) -> Result<Since, StoreError> {
         let failed = StoreError::delta("read the log of", self.table);
-        for version in after.0 + 1..=newest.0 {
+        let mut since = Since::default();
+        for version in before.0 + 1..=newest.0 {
             let Some(bytes) = self.delta.log_store().read_commit_entry(version).await.map_err(&failed)?
             else {
                 continue;
             };
-            let is_ours = |action: &Action| matches!(action, Action::Txn(txn) if txn.app_id == attempt.0 && txn.version == attempt.1);
-            if get_actions(version, &bytes).map_err(&failed)?.iter().any(is_ours) {
-                return Ok(Some(Version(version)));
+            for action in get_actions(version, &bytes).map_err(&failed)? {
+                let Action::Txn(txn) = action else { continue };
+                if txn.app_id == attempt.0 && txn.version == attempt.1 {
+                    return Ok(Since { landed: Some(Version(version)), moved: None });
+                }
+                if change.transactions.iter().any(|(app_id, _)| *app_id == txn.app_id) {
+                    since.moved.get_or_insert((txn.app_id, txn.version));
+                }
             }
         }
-        Ok(None)
+        Ok(since)
     }
 
     fn committed(&mut self, transactions: Vec<(String, i64)>) {
@@ -305,6 +317,18 @@ struct Change<'a> {
     /// Paths of the files that must still be live where it lands.
     needs: &'a [String],
 }
+
+/// What the commits since an attempt's snapshot have to do with it.
+#[derive(Default)]
+struct Since {
+    /// Where it landed all the same.
+    landed: Option<Version>,
+    /// A name of it under which another commit came first, with the number there.
+    moved: Option<(String, i64)>,
+}
+
+/// Stands in messages for a name that nothing was committed under.
+const NEVER: i64 = -1;
 
 /// Whether an error says that another version was written first, or seems so because the answer to
 /// our own was lost, or that the log has forgotten the version read: the snapshot is stale, nothing

@@ -126,6 +126,23 @@ async fn second_writer_of_a_fence_gets_a_conflict_and_writes_nothing() {
 }
 
 #[tokio::test]
+async fn writer_of_a_position_that_another_fence_moved_meanwhile_gets_a_conflict_and_writes_nothing() {
+    let (_folder, store) = new_store().await;
+    let mut main = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+    let mut other = Committer::open(&store, Table::Records, "ingest/other").await.unwrap();
+    let of = |fence: &str, end| vec![(fence.to_owned(), 1), ("src/news/1.0".to_owned(), end)];
+    main.commit(&[rows(0, 5, 1)], of("ingest/main", 50)).await.unwrap();
+    for _ in 0..2 {
+        let rows = rows_of("other", 0, 5, 1);
+        let error = other.commit(&[rows], of("ingest/other", 50)).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Conflict { fence, .. } if fence == "src/news/1.0"), "{error}");
+    }
+    let all = store.scan(Table::Records, Version(1), &Scan::default()).await.unwrap();
+    assert_eq!(seqs(&all).len(), 5);
+    assert_eq!(store.version(Table::Records).await.unwrap(), Version(1));
+}
+
+#[tokio::test]
 async fn commit_must_raise_its_fence() {
     let (_folder, store) = new_store().await;
     let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();

@@ -5,7 +5,8 @@ use super::column::table;
 table! { "evaluations" {
     /// The job. Partition column.
     job: Text,
-    /// The model whose weights were scored: `live`, `average`, `interpolated`.
+    /// Which weights were scored: `live`, an average as `average-120` (its horizon in steps), or what lies
+    /// between the start and one of these, as `live@0.5`.
     weights: Text,
     /// The optimiser step.
     step: Int,
@@ -13,7 +14,7 @@ table! { "evaluations" {
     tokens: Int,
     /// The slice: one source and period.
     slice: Text,
-    /// The document inside the slice.
+    /// The document inside the slice. The programs write one for every row.
     document: OptText,
     /// Sum of the next-token losses, in nats.
     nats: Double,

@@ -44,6 +44,7 @@ fn configuration_with_faults_is_refused_with_every_line_and_what_may_be_meant() 
         ("x = [", &["ingest.toml:1:", "is not TOML"][..]),
         ("shard = \"Not A Name\"", &["ingest.toml:1", "`shard`", "must be 1 to 64 of the characters"]),
         ("[queue]\nblocks = 0", &["ingest.toml:2", "`queue.blocks`", "must be at least 1"]),
+        ("[queue]\nblocks = 2", &["`source`", "nothing to read", "`[[source]]`"]),
         (
             "[[source]]\nname = \"a\"\npath = \"-\"\nfollow = true",
             &["ingest.toml:4", "follow", "standard input"],

@@ -14,6 +14,13 @@ fn measures(run: &Run, slices: &[Slice]) -> Measures {
     measure(&Matrix::of(run, slices).unwrap(), &names(slices), None)
 }
 
+fn assert_figures(measures: &Measures, expected: &[(Metric, f64)]) {
+    for (metric, value) in expected {
+        let got = measures.get(*metric).unwrap();
+        assert!((got - value).abs() < 1e-12, "{metric:?} is {got}, not {value}");
+    }
+}
+
 /// Evaluations at 0, .25, .5, .75, 1; `old` arrives at the second, `middle` at the fourth, `new` at the last.
 const GOLDEN: [&[f64]; 3] =
     [&[8.0, 3.0, 4.0, 5.0, 4.0], &[8.0, 6.0, 4.0, 3.0, 2.5], &[9.0, 8.5, 8.0, 7.0, 3.0]];
@@ -38,10 +45,7 @@ fn figures_are_those_computed_by_hand() {
         // old at the fourth evaluation: 5 - 3.
         (Metric::StabilityGap, 2.0),
     ];
-    for (metric, value) in expected {
-        let got = measures.get(metric).unwrap();
-        assert!((got - value).abs() < 1e-12, "{metric:?} is {got}, not {value}");
-    }
+    assert_figures(&measures, &expected);
 }
 
 #[test]
@@ -58,10 +62,7 @@ fn slice_that_the_stream_has_no_text_of_counts_at_the_end_alone() {
         (Metric::Plasticity, 3.0),
         (Metric::StabilityGap, 2.0),
     ];
-    for (metric, value) in expected {
-        let got = measures.get(metric).unwrap();
-        assert!((got - value).abs() < 1e-12, "{metric:?} is {got}, not {value}");
-    }
+    assert_figures(&measures, &expected);
 }
 
 #[test]
