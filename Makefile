@@ -1,5 +1,5 @@
 # Works from a fresh clone on x86-64 Debian or Ubuntu with Rust, Python 3 with pip (3.11 or later for the
-# tests), and a C++ compiler. Each target does all of its own set-up, and says what is missing.
+# tests), make and a C++ compiler. Each target does all of its own set-up, and says what is missing.
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help

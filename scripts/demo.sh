@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo: real text in at one end, a report on forgetting out at the other.
 # Single-threaded jobs run side by side, one for each core.
-# Usage: scripts/demo.sh [folder, demo-out if not given]
+# Usage: scripts/demo.sh [folder, seen from the repository; demo-out if not given]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,18 +22,19 @@ fi
 bin=$(cargo build --workspace --bins --message-format=json-render-diagnostics |
     sed -n 's:.*"executable"\:"\([^"]*\)/perennial-train".*:\1:p')
 
+SECONDS=0 # what the demo takes, the build apart
 mkdir -p "$out"
 touch "$marker" # it stays while the rest goes, so that a demo that was killed can be followed by another
 find "$out/" -mindepth 1 ! -name .perennial-demo -delete
 mkdir "$out/logs"
 
-echo "== ingest"
-"$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" run --once
-"$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" check
-
 # However the demo ends, no job goes on: it would write into the folder of the next demo.
 trap 'jobs -pr | xargs -r kill; wait' EXIT
 trap 'exit 130' INT TERM HUP
+
+echo "== ingest"
+"$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" run --once
+"$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" check
 
 declare -A running=() # the name of each job that runs, by its process
 job() { # name, settings of its reading ..

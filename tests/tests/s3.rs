@@ -84,10 +84,14 @@ async fn follower(store: Store, rows: usize) -> BTreeMap<Version, BTreeSet<(Stri
     let mut follower =
         Follower::new(&store, Table::Records, None, Some(&["shard", "seq", "outcome", "day"])).await.unwrap();
     let mut seen = BTreeMap::new();
-    let mut count = 0;
+    let (mut count, mut looks) = (0, 0);
     while count < rows {
         match follower.next().await.unwrap() {
-            None => store.clock().sleep(Duration::from_millis(20)).await,
+            None => {
+                looks += 1;
+                assert!(looks < 15_000, "{count} of {rows} rows have come in five minutes");
+                store.clock().sleep(Duration::from_millis(20)).await;
+            }
             Some(News::Nothing { .. }) => {}
             Some(News::Rewritten { version }) => panic!("version {version} is no rewrite"),
             Some(News::Appended { version, batches }) => {

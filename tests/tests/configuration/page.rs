@@ -234,7 +234,7 @@ fn nested(replay: &[Key], inner: &[Key], problems: &mut Vec<String>) -> String {
     }
     let words = "Everything of [perennial-replay](#perennial-replay), with the same defaults, below `replay.`: \
                  `[replay.batch]`, `replay.mix.main`, `[replay.buffer.main]`. A job listens to \
-                 nobody: `http`, `flight`, `body` and `grace` of `replay.serve` have no effect in it.";
+                 nobody: `http`, `flight`, `batches`, `body` and `grace` of `replay.serve` have no effect in it.";
     format!("\n### `[replay]`\n\n{}", wrapped("", words))
 }
 

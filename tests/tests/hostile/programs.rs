@@ -2,21 +2,10 @@
 //! how to mend it, and leaves the store sound.
 
 use schemas::program::error::Kind;
-use tests::world::{World, text};
+use tests::world::{World, lines, text};
 
 use super::{FOLLOW, ONCE, assert_failed, followed, readings, said, source, start, until_read};
 use crate::full_disk::{inside, may};
-
-fn lines(count: usize) -> String {
-    (0..count)
-        .map(|number| {
-            format!(
-                "{{\"id\":{number},\"text\":\"{:x}\"}}\n",
-                schemas::seed::Seed::new(1).at(&[number as u64])
-            )
-        })
-        .collect()
-}
 
 /// A world with `in.jsonl` of three lines, and the configuration that reads it.
 fn small() -> World {
