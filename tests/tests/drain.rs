@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{ChildStderr, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use schemas::program::clock::Clock;
@@ -170,18 +170,39 @@ fn as_str(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
+/// Waits until the job of this folder has told of so many steps.
+async fn until_steps(trainer: &mut Telling, world: &World, folder: &str, steps: usize) {
+    let clock = Clock::system();
+    let metrics = world.path(folder).join("metrics.jsonl");
+    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < steps {
+        assert!(trainer.running.child().try_wait().unwrap().is_none(), "it ended of itself");
+        clock.sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn job_that_is_asked_twice_ends_at_once_and_does_not_fall_over_what_it_leaves() {
+    let world = ingested();
+    world.succeed("perennial-ingest", INGEST);
+    for folder in ["a", "b", "c"] {
+        let arguments = job(folder, 2000);
+        let mut trainer = Telling::start(&world, "perennial-train", &as_str(&arguments));
+        until_steps(&mut trainer, &world, folder, 3).await;
+        let id = trainer.running.child().id();
+        // Two signals: of one sent twice the system may deliver one.
+        let both = format!("kill -TERM {id}; kill -INT {id}");
+        assert!(Command::new("sh").args(["-c", &both]).status().unwrap().success());
+        assert_eq!(trainer.running.end().status.code(), Some(130));
+    }
+}
+
 #[tokio::test]
 async fn job_that_is_asked_to_stop_leaves_a_checkpoint_at_its_step_and_goes_on_to_the_same_weights() {
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
     let arguments = job("a", 2000);
     let mut trainer = Telling::start(&world, "perennial-train", &as_str(&arguments));
-    let clock = Clock::system();
-    let metrics = world.path("a/metrics.jsonl");
-    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 3 {
-        assert!(trainer.running.child().try_wait().unwrap().is_none(), "it ended of itself");
-        clock.sleep(Duration::from_millis(10)).await;
-    }
+    until_steps(&mut trainer, &world, "a", 3).await;
     trainer.ask_to_stop();
     let printed = trainer.end();
     let step: u64 = printed

@@ -72,9 +72,11 @@ pub fn on_signals(stop: &Stop) -> std::io::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the second signal asks for exactly this")]
 fn exit_now() -> ! {
-    std::process::exit(i32::from(super::error::Kind::Interrupted.codes().exit))
+    let code = i32::from(super::error::Kind::Interrupted.codes().exit);
+    // SAFETY: it takes a number and does not return. Not `exit`: other threads are at work, and what that
+    // tears down (libtorch's statics) they would fall over.
+    unsafe { libc::_exit(code) }
 }
 
 #[cfg(test)]
