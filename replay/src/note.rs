@@ -76,8 +76,8 @@ struct Job {
     /// Steps that were asked for again, and the tickets that the store has of them.
     asked: Range<u64>,
     tickets: BTreeMap<u64, Ticket>,
-    /// Whether what the store has of steps that are asked for again counts no more.
-    void: bool,
+    /// What the store has of the steps before this one counts no more.
+    void: u64,
 }
 
 /// Notes the draws of all jobs that one server serves.
@@ -158,7 +158,7 @@ impl Notes {
             // Another server may have served the job since.
             known.next = known.next.max(noted(&store, job).await?);
         }
-        if step.0 >= known.next || known.void {
+        if step.0 >= known.next || step.0 < known.void {
             return Ok(None);
         }
         if !known.asked.contains(&step.0) {
@@ -168,10 +168,10 @@ impl Notes {
         Ok(known.tickets.get(&step.0).cloned())
     }
 
-    /// From now on gives no ticket of the job's that the store has.
+    /// From now on gives no ticket of the job's that the store has by now.
     pub fn void(&mut self, job: &str) {
         if let Some(job) = self.jobs.get_mut(job) {
-            job.void = true;
+            job.void = job.next;
         }
     }
 

@@ -552,11 +552,20 @@ async fn job_that_goes_back_gets_new_tickets_where_the_old_ones_are_of_another_p
     // Who opens the store now remembers nothing of its files.
     world.store = Store::open(world.store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap();
     let session = world.session(&plan).await;
+    let mut third = None;
     for request in [Request::first("demo"), second] {
         let Issued::Ticket(ticket) = session.ticket(request).await.unwrap() else { panic!("none") };
         assert!(ticket.records > first.records);
-        session.batch(ticket).await.unwrap();
+        third = Some(session.batch(ticket).await.unwrap().next.clone());
     }
+    // What is served from there on is served again.
+    let third = third.unwrap();
+    let Issued::Ticket(served) = session.ticket(third.clone()).await.unwrap() else { panic!("none") };
+    session.batch(served.clone()).await.unwrap();
+    session.flush().await.unwrap();
+    world.write("a", 8).await;
+    session.follow().await.unwrap();
+    assert_eq!(session.ticket(third).await.unwrap(), Issued::Ticket(served));
 }
 
 #[tokio::test]
