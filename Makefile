@@ -29,7 +29,7 @@ check: libtorch ## format, lints and documentation: no warning passes
 
 docs: libtorch ## write docs/configuration.md anew, from the programs and the words at their fields
 	cargo build --workspace --bins
-	PERENNIAL_BLESS=1 cargo test -p tests --test main configuration::reference
+	PERENNIAL_BLESS=1 cargo test -p perennial-tests --test main configuration::reference
 
 # The programs come first: tests/ drives them and finds them beside its own executable.
 test: libtorch python ## run every test of every crate

@@ -24,15 +24,18 @@ if [ -z "$changed" ]; then
     exit 0
 fi
 
-# Names of packages, which are the names of their folders, from lines such as `ingest v0.1.0 (/path)`.
+# Names of packages, from lines such as `perennial-ingest v0.1.0 (/path)`.
 names() { cargo tree --workspace --prefix none --edges normal,build,dev "$@" | awk 'NF { print $1 }'; }
 members=$(names --depth 0)
+# `name folder` of each of ours, the folder below this one.
+folders=$(cargo tree --workspace --prefix none --depth 0 | sed -n "s|^\([^ ]*\) v[^(]*($PWD/\([^)]*\)).*|\1 \2|p")
 
-# Always `tests`: some of its rules read every file of the repository, and it drives the programs.
-picked=tests
-for member in $members; do
-    if grep -q "^$member/" <<<"$changed"; then picked+=" $(names --invert "$member")"; fi
-done
+# Always the tests across programs: some of its rules read every file, and it drives the programs.
+picked=perennial-tests
+while read -r member folder; do
+    # A file of a nested crate is a file of its outer one too: one crate too many costs little.
+    if grep -q "^$folder/" <<<"$changed"; then picked+=" $(names --invert "$member")"; fi
+done <<<"$folders"
 # What they are all built from, and the text that the tests of most of them read.
 if grep -qxE 'Cargo\.(toml|lock)|\.cargo/.*|scripts/libtorch\.sh|data/.*' <<<"$changed"; then picked=$members; fi
 picked=$(tr ' ' '\n' <<<"$picked" | grep -xF "$members" | sort -u | tr '\n' ' ')

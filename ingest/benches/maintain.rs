@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use schemas::id::{Seq, Shard, Version};
-use schemas::program::clock::Clock;
-use schemas::program::stop::Stop;
-use schemas::store::commit::Committer;
-use schemas::store::maintain::{self, Options};
-use schemas::store::{Store, StoreUrl};
-use schemas::table::Table;
-use schemas::table::records::{Builder, Outcome, Row};
+use perennial_program::clock::Clock;
+use perennial_program::stop::Stop;
+use perennial_schemas::id::{Seq, Shard, Version};
+use perennial_schemas::table::Table;
+use perennial_schemas::table::records::{Builder, Outcome, Row};
+use perennial_store::commit::Committer;
+use perennial_store::maintain::{self, Options};
+use perennial_store::{Store, StoreUrl};
 use xxhash_rust::xxh3::xxh3_128;
 
 mod stream;

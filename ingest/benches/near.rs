@@ -6,11 +6,11 @@ use std::hint::black_box;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use ingest::dedup::lsh::Lsh;
-use ingest::dedup::minhash::MinHasher;
-use ingest::dedup::near::{Sketch, Sketcher};
-use ingest::dedup::revision::Reviser;
-use ingest::dedup::shingle::Shingler;
+use perennial_ingest::dedup::lsh::Lsh;
+use perennial_ingest::dedup::minhash::MinHasher;
+use perennial_ingest::dedup::near::{Sketch, Sketcher};
+use perennial_ingest::dedup::revision::Reviser;
+use perennial_ingest::dedup::shingle::Shingler;
 use xxhash_rust::xxh3::xxh3_64;
 
 mod stream;

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, LargeStringArray};
-use schemas::id::{RecordId, Seq, Shard};
-use schemas::table::records::{RAW_LIMIT, Reason, Rung};
-use schemas::text::Identity;
+use perennial_schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::table::records::{RAW_LIMIT, Reason, Rung};
+use perennial_schemas::text::Identity;
 
 use crate::config;
 use crate::source::Positions;

@@ -1,11 +1,11 @@
-//! What an ingest daemon is configured by. Loaded and refused by [`schemas::program::config`].
+//! What an ingest daemon is configured by. Loaded and refused by [`perennial_program::config`].
 
 use std::collections::BTreeSet;
 
-use schemas::id::{Shard, is_name};
-use schemas::program::config::{Bytes, Duration, Problems};
-use schemas::store::StoreConfig;
-use schemas::store::maintain::Retention;
+use perennial_program::config::{Bytes, Duration, Problems};
+use perennial_schemas::id::{Shard, is_name};
+use perennial_store::StoreConfig;
+use perennial_store::maintain::Retention;
 use serde::{Deserialize, Serialize};
 
 use crate::dedup::near::Near;
@@ -350,7 +350,7 @@ impl Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::program::config::{Loader, uneven_defaults};
+    use perennial_program::config::{Loader, uneven_defaults};
 
     #[test]
     fn default_configuration_has_no_fault_and_does_not_depend_on_which_tables_are_written() {

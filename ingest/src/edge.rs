@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use schemas::program::clock::Clock;
+use perennial_program::clock::Clock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::block::Block;
@@ -142,7 +142,7 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::program::config::Bytes;
+    use perennial_program::config::Bytes;
 
     fn block(bytes: usize) -> Block {
         let mut block = Block::default();

@@ -1,8 +1,8 @@
 //! What can end an ingest run before its sources end.
 
-use schemas::program::error::{Fault, Kind};
-use schemas::store::StoreError;
-use schemas::table::TableError;
+use perennial_program::error::{Fault, Kind};
+use perennial_schemas::table::TableError;
+use perennial_store::StoreError;
 
 use crate::block::Tally;
 use crate::dedup::held_out::HeldOutError;

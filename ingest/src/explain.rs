@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use schemas::id::{Seq, Shard};
-use schemas::store::{Scan, Store};
-use schemas::table::Table;
-use schemas::table::records::{Outcome, Row, Rung, View};
+use perennial_schemas::id::{Seq, Shard};
+use perennial_schemas::table::Table;
+use perennial_schemas::table::records::{Outcome, Row, Rung, View};
+use perennial_store::{Scan, Store};
 
 use crate::error::IngestError;
 
@@ -101,7 +101,7 @@ fn hex(id: Option<&[u8]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::table::records::Reason;
+    use perennial_schemas::table::records::Reason;
 
     #[test]
     fn each_outcome_is_told_with_its_evidence() {

@@ -4,21 +4,21 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ingest::config::Config;
-use ingest::dedup::held_out::HeldOut;
-use ingest::error::IngestError;
-use ingest::explain::explain;
-use ingest::maintain;
-use ingest::pipeline::{self, Summary};
-use schemas::id::Seq;
-use schemas::program::cli::{self, ConfigCommand, Log};
-use schemas::program::clock::Clock;
-use schemas::program::error::{Failure, Fault, Kind};
-use schemas::program::start;
-use schemas::program::stop::Stop;
-use schemas::store::Store;
-use schemas::store::check::{self, Report};
-use schemas::store::lock::ShardLock;
+use perennial_ingest::config::Config;
+use perennial_ingest::dedup::held_out::HeldOut;
+use perennial_ingest::error::IngestError;
+use perennial_ingest::explain::explain;
+use perennial_ingest::maintain;
+use perennial_ingest::pipeline::{self, Summary};
+use perennial_program::cli::{self, ConfigCommand, Log};
+use perennial_program::clock::Clock;
+use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::start;
+use perennial_program::stop::Stop;
+use perennial_schemas::id::Seq;
+use perennial_store::Store;
+use perennial_store::check::{self, Report};
+use perennial_store::lock::ShardLock;
 
 /// Reads streaming text into a Perennial store, exactly once: every reading becomes one row that says
 /// what became of it, in the same commit as the position behind it.

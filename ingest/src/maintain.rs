@@ -1,12 +1,12 @@
 //! Keeps the table `records` healthy while the daemon runs: small files joined, old ones deleted, the log
 //! short. Followers see nothing of it.
 
-use schemas::program::clock::Clock;
-use schemas::program::error::{Fault as _, Kind};
-use schemas::program::stop::Stop;
-use schemas::store::maintain::{self, Done, Options, Retention};
-use schemas::store::{Store, StoreError};
-use schemas::table::Table;
+use perennial_program::clock::Clock;
+use perennial_program::error::{Fault as _, Kind};
+use perennial_program::stop::Stop;
+use perennial_schemas::table::Table;
+use perennial_store::maintain::{self, Done, Options, Retention};
+use perennial_store::{Store, StoreError};
 
 use crate::config;
 
@@ -54,10 +54,10 @@ pub async fn keep(store: &Store, config: &config::Maintain, clock: &Clock, stop:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::program::config::Duration;
-    use schemas::store::StoreUrl;
-    use schemas::store::commit::Committer;
-    use schemas::table::records::{Builder, Outcome, Row};
+    use perennial_program::config::Duration;
+    use perennial_schemas::table::records::{Builder, Outcome, Row};
+    use perennial_store::StoreUrl;
+    use perennial_store::commit::Committer;
 
     #[tokio::test]
     async fn small_files_are_joined_when_their_time_has_come_and_stop_ends_it() {

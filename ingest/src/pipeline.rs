@@ -14,9 +14,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use schemas::program::clock::Clock;
-use schemas::program::stop::Stop;
-use schemas::store::Store;
+use perennial_program::clock::Clock;
+use perennial_program::stop::Stop;
+use perennial_store::Store;
 use tokio::runtime::Handle;
 
 use crate::config::{self, Config};

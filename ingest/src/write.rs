@@ -11,13 +11,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use schemas::id::{Seq, Shard, Version};
-use schemas::program::failpoint;
-use schemas::store::commit::Committer;
-use schemas::store::{Scan, Store};
-use schemas::table::Table;
-use schemas::table::column::pack_u32;
-use schemas::table::records::{self, Outcome, Reason, Rung, View, day_of};
+use perennial_program::failpoint;
+use perennial_schemas::id::{Seq, Shard, Version};
+use perennial_schemas::table::Table;
+use perennial_schemas::table::column::pack_u32;
+use perennial_schemas::table::records::{self, Outcome, Reason, Rung, View, day_of};
+use perennial_store::commit::Committer;
+use perennial_store::{Scan, Store};
 
 use crate::block::{Block, Counts, Document, Marks, Place, Reading, Row, Rows, Verdict};
 use crate::config;

@@ -10,7 +10,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use criterion::Criterion;
-use replay::tokenise::Subword;
+use perennial_replay::tokenise::Subword;
 use serde::Deserialize;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;

@@ -14,8 +14,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use schemas::id::{Seq, Shard, Step};
-use schemas::wire::{Batch, BatchRow, Cursor, Ticket};
+use perennial_schemas::id::{Seq, Shard, Step};
+use perennial_schemas::wire::{Batch, BatchRow, Cursor, Ticket};
 
 use crate::buffer::Members;
 use crate::draw::{Drawn, Draws};

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use schemas::id::check_name;
-use schemas::program::config::{Bytes, Problems, Share, Table};
-use schemas::seed::Seed;
-use schemas::store::StoreConfig;
+use perennial_program::config::{Bytes, Problems, Share, Table};
+use perennial_schemas::id::check_name;
+use perennial_schemas::seed::Seed;
+use perennial_store::StoreConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Spec;
@@ -237,7 +237,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::program::config::{ConfigError, Loaded, Loader, uneven_defaults};
+    use perennial_program::config::{ConfigError, Loaded, Loader, uneven_defaults};
 
     fn load(settings: &[&str]) -> Result<(Loaded<Config>, Option<Plan>), ConfigError> {
         let loader =

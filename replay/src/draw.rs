@@ -17,8 +17,8 @@
 //! nobody knows any more how many tokens it had, ends the row: what follows is padding. So whatever a
 //! removal leaves of the row of an older ticket stands where it stood.
 
-use schemas::id::{Seq, Shard};
-use schemas::seed::Seed;
+use perennial_schemas::id::{Seq, Shard};
+use perennial_schemas::seed::Seed;
 
 use crate::buffer::Members;
 use crate::index::{Index, Limits, Record};

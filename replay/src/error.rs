@@ -1,11 +1,11 @@
 //! What can go wrong in replay, by what the caller should do about it.
 
-use schemas::id::{Change, IdError, Seq, Shard, Version};
-use schemas::program::config::ConfigError;
-use schemas::program::error::{Fault, Kind};
-use schemas::store::StoreError;
-use schemas::table::TableError;
-use schemas::wire::{WIRE_FORMAT, WireError};
+use perennial_program::config::ConfigError;
+use perennial_program::error::{Fault, Kind};
+use perennial_schemas::id::{Change, IdError, Seq, Shard, Version};
+use perennial_schemas::table::TableError;
+use perennial_schemas::wire::{WIRE_FORMAT, WireError};
+use perennial_store::StoreError;
 
 use crate::tokenise::EncodeError;
 

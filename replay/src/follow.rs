@@ -16,13 +16,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use schemas::id::{Change, Seq, Shard, Version};
-use schemas::program::error::{Fault as _, Kind};
-use schemas::program::failpoint;
-use schemas::store::commit::Committer;
-use schemas::store::{Scan, Store};
-use schemas::table::Table;
-use schemas::table::buffers::{Builder, Op, Row, View};
+use perennial_program::error::{Fault as _, Kind};
+use perennial_program::failpoint;
+use perennial_schemas::id::{Change, Seq, Shard, Version};
+use perennial_schemas::table::Table;
+use perennial_schemas::table::buffers::{Builder, Op, Row, View};
+use perennial_store::commit::Committer;
+use perennial_store::{Scan, Store};
 
 use crate::buffer::{Candidate, Delta, Log, Members, Policy, Seen, Spec, seen_to_json};
 use crate::error::{ReplayError, Result};
@@ -38,7 +38,7 @@ pub struct Follow {
     store: Store,
     spec: Spec,
     digest: String,
-    seed: schemas::seed::Seed,
+    seed: perennial_schemas::seed::Seed,
     block: u64,
     log: Log,
     committer: Committer,

@@ -13,9 +13,9 @@
 
 use std::sync::Arc;
 
-use schemas::id::{Seq, Shard};
-use schemas::seed::{Seed, unit};
-use schemas::wire::{Cursor, Place};
+use perennial_schemas::id::{Seq, Shard};
+use perennial_schemas::seed::{Seed, unit};
+use perennial_schemas::wire::{Cursor, Place};
 
 use crate::index::{Index, Limits, Record};
 use crate::pack::Piece;

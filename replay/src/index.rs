@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::id::{RecordId, Seq, Shard};
 
 use crate::error::{ReplayError, Result};
 

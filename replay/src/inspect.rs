@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::id::{Change, Version};
+use perennial_schemas::id::{Change, Version};
 use serde::Serialize;
 
 use crate::buffer::Seen;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use schemas::id::{Change, Seq, Step, Version};
-use schemas::wire::{Cursor, Ticket, WIRE_FORMAT};
+use perennial_schemas::id::{Change, Seq, Step, Version};
+use perennial_schemas::wire::{Cursor, Ticket, WIRE_FORMAT};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::{Log, Seen};

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use perennial_program::config::Bytes;
+use perennial_schemas::id::{Change, Seq, Shard, Version, check_name};
+use perennial_schemas::table::column::unpack_u32;
+use perennial_schemas::table::records::View as Rows;
+use perennial_schemas::wire::{Batch, Ticket};
+use perennial_store::Store;
 use rayon::prelude::*;
-use schemas::id::{Change, Seq, Shard, Version, check_name};
-use schemas::program::config::Bytes;
-use schemas::store::Store;
-use schemas::table::column::unpack_u32;
-use schemas::table::records::View as Rows;
-use schemas::wire::{Batch, Ticket};
 
 use crate::batch::{self, Outline, Outlined, View};
 use crate::buffer::Members;

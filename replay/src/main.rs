@@ -4,21 +4,21 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use replay::config::Config;
-use replay::error::ReplayError;
-use replay::inspect::{self, Census, Inspection};
-use replay::issue::{Issued, Request};
-use replay::library::Library;
-use replay::plan::Plan;
-use replay::serve;
-use replay::tokenise::Tokenizer;
-use schemas::program::cli::{self, ConfigCommand, Log};
-use schemas::program::clock::Clock;
-use schemas::program::error::Failure;
-use schemas::program::start;
-use schemas::program::stop::Stop;
-use schemas::store::Store;
-use schemas::wire::{Batch, Ticket};
+use perennial_program::cli::{self, ConfigCommand, Log};
+use perennial_program::clock::Clock;
+use perennial_program::error::Failure;
+use perennial_program::start;
+use perennial_program::stop::Stop;
+use perennial_replay::config::Config;
+use perennial_replay::error::ReplayError;
+use perennial_replay::inspect::{self, Census, Inspection};
+use perennial_replay::issue::{Issued, Request};
+use perennial_replay::library::Library;
+use perennial_replay::plan::Plan;
+use perennial_replay::serve;
+use perennial_replay::tokenise::Tokenizer;
+use perennial_schemas::wire::{Batch, Ticket};
+use perennial_store::Store;
 
 /// Keeps buffers of past text and makes batches that mix new and replayed text, bit for bit the same
 /// for the same ticket.

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use schemas::id::{Step, check_name};
-use schemas::store::commit::Committer;
-use schemas::store::{Scan, Store, StoreError};
-use schemas::table::draws::{Builder, PackedSpan, Row, View};
-use schemas::table::{Table, TableError};
-use schemas::wire::{Batch, Ticket, WireError};
+use perennial_schemas::id::{Step, check_name};
+use perennial_schemas::table::draws::{Builder, PackedSpan, Row, View};
+use perennial_schemas::table::{Table, TableError};
+use perennial_schemas::wire::{Batch, Ticket, WireError};
+use perennial_store::commit::Committer;
+use perennial_store::{Scan, Store, StoreError};
 
 use crate::error::{ReplayError, Result};
 

@@ -10,8 +10,8 @@
 //! Every input of a piece has a target in its own record, so every one counts. What no piece holds,
 //! and what a removed record held, is padding with mask false.
 
-use schemas::id::{RecordId, Seq, Shard};
-use schemas::wire::{BatchRow, Span};
+use perennial_schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::wire::{BatchRow, Span};
 
 use crate::error::{ReplayError, Result};
 use crate::index::Record;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use schemas::program::config::Share;
-use schemas::seed::Seed;
-use schemas::text::NORMAL_FORM;
-use schemas::wire::{Ticket, WIRE_FORMAT, WireError};
+use perennial_program::config::Share;
+use perennial_schemas::seed::Seed;
+use perennial_schemas::text::NORMAL_FORM;
+use perennial_schemas::wire::{Ticket, WIRE_FORMAT, WireError};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 

@@ -3,11 +3,11 @@
 //! A trainer that was killed and resumed says the same again; the fence `evaluations/<job>/<series>`,
 //! which holds the last step received plus one, makes that a no-op.
 
-use schemas::id::{Step, Version, check_name};
-use schemas::store::commit::Committer;
-use schemas::store::{Store, StoreError};
-use schemas::table::evaluations::{Builder, Row};
-use schemas::table::{Table, TableError};
+use perennial_schemas::id::{Step, Version, check_name};
+use perennial_schemas::table::evaluations::{Builder, Row};
+use perennial_schemas::table::{Table, TableError};
+use perennial_store::commit::Committer;
+use perennial_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -44,7 +44,7 @@ pub enum Received {
 /// `series`: those along the way are one, those of averaged weights at the end another.
 ///
 /// # Errors
-/// A job name that is none ([`schemas::id::IdError`]); a store that cannot be written; a conflict
+/// A job name that is none ([`perennial_schemas::id::IdError`]); a store that cannot be written; a conflict
 /// where another process receives for the same job.
 pub async fn evaluations(
     store: &Store,
@@ -90,8 +90,8 @@ fn long(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::store::Scan;
-    use schemas::table::evaluations::View;
+    use perennial_schemas::table::evaluations::View;
+    use perennial_store::Scan;
 
     use crate::testing::store;
 

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use schemas::id::{RecordId, Seq, Shard, Version};
-use schemas::store::follow::{Follower, News};
-use schemas::store::{Scan, Store};
-use schemas::table::Table;
-use schemas::table::column::unpack_u32;
-use schemas::table::records::{Outcome, Row, View};
+use perennial_schemas::id::{RecordId, Seq, Shard, Version};
+use perennial_schemas::table::Table;
+use perennial_schemas::table::column::unpack_u32;
+use perennial_schemas::table::records::{Outcome, Row, View};
+use perennial_store::follow::{Follower, News};
+use perennial_store::{Scan, Store};
 
 use crate::error::{ReplayError, Result};
 use crate::index::{Index, Limits, Record};

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use schemas::id::Shard;
-use schemas::program::clock::Clock;
-use schemas::program::config::{Bytes, Share, Table as Settings};
-use schemas::seed::Seed;
-use schemas::store::commit::Committer;
-use schemas::store::{Store, StoreUrl};
-use schemas::table::Table;
-use schemas::table::column::pack_u32;
-use schemas::table::records::{Builder, Outcome, Row};
+use perennial_program::clock::Clock;
+use perennial_program::config::{Bytes, Share, Table as Settings};
+use perennial_schemas::id::Shard;
+use perennial_schemas::seed::Seed;
+use perennial_schemas::table::Table;
+use perennial_schemas::table::column::pack_u32;
+use perennial_schemas::table::records::{Builder, Outcome, Row};
+use perennial_store::commit::Committer;
+use perennial_store::{Store, StoreUrl};
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_128;
 

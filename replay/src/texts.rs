@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use schemas::id::{Seq, Shard};
-use schemas::program::config::Bytes;
+use perennial_program::config::Bytes;
+use perennial_schemas::id::{Seq, Shard};
 
 use crate::tokenise::Tokens;
 

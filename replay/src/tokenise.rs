@@ -19,7 +19,7 @@ mod subword;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use schemas::id::{Seq, Shard};
+use perennial_schemas::id::{Seq, Shard};
 use xxhash_rust::xxh3::xxh3_128;
 
 pub use subword::{EncodeError, Encoding, LoadError, Subword};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
 
 /// A value that is not an id, a shard name or another of this module's types.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -1,27 +1,21 @@
-//! What ingest, replay and the trainer share, on four shelves.
+//! What the programs of Perennial say to each other: names, tables, messages. No policy, no model, no I/O.
 //!
 //! ```text
 //! table    the five tables: records, signals, evaluations, buffers, draws   what is stored
-//! store    open, commit, follow, scan, fetch, maintain, lock, check          where it is stored
-//! wire     ticket, batch                                                     what replay and trainer say to each other
-//! program  start, cli, config, error, clock, stop, failpoint, telemetry      what every program needs
+//! wire     ticket, batch                                                     what replay and trainer exchange
+//! id       what names a text, a reading, a step
+//! seed     all randomness
+//! text     the normal form that an id hashes
 //! ```
-//! Below them lie the words all use: [`id`] (what names a text and a reading), [`seed`] (all
-//! randomness), [`text`] (the normal form that an id hashes).
-//!
-//! # Invariants
-//! - No policy and no model lives here.
-//! - The clock and the environment are read in [`program`] alone. No random number is unseeded but a
-//!   store's secret, drawn when it is made, and the names of attempts to commit.
-//! - Rows enter a table through [`store::commit::Committer`] alone.
+//! Two crates beside this one complete what all programs share: `perennial-program` (configuration,
+//! errors, clock, log, clean stop) and `perennial-store` (the tables on an object store). Only the store
+//! links DataFusion and Delta.
 //!
 //! # Where to start
-//! [`table::records`], the row that everything else is about; then [`store`].
+//! [`table::records`], the row that everything else is about.
 
 pub mod id;
-pub mod program;
 pub mod seed;
-pub mod store;
 pub mod table;
 pub mod text;
 pub mod wire;

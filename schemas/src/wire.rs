@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::id::{Change, RecordId, Seq, Shard, Step, Version};
-use crate::program::error::{Fault, Kind};
 use crate::seed::Seed;
+use perennial_program::error::{Fault, Kind};
 
 /// The version of ticket and batch that this program speaks. It changes whenever the same ticket
 /// would give other bytes.

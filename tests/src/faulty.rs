@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use schemas::program::clock::Clock;
-use schemas::seed::{Seed, unit};
+use perennial_program::clock::Clock;
+use perennial_schemas::seed::{Seed, unit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;

@@ -1,7 +1,7 @@
 //! What the tests across the three programs share.
 //!
 //! The tests themselves are modules of one binary, `tests/tests/main.rs`. They know the programs by
-//! their public faces only: they start them, talk to them, and read the store through `schemas`.
+//! their public faces only: they start them, talk to them, and read the store through `perennial-store`.
 //! [`binary`] gives the program to start, [`undisturbed`] starts it, [`root`] the files of the repository,
 //! [`world`] a folder to run programs in, [`s3`] a server with a bucket, [`faulty`] a network that fails.
 
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use schemas::program::start::Environment;
+use perennial_program::start::Environment;
 
 /// The folder of the workspace: where the `Cargo.toml` with the `[workspace]` lies.
 ///

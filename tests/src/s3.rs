@@ -5,8 +5,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 
-use schemas::program::clock::Clock;
-use schemas::store::{Store, StoreError};
+use perennial_program::clock::Clock;
+use perennial_store::{Store, StoreError};
 
 use crate::world::Running;
 use crate::{python, undisturbed};

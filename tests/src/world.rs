@@ -7,12 +7,12 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 
-use schemas::program::clock::Clock;
-use schemas::seed::Seed;
-use schemas::store::check::{Report, check};
-use schemas::store::{Scan, Store};
-use schemas::table::Table;
-use schemas::table::records::View;
+use perennial_program::clock::Clock;
+use perennial_schemas::seed::Seed;
+use perennial_schemas::table::Table;
+use perennial_schemas::table::records::View;
+use perennial_store::check::{Report, check};
+use perennial_store::{Scan, Store};
 
 use crate::{binary, root, undisturbed};
 

@@ -4,12 +4,12 @@
 use std::fs;
 use std::process::Output;
 
-use schemas::program::failpoint;
-use schemas::seed::Seed;
+use perennial_program::failpoint;
+use perennial_schemas::seed::Seed;
+use perennial_tests::faulty::{Faults, Faulty};
+use perennial_tests::s3::{SECRET, Server, URL, options};
+use perennial_tests::world::{World, lines};
 use serde_json::Value;
-use tests::faulty::{Faults, Faulty};
-use tests::s3::{SECRET, Server, URL, options};
-use tests::world::{World, lines};
 
 use crate::crash::learnt;
 use crate::walk::{INGEST, TRAIN, prepared};

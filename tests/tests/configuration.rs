@@ -9,8 +9,8 @@ mod source;
 use std::fs;
 
 use page::{PROGRAMS, changes, page, sources};
-use tests::root;
-use tests::world::World;
+use perennial_tests::root;
+use perennial_tests::world::World;
 
 const PATH: &str = "docs/configuration.md";
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use schemas::program::failpoint;
-use schemas::store::Scan;
-use schemas::table::Table;
-use tests::world::World;
+use perennial_program::failpoint;
+use perennial_schemas::table::Table;
+use perennial_store::Scan;
+use perennial_tests::world::World;
 
 use crate::walk::{INGEST, TRAIN, ingested};
 
@@ -63,7 +63,7 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
     let batches = store.scan(Table::Evaluations, version, &Scan::default()).await.unwrap();
     let mut seen = BTreeSet::new();
     for batch in &batches {
-        for row in schemas::table::evaluations::View::new(batch).unwrap().iter() {
+        for row in perennial_schemas::table::evaluations::View::new(batch).unwrap().iter() {
             let key =
                 (row.weights.to_owned(), row.step, row.slice.to_owned(), row.document.map(str::to_owned));
             assert!(seen.insert(key.clone()), "{key:?} is there twice");

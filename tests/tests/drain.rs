@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use std::process::{ChildStderr, Command, Stdio};
 use std::time::Duration;
 
-use schemas::program::clock::Clock;
-use schemas::table::Table;
+use perennial_program::clock::Clock;
+use perennial_schemas::table::Table;
+use perennial_tests::world::{Running, World, lines};
 use serde_json::Value;
-use tests::world::{Running, World, lines};
 
 use crate::crash::learnt;
 use crate::walk::{INGEST, ingested};

@@ -15,13 +15,13 @@ use std::time::Duration;
 use arrow::array::AsArray as _;
 use arrow::datatypes::Int64Type;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use schemas::program::error::Kind;
-use schemas::program::failpoint;
-use schemas::seed::{Seed, below};
-use schemas::store::check::position_app_id;
+use perennial_program::error::Kind;
+use perennial_program::failpoint;
+use perennial_schemas::seed::{Seed, below};
+use perennial_store::check::position_app_id;
+use perennial_tests::world::{Running, World};
+use perennial_tests::{full, undisturbed};
 use serde_json::Value;
-use tests::world::{Running, World};
-use tests::{full, undisturbed};
 
 /// Longer than anything here takes: a test that waits so long hangs.
 const PATIENCE: Duration = Duration::from_secs(120);

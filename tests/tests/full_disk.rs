@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Output;
 
-use schemas::program::error::Kind;
-use tests::world::{World, lines, text};
-use tests::{binary, not_run, undisturbed};
+use perennial_program::error::Kind;
+use perennial_tests::world::{World, lines, text};
+use perennial_tests::{binary, not_run, undisturbed};
 
 use crate::walk::INGEST;
 

@@ -9,13 +9,13 @@ mod programs;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use schemas::program::clock::Clock;
-use schemas::program::error::Kind;
-use schemas::store::Scan;
-use schemas::store::check::Sums;
-use schemas::table::Table;
-use schemas::table::records::{Outcome, Reason, View};
-use tests::world::{Running, World};
+use perennial_program::clock::Clock;
+use perennial_program::error::Kind;
+use perennial_schemas::table::Table;
+use perennial_schemas::table::records::{Outcome, Reason, View};
+use perennial_store::Scan;
+use perennial_store::check::Sums;
+use perennial_tests::world::{Running, World};
 
 /// What became of one reading.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::Int64Type;
-use schemas::id::{Seq, Shard, Version};
-use schemas::program::error::{Fault as _, Kind};
-use schemas::program::stop::Stop;
-use schemas::seed::Seed;
-use schemas::store::check::{check, position_app_id};
-use schemas::store::commit::Committer;
-use schemas::store::follow::{Follower, News};
-use schemas::store::maintain::{self, Options, Retention};
-use schemas::store::{Scan, Store, StoreError};
-use schemas::table::Table;
-use schemas::table::records::{Builder, Outcome, Reason, Row, View};
-use tests::faulty::{Faults, Faulty};
-use tests::full;
-use tests::s3::Server;
+use perennial_program::error::{Fault as _, Kind};
+use perennial_program::stop::Stop;
+use perennial_schemas::id::{Seq, Shard, Version};
+use perennial_schemas::seed::Seed;
+use perennial_schemas::table::Table;
+use perennial_schemas::table::records::{Builder, Outcome, Reason, Row, View};
+use perennial_store::check::{check, position_app_id};
+use perennial_store::commit::Committer;
+use perennial_store::follow::{Follower, News};
+use perennial_store::maintain::{self, Options, Retention};
+use perennial_store::{Scan, Store, StoreError};
+use perennial_tests::faulty::{Faults, Faulty};
+use perennial_tests::full;
+use perennial_tests::s3::Server;
 
 /// Rows in each commit of a daemon.
 const WIDTH: u64 = 7;

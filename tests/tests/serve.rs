@@ -4,10 +4,10 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Stdio;
 
-use schemas::program::error::Kind;
-use schemas::table::Table;
+use perennial_program::error::Kind;
+use perennial_schemas::table::Table;
+use perennial_tests::world::{Running, World};
 use serde_json::Value;
-use tests::world::{Running, World};
 
 use crate::walk::{INGEST, ingested};
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use perennial_tests::{python, root, undisturbed};
 use tempfile::TempDir;
-use tests::{python, root, undisturbed};
 
 /// A store with some rows in every table, and beside it what must be found there.
 fn sample() -> TempDir {

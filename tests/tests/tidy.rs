@@ -52,7 +52,7 @@ impl fmt::Display for Problem {
 
 /// What git tracks or would track, sorted by path.
 static REPOSITORY: LazyLock<Vec<File>> = LazyLock::new(|| {
-    let root = tests::root();
+    let root = perennial_tests::root();
     let mut paths = list_by_git(root).unwrap_or_else(|| list_by_walking(root));
     paths.sort();
     paths.dedup();

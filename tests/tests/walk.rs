@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use schemas::store::check::check;
-use schemas::store::{Scan, Store};
-use schemas::table::{Table, draws};
-use tests::world::{World, data, text};
+use perennial_schemas::table::{Table, draws};
+use perennial_store::check::check;
+use perennial_store::{Scan, Store};
+use perennial_tests::world::{World, data, text};
 
 /// A model and a job small enough to be run many times.
 const JOB: &str = r#"

@@ -1,5 +1,5 @@
 //! One training step of the one-million-parameter byte model on one CPU thread, 1,024 tokens: in documents
-//! of equal length and of many, in f32 and in bf16, at once and in parts. Run `cargo bench -p trainer`.
+//! of equal length and of many, in f32 and in bf16, at once and in parts. Run `cargo bench -p perennial-trainer`.
 //!
 //! The floor is the matrix products alone: 6 operations per parameter and token, at the rate that one
 //! product of the same shape reaches.
@@ -9,15 +9,15 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
-use schemas::id::{Step, Version};
-use schemas::program::error::Failure;
-use schemas::seed::{Seed, below};
-use schemas::wire::{Ticket, WIRE_FORMAT};
+use perennial_program::error::Failure;
+use perennial_schemas::id::{Step, Version};
+use perennial_schemas::seed::{Seed, below};
+use perennial_schemas::wire::{Ticket, WIRE_FORMAT};
+use perennial_trainer::device::Precision;
+use perennial_trainer::feed::Sheet;
+use perennial_trainer::step::{Learner, Recipe};
+use perennial_trainer::torch::on_one_thread;
 use tch::{Device, Kind, Tensor};
-use trainer::device::Precision;
-use trainer::feed::Sheet;
-use trainer::step::{Learner, Recipe};
-use trainer::torch::on_one_thread;
 
 const TOKENS: usize = 1024;
 

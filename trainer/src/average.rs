@@ -1,6 +1,6 @@
 //! Exponential averages of the weights over several horizons, and the way from the start to an average.
 
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

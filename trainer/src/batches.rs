@@ -1,17 +1,17 @@
 //! Where a job's batches come from: the store, read in this process, or a replay server over Flight.
 //! The bytes are the same, a ticket names them, and what was drawn is noted in the store either way.
 
-use replay::client::Client;
-use replay::issue::{Issued, Request};
-use replay::library::Library;
-use replay::plan::Plan;
-use replay::serve::session::{Session, Settings};
-use schemas::id::{Step, Version};
-use schemas::program::clock::Clock;
-use schemas::program::error::{Failure, Fault, Kind};
-use schemas::program::stop::Stop;
-use schemas::store::Store;
-use schemas::wire::{Batch, Ticket};
+use perennial_program::clock::Clock;
+use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::stop::Stop;
+use perennial_replay::client::Client;
+use perennial_replay::issue::{Issued, Request};
+use perennial_replay::library::Library;
+use perennial_replay::plan::Plan;
+use perennial_replay::serve::session::{Session, Settings};
+use perennial_schemas::id::{Step, Version};
+use perennial_schemas::wire::{Batch, Ticket};
+use perennial_store::Store;
 use tokio::runtime::Handle;
 
 use crate::checkpoint::Progress;

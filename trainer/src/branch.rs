@@ -6,8 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use schemas::id::Step;
-use schemas::program::error::{Failure, Fault, Kind};
+use perennial_program::error::{Failure, Fault, Kind};
+use perennial_schemas::id::Step;
 
 use crate::checkpoint::{self, State};
 use crate::config::Config;

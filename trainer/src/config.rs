@@ -1,12 +1,12 @@
-//! What a training job is configured by. Loaded and refused by [`schemas::program::config`].
+//! What a training job is configured by. Loaded and refused by [`perennial_program::config`].
 
 use std::path::PathBuf;
 
-use replay::config::Config as Replay;
-use replay::plan::Plan;
-use schemas::id::check_name;
-use schemas::program::config::{Bytes, Problems};
-use schemas::seed::Seed;
+use perennial_program::config::{Bytes, Problems};
+use perennial_replay::config::Config as Replay;
+use perennial_replay::plan::Plan;
+use perennial_schemas::id::check_name;
+use perennial_schemas::seed::Seed;
 use serde::{Deserialize, Serialize};
 
 use crate::average::{Averaging, HorizonError};
@@ -205,7 +205,7 @@ fn positive(number: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schemas::program::config::Loader;
+    use perennial_program::config::Loader;
 
     fn load(toml: &str) -> Result<Config, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -254,6 +254,6 @@ mod tests {
 
     #[test]
     fn tables_written_in_part_have_the_defaults_of_tables_not_written() {
-        assert_eq!(schemas::program::config::uneven_defaults::<Config>(), Vec::<String>::new());
+        assert_eq!(perennial_program::config::uneven_defaults::<Config>(), Vec::<String>::new());
     }
 }

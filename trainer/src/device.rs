@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::torch::{self, TorchError};

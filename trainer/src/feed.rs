@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::mpsc::sync_channel;
 
-use schemas::program::error::{Failure, Fault, Kind};
-use schemas::wire::{Batch, Cursor, Ticket, WireError};
+use perennial_program::error::{Failure, Fault, Kind};
+use perennial_schemas::wire::{Batch, Cursor, Ticket, WireError};
 use tch::{Device, Tensor};
 
 use crate::model::{Documents, Input, ModelConfig};

@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use replay::plan::Plan as ReadingPlan;
-use schemas::id::Step;
-use schemas::program::clock::Clock;
-use schemas::program::error::{Failure, Fault, Kind};
-use schemas::program::stop::Stop;
-use schemas::store::Store;
+use perennial_program::clock::Clock;
+use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::stop::Stop;
+use perennial_replay::plan::Plan as ReadingPlan;
+use perennial_schemas::id::Step;
+use perennial_store::Store;
 use tch::Device;
 use tokio::runtime::Handle;
 
@@ -202,7 +202,7 @@ fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, Prog
         job: config.job.name.clone(),
         tokens: 0,
         row: 0,
-        next: schemas::wire::Cursor::new(),
+        next: perennial_schemas::wire::Cursor::new(),
         config: digest.to_owned(),
         start,
         branched: None,
@@ -389,7 +389,7 @@ fn finish(
     let start = match start {
         Ok(start) => start,
         Err(error) => {
-            let why = schemas::program::error::render(&error);
+            let why = perennial_program::error::render(&error);
             tracing::warn!(why, "the start cannot be had again: the ways from it are left out");
             return Ok((averages, None));
         }

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use schemas::program::cli::{self, ConfigCommand, Log};
-use schemas::program::clock::Clock;
-use schemas::program::config::Loaded;
-use schemas::program::error::Failure;
-use schemas::program::start;
-use schemas::program::stop::Stop;
-use schemas::store::Store;
-use trainer::checkpoint::CheckpointError;
-use trainer::config::Config;
-use trainer::report::collect::{Compared, collect};
-use trainer::{branch, job, torch};
+use perennial_program::cli::{self, ConfigCommand, Log};
+use perennial_program::clock::Clock;
+use perennial_program::config::Loaded;
+use perennial_program::error::Failure;
+use perennial_program::start;
+use perennial_program::stop::Stop;
+use perennial_store::Store;
+use perennial_trainer::checkpoint::CheckpointError;
+use perennial_trainer::config::Config;
+use perennial_trainer::report::collect::{Compared, collect};
+use perennial_trainer::{branch, job, torch};
 
 /// Trains a language model on the batches of a Perennial store.
 ///
@@ -124,7 +124,7 @@ fn main() -> ExitCode {
 
 async fn run(
     loaded: Loaded<Config>,
-    plan: replay::plan::Plan,
+    plan: perennial_replay::plan::Plan,
     from: Option<PathBuf>,
     stop: Stop,
 ) -> Result<(), Failure> {
@@ -143,9 +143,9 @@ async fn run(
     let mut text = format!(
         "{} after step {}: {} tokens; checkpoint {}",
         match report.end {
-            trainer::train::End::Done => "done",
-            trainer::train::End::Stream => "the stream has ended",
-            trainer::train::End::Stopped => "stopped",
+            perennial_trainer::train::End::Done => "done",
+            perennial_trainer::train::End::Stream => "the stream has ended",
+            perennial_trainer::train::End::Stopped => "stopped",
         },
         report.steps,
         report.tokens,
@@ -164,7 +164,7 @@ async fn report(config: &Config, runs: &[Compared], title: &str, out: &Path) -> 
     let (url, options) = config.replay.store.parts()?;
     let store = Store::open(&url, &options, Clock::system()).await?;
     let input = collect(&store, runs, title).await?;
-    let rendered = trainer::report::render(&input)?;
+    let rendered = perennial_trainer::report::render(&input)?;
     let written = std::fs::create_dir_all(out)
         .and_then(|()| std::fs::write(out.join("report.html"), rendered.html))
         .and_then(|()| std::fs::write(out.join("report.json"), rendered.json));

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use schemas::id::Step;
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
+use perennial_schemas::id::Step;
 use serde::{Deserialize, Serialize};
 
 use crate::feed::Sheet;

@@ -3,7 +3,7 @@
 //! m, v and the step count of every parameter exist from the start, so that a checkpoint that lacks
 //! one of them is known to be broken.
 
-use schemas::program::error::{Fault, Kind as FaultKind};
+use perennial_program::error::{Fault, Kind as FaultKind};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 

@@ -2,7 +2,7 @@
 //! always go on. A release is cut from it on a branch, where the rate is annealed over a known number of
 //! steps (Hu et al. 2024; Ibrahim et al. 2024).
 
-use schemas::id::Step;
+use perennial_schemas::id::Step;
 use serde::{Deserialize, Serialize};
 
 /// `[schedule]`: the learning rate.

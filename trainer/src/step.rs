@@ -17,10 +17,10 @@
 //! the same bits on a CPU. What libtorch refuses leaves [`Learner::step`] as an error that carries the
 //! ticket; the learner must be dropped then, for a half-made update may be in it.
 
-use schemas::id::Step;
-use schemas::program::error::{Fault, Kind};
-use schemas::seed::Seed;
-use schemas::wire::Ticket;
+use perennial_program::error::{Fault, Kind};
+use perennial_schemas::id::Step;
+use perennial_schemas::seed::Seed;
+use perennial_schemas::wire::Ticket;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use schemas::id::{RecordId, Seq, Step, Version};
-use schemas::seed::{Seed, below};
-use schemas::wire::{Batch, BatchRow, Cursor, Span, Ticket, WIRE_FORMAT};
+use perennial_schemas::id::{RecordId, Seq, Step, Version};
+use perennial_schemas::seed::{Seed, below};
+use perennial_schemas::wire::{Batch, BatchRow, Cursor, Span, Ticket, WIRE_FORMAT};
 use tch::{Device, Tensor};
 
 use crate::checkpoint::{Progress, Start};
@@ -95,8 +95,10 @@ pub fn delivery(step: u64, model: &ModelConfig) -> Delivery {
         [row(step * 2, 24, &[a, b, a], 0, &shifted, false), row(step * 2 + 1, 24, &[b, 10], 1, TEXT, true)];
     let batch = Batch::from_rows(24, &rows).unwrap();
     let sheet = Sheet::of_batch(&batch, model, 1.0).unwrap();
-    let next =
-        BTreeMap::from([("main".parse().unwrap(), schemas::wire::Place { seq: Seq(step + 1), token: 3 })]);
+    let next = BTreeMap::from([(
+        "main".parse().unwrap(),
+        perennial_schemas::wire::Place { seq: Seq(step + 1), token: 3 },
+    )]);
     Delivery { ticket: ticket(step), sheet, next }
 }
 
@@ -148,7 +150,7 @@ pub fn progress() -> Progress {
 pub fn numbers(seed: u64, shape: &[i64]) -> Tensor {
     let count: i64 = shape.iter().product();
     let values: Vec<f32> = (0..count as u64)
-        .map(|k| (schemas::seed::unit(Seed::new(seed).at(&[k])) * 2.0 - 1.0) as f32)
+        .map(|k| (perennial_schemas::seed::unit(Seed::new(seed).at(&[k])) * 2.0 - 1.0) as f32)
         .collect();
     Tensor::from_slice(&values).view(shape).to_device(Device::Cpu)
 }

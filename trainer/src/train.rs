@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use schemas::id::Step;
-use schemas::program::clock::Clock;
-use schemas::program::error::Failure;
-use schemas::program::failpoint;
-use schemas::program::stop::Stop;
+use perennial_program::clock::Clock;
+use perennial_program::error::Failure;
+use perennial_program::failpoint;
+use perennial_program::stop::Stop;
+use perennial_schemas::id::Step;
 
 use crate::checkpoint::{self, Progress};
 use crate::feed::{Delivery, Feed};

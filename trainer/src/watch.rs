@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schemas::id::Step;
+use perennial_schemas::id::Step;
 
 use crate::feed::Sheet;
 use crate::metrics::{Interval, Line};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::BenchmarkGroup;
 use criterion::measurement::WallTime;
-use schemas::program::clock::Clock;
+use perennial_program::clock::Clock;
 
 /// One step to measure.
 #[derive(Debug, Clone)]

@@ -12,10 +12,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use arrow::array::RecordBatch;
-use schemas::id::{RecordId, Seq, Shard};
-use schemas::table::TableError;
-use schemas::table::records::{Outcome, Rung, View};
-use schemas::text::Identity;
+use perennial_schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::table::TableError;
+use perennial_schemas::table::records::{Outcome, Rung, View};
+use perennial_schemas::text::Identity;
 
 use crate::block::{Original, Verdict};
 use crate::config::Folded;
@@ -142,9 +142,9 @@ impl Exact {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use perennial_schemas::table::records::{Builder, Row};
+    use perennial_schemas::text::{folded_form, folded_hash, normal_form};
     use proptest::prelude::*;
-    use schemas::table::records::{Builder, Row};
-    use schemas::text::{folded_form, folded_hash, normal_form};
 
     const SECRET: u64 = 7;
 

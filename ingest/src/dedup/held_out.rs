@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use schemas::id::RecordId;
-use schemas::program::error::{Fault, Kind};
-use schemas::text::{Identity, folded_hash};
+use perennial_program::error::{Fault, Kind};
+use perennial_schemas::id::RecordId;
+use perennial_schemas::text::{Identity, folded_hash};
 
 use super::lsh::{Hit, Lsh};
 use super::near::{Sketch, Sketcher};

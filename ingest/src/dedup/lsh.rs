@@ -229,8 +229,8 @@ impl<const TABLES: usize> Chains<TABLES> {
 mod tests {
     use super::super::minhash::MinHasher;
     use super::*;
+    use perennial_schemas::seed::Seed;
     use proptest::prelude::*;
-    use schemas::seed::Seed;
 
     /// What `find` promises, from all signatures in order.
     fn brute(all: &[Signature], window: usize, wanted: &Signature) -> Vec<Hit> {

@@ -15,7 +15,7 @@
 //! The orders are random permutations of the slots, so that a search ends after at most 128 steps: a
 //! text of few shingles costs no more than a table look-up a slot and step.
 
-use schemas::seed::{Seed, below};
+use perennial_schemas::seed::{Seed, below};
 
 /// Numbers in a signature.
 pub const SLOTS: usize = 128;

@@ -10,11 +10,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use perennial_schemas::id::{Seq, Shard};
+use perennial_schemas::table::Table;
+use perennial_schemas::table::records::{Reason, Rung, View};
+use perennial_store::Store;
 use rayon::prelude::*;
-use schemas::id::{Seq, Shard};
-use schemas::store::Store;
-use schemas::table::Table;
-use schemas::table::records::{Reason, Rung, View};
 use tokio::runtime::Handle;
 
 use crate::block::{Block, Document, Marks, Original, Row, Rows, Verdict};

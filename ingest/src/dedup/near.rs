@@ -32,8 +32,8 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use schemas::id::{RecordId, Seq, Shard};
-use schemas::program::config::{Bytes, Share};
+use perennial_program::config::{Bytes, Share};
+use perennial_schemas::id::{RecordId, Seq, Shard};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 

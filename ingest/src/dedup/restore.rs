@@ -12,11 +12,11 @@
 use std::ops::Range;
 
 use arrow::array::RecordBatch;
+use perennial_schemas::id::{RecordId, Seq, Shard, Version};
+use perennial_schemas::table::Table;
+use perennial_schemas::table::records::{Outcome, View};
+use perennial_store::{Scan, Store};
 use rayon::prelude::*;
-use schemas::id::{RecordId, Seq, Shard, Version};
-use schemas::store::{Scan, Store};
-use schemas::table::Table;
-use schemas::table::records::{Outcome, View};
 
 use super::Known;
 use super::minhash::{SIGNATURE_KIND, Signature};

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use schemas::text::folded_form;
+use perennial_schemas::text::folded_form;
 
 use super::shingle::{self, Kind, WORDS, kind};
 

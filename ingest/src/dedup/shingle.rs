@@ -19,7 +19,7 @@
 
 use std::ops::Range;
 
-use schemas::text::folded_form;
+use perennial_schemas::text::folded_form;
 use unicode_normalization::char::is_combining_mark;
 use xxhash_rust::xxh3::xxh3_64;
 

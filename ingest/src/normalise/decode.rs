@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use schemas::table::records::Reason;
+use perennial_schemas::table::records::Reason;
 
 use super::Refused;
 use crate::block::{Place, Reading, Readings};

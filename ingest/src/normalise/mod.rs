@@ -7,9 +7,9 @@
 //! A function of the reading alone: rows are computed on all cores, in any order, and put together in
 //! the order of reading.
 
+use perennial_schemas::table::records::{RAW_LIMIT, Reason};
+use perennial_schemas::text::{Identity, folded_hash};
 use rayon::prelude::*;
-use schemas::table::records::{RAW_LIMIT, Reason};
-use schemas::text::{Identity, folded_hash};
 
 use crate::block::{Block, Content, Document, Place, Reading, Readings, Row, Rows, Verdict};
 

@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use perennial_program::config::Bytes;
+use perennial_schemas::id::{Seq, Version};
+use perennial_schemas::table::Table;
+use perennial_schemas::table::column::unpack_u32;
+use perennial_schemas::table::records::{Builder, Outcome, Reason, Row, Rung, View};
+use perennial_schemas::text::normal_form;
+use perennial_store::check::check;
+use perennial_store::commit::Committer;
+use perennial_store::{Scan, StoreError, StoreUrl};
 use proptest::prelude::*;
-use schemas::id::{Seq, Version};
-use schemas::program::config::Bytes;
-use schemas::store::check::check;
-use schemas::store::commit::Committer;
-use schemas::store::{Scan, StoreError, StoreUrl};
-use schemas::table::Table;
-use schemas::table::column::unpack_u32;
-use schemas::table::records::{Builder, Outcome, Reason, Row, Rung, View};
-use schemas::text::normal_form;
 use tempfile::TempDir;
 
 use super::*;

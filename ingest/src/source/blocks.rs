@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use schemas::id::Seq;
-use schemas::table::records::{RAW_LIMIT, Reason};
+use perennial_schemas::id::Seq;
+use perennial_schemas::table::records::{RAW_LIMIT, Reason};
 
 use super::{End, FileName, Outlet, Position, Positions};
 use crate::block::{Block, Columns, Content, Fault, Place, Reading, Readings, Tally};

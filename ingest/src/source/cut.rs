@@ -3,8 +3,8 @@
 //! A blank line has blanks (space, tab, carriage return) only. Lines and paragraphs that are blank are no
 //! records. A paragraph is the lines between blank ones.
 
-use schemas::table::records::RAW_LIMIT;
-use schemas::table::records::Reason;
+use perennial_schemas::table::records::RAW_LIMIT;
+use perennial_schemas::table::records::Reason;
 
 use super::End;
 use super::blocks::{Blocks, Found};

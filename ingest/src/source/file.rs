@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use flate2::bufread::MultiGzDecoder;
-use schemas::program::error::Fault as _;
-use schemas::table::records::Reason;
+use perennial_program::error::Fault as _;
+use perennial_schemas::table::records::Reason;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::blocks::Blocks;

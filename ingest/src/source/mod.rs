@@ -36,8 +36,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use schemas::program::error::{Fault, Kind};
-use schemas::store::check::position_app_id;
+use perennial_program::error::{Fault, Kind};
+use perennial_store::check::position_app_id;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config;
@@ -233,7 +233,7 @@ pub fn read(
     sources: &[config::Source],
     limits: config::Read,
     positions: Positions,
-    first: schemas::id::Seq,
+    first: perennial_schemas::id::Seq,
     once: bool,
     outlet: Outlet,
 ) -> Result<(), SourceError> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use schemas::program::clock::Clock;
-use schemas::program::stop::Stop;
+use perennial_program::clock::Clock;
+use perennial_program::stop::Stop;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 

@@ -2,12 +2,12 @@ use std::fs;
 use std::io::{Cursor, Write as _};
 use std::path::Path;
 
+use perennial_program::clock::Clock;
+use perennial_program::config::{Bytes, Duration};
+use perennial_program::stop::Stop;
+use perennial_schemas::id::Seq;
+use perennial_schemas::table::records::{RAW_LIMIT, Reason};
 use proptest::prelude::*;
-use schemas::id::Seq;
-use schemas::program::clock::Clock;
-use schemas::program::config::{Bytes, Duration};
-use schemas::program::stop::Stop;
-use schemas::table::records::{RAW_LIMIT, Reason};
 
 use super::*;
 use crate::block::Block;

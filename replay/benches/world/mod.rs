@@ -5,18 +5,18 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
-use replay::config::Config;
-use replay::issue::{Issued, Request};
-use replay::library::Library;
-use replay::plan::Plan;
-use schemas::program::clock::Clock;
-use schemas::program::config::{Bytes, Loader};
-use schemas::store::Store;
-use schemas::store::commit::Committer;
-use schemas::table::Table;
-use schemas::table::column::pack_u32;
-use schemas::table::records::{Builder, Outcome, Row};
-use schemas::wire::Ticket;
+use perennial_program::clock::Clock;
+use perennial_program::config::{Bytes, Loader};
+use perennial_replay::config::Config;
+use perennial_replay::issue::{Issued, Request};
+use perennial_replay::library::Library;
+use perennial_replay::plan::Plan;
+use perennial_schemas::table::Table;
+use perennial_schemas::table::column::pack_u32;
+use perennial_schemas::table::records::{Builder, Outcome, Row};
+use perennial_schemas::wire::Ticket;
+use perennial_store::Store;
+use perennial_store::commit::Committer;
 use serde::Deserialize;
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_128;
@@ -87,7 +87,7 @@ impl World {
         world
     }
 
-    fn url(&self) -> schemas::store::StoreUrl {
+    fn url(&self) -> perennial_store::StoreUrl {
         self.folder.path().display().to_string().parse().expect("a path")
     }
 

@@ -1,9 +1,9 @@
 use super::*;
 
+use perennial_program::config::{Share, Table};
+use perennial_schemas::id::{Change, RecordId, Step, Version};
+use perennial_schemas::wire::{Place, Span, WIRE_FORMAT};
 use proptest::prelude::*;
-use schemas::id::{Change, RecordId, Step, Version};
-use schemas::program::config::{Share, Table};
-use schemas::wire::{Place, Span, WIRE_FORMAT};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::buffer::{Member, Spec};
@@ -200,7 +200,7 @@ fn check_tokens(records: &BTreeMap<(Shard, Seq), Vec<i32>>, pad: i32, batch: &Ba
 fn plan(rows: u32, length: usize, share: f64) -> Plan {
     let spec = Spec::read("main", &mut Table::of("policy", "reservoir")).unwrap();
     Plan {
-        seed: schemas::seed::Seed::new(3),
+        seed: perennial_schemas::seed::Seed::new(3),
         rows,
         length,
         tokenizer: Tokenizer::Bytes,
@@ -271,7 +271,7 @@ fn ticket_of_another_config_or_format_is_refused_by_name() {
     let changes: [fn(&mut Plan); 7] = [
         |plan| plan.rows = 5,
         |plan| plan.length = 65,
-        |plan| plan.seed = schemas::seed::Seed::new(4),
+        |plan| plan.seed = perennial_schemas::seed::Seed::new(4),
         |plan| plan.keep = Share::new(0.5).unwrap(),
         |plan| plan.order = Order::Permuted,
         |plan| plan.block = 5,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemas::program::config::Bytes;
+use perennial_program::config::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Candidate;

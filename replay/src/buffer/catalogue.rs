@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use schemas::program::config::{ConfigError, Table};
+use perennial_program::config::{ConfigError, Table};
 
 use super::{Recipe, decay, fifo, reservoir};
 

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use perennial_program::config::{Loader, Table};
+use perennial_schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::seed::Seed;
+use perennial_schemas::table::buffers::Op;
 use proptest::prelude::*;
-use schemas::id::{RecordId, Seq, Shard};
-use schemas::program::config::{Loader, Table};
-use schemas::seed::Seed;
-use schemas::table::buffers::Op;
 use serde::{Deserialize, Serialize};
 
 use super::{CATALOGUE, Candidate, Capacity, Delta, Entry, Policy, Spec};
@@ -63,7 +63,7 @@ fn members(changes: &[Delta], capacity: Capacity) -> BTreeMap<(Shard, Seq), Cand
 fn capacities() -> impl Strategy<Value = Capacity> {
     prop_oneof![
         (0_u64..12).prop_map(Capacity::Records),
-        (0_u64..200).prop_map(|bytes| Capacity::Bytes(schemas::program::config::Bytes::new(bytes))),
+        (0_u64..200).prop_map(|bytes| Capacity::Bytes(perennial_program::config::Bytes::new(bytes))),
         (0_u64..200).prop_map(Capacity::Tokens),
     ]
 }

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use schemas::seed::Seed;
+use perennial_schemas::seed::Seed;
 use serde::{Deserialize, Serialize};
 
 use super::keyed::{Keyed, Keys};

@@ -12,10 +12,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::id::RecordId;
-use schemas::program::config::{ConfigError, Table};
-use schemas::seed::{Seed, unit};
-use schemas::table::buffers::Op;
+use perennial_program::config::{ConfigError, Table};
+use perennial_schemas::id::RecordId;
+use perennial_schemas::seed::{Seed, unit};
+use perennial_schemas::table::buffers::Op;
 use serde::{Deserialize, Serialize};
 
 use super::{Candidate, Capacity, Delta, Policy, Recipe};

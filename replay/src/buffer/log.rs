@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use schemas::id::{Change, RecordId, Seq, Shard};
-use schemas::table::buffers::{Op, Row};
+use perennial_schemas::id::{Change, RecordId, Seq, Shard};
+use perennial_schemas::table::buffers::{Op, Row};
 
 use super::{Member, Members};
 use crate::error::{ReplayError, Result};

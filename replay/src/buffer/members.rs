@@ -1,7 +1,7 @@
 //! The members of a buffer at one change, laid out to be drawn from.
 
-use schemas::id::{Change, RecordId, Seq, Shard};
-use schemas::seed::{Seed, below};
+use perennial_schemas::id::{Change, RecordId, Seq, Shard};
+use perennial_schemas::seed::{Seed, below};
 
 use crate::tokenise::byte_tokens;
 

@@ -17,10 +17,10 @@ pub mod reservoir;
 use std::fmt;
 use std::sync::Arc;
 
-use schemas::id::{RecordId, Seq, Shard};
-use schemas::program::config::{ConfigError, Table};
-use schemas::seed::Seed;
-use schemas::table::buffers::Op;
+use perennial_program::config::{ConfigError, Table};
+use perennial_schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::seed::Seed;
+use perennial_schemas::table::buffers::Op;
 use xxhash_rust::xxh3::xxh3_128;
 
 pub use capacity::Capacity;

@@ -1,12 +1,12 @@
 use std::collections::BTreeSet;
 
-use schemas::id::{RecordId, Step};
-use schemas::program::error::{Fault as _, Kind};
-use schemas::seed::Seed;
-use schemas::store::Scan;
-use schemas::table::records::{Builder, Outcome, Row};
-use schemas::table::{Table, buffers};
-use schemas::wire::Cursor;
+use perennial_program::error::{Fault as _, Kind};
+use perennial_schemas::id::{RecordId, Step};
+use perennial_schemas::seed::Seed;
+use perennial_schemas::table::records::{Builder, Outcome, Row};
+use perennial_schemas::table::{Table, buffers};
+use perennial_schemas::wire::Cursor;
+use perennial_store::Scan;
 
 use super::*;
 use crate::buffer::{Candidate, Capacity};
@@ -139,7 +139,8 @@ async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before
     let mut library = world.library(&plan).await;
     let index = Arc::clone(library.records.index());
     for next in 0..160 {
-        let fresh: Cursor = [(shard("a"), schemas::wire::Place { seq: Seq(next), token: 0 })].into();
+        let fresh: Cursor =
+            [(shard("a"), perennial_schemas::wire::Place { seq: Seq(next), token: 0 })].into();
         let request = Request { fresh, ..Request::first("demo") };
         let limits = library.records.limits();
         let ticket = issue::ticket(&plan, &request, library.version(), &limits, |name| {
@@ -370,7 +371,7 @@ fn erased(batch: &Batch, gone: std::ops::Range<u64>) -> (Batch, BTreeSet<u64>) {
             span.erased = true;
             seqs.insert(span.seq.0);
         }
-        rows.push(schemas::wire::BatchRow {
+        rows.push(perennial_schemas::wire::BatchRow {
             row: batch.row_number(row).unwrap(),
             buffer: batch.buffer(row).map(str::to_owned),
             tokens: tokens[at..at + batch.length()].to_vec(),

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::program::config::Share;
+use perennial_program::config::Share;
 use serde::Serialize;
 
 /// A share of 1.

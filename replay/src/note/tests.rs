@@ -1,10 +1,10 @@
+use perennial_program::error::{Fault as _, Kind};
+use perennial_schemas::id::{RecordId, Seq, Version};
+use perennial_schemas::seed::Seed;
+use perennial_schemas::table::draws::{View, unpack_spans};
+use perennial_schemas::wire::{BatchRow, Cursor, Span, WIRE_FORMAT};
+use perennial_store::Scan;
 use proptest::prelude::*;
-use schemas::id::{RecordId, Seq, Version};
-use schemas::program::error::{Fault as _, Kind};
-use schemas::seed::Seed;
-use schemas::store::Scan;
-use schemas::table::draws::{View, unpack_spans};
-use schemas::wire::{BatchRow, Cursor, Span, WIRE_FORMAT};
 
 use super::*;
 use crate::testing::{World, store};

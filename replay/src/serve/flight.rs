@@ -21,11 +21,11 @@ use arrow_flight::{
     HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket as FlightTicket,
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
+use perennial_program::error::Fault as _;
+use perennial_program::stop::Stop;
+use perennial_schemas::id::Step;
+use perennial_schemas::wire::Ticket;
 use prost::Message as _;
-use schemas::id::Step;
-use schemas::program::error::Fault as _;
-use schemas::program::stop::Stop;
-use schemas::wire::Ticket;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
@@ -245,7 +245,7 @@ impl FlightService for Flight {
 /// The schema in which scores are sent: the columns of `evaluations` that a trainer knows.
 #[must_use]
 pub fn score_schema() -> arrow::datatypes::SchemaRef {
-    let all = schemas::table::evaluations::schema();
+    let all = perennial_schemas::table::evaluations::schema();
     let known = ["weights", "slice", "document", "nats", "predicted", "bytes"];
     let fields = all.fields().iter().filter(|field| known.contains(&field.name().as_str())).cloned();
     std::sync::Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()))

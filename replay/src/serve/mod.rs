@@ -15,11 +15,11 @@ pub mod session;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use schemas::program::clock::Clock;
-use schemas::program::config::{self, Bytes};
-use schemas::program::error::{Fault, Kind, render};
-use schemas::program::stop::Stop;
-use schemas::store::Store;
+use perennial_program::clock::Clock;
+use perennial_program::config::{self, Bytes};
+use perennial_program::error::{Fault, Kind, render};
+use perennial_program::stop::Stop;
+use perennial_store::Store;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use schemas::id::{Step, Version, check_name};
-use schemas::program::clock::Clock;
-use schemas::store::{Scan, Store, StoreError};
-use schemas::table::Table;
-use schemas::wire::{Batch, Ticket};
+use perennial_program::clock::Clock;
+use perennial_schemas::id::{Step, Version, check_name};
+use perennial_schemas::table::Table;
+use perennial_schemas::wire::{Batch, Ticket};
+use perennial_store::{Scan, Store, StoreError};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 

@@ -3,10 +3,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, Ticket as FlightTicket};
-use schemas::id::{Seq, Step, Version};
-use schemas::store::maintain::{Options, Retention, run};
-use schemas::table::Table;
-use schemas::wire::{Batch, Ticket};
+use perennial_schemas::id::{Seq, Step, Version};
+use perennial_schemas::table::Table;
+use perennial_schemas::wire::{Batch, Ticket};
+use perennial_store::maintain::{Options, Retention, run};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -482,7 +482,8 @@ async fn ticket_of_a_server_that_has_read_further_is_served() {
     let behind = world.session(&plan).await;
     world.write("a", 40).await;
     let ahead = world.session(&plan).await;
-    let fresh = BTreeMap::from([("a".parse().unwrap(), schemas::wire::Place { seq: Seq(60), token: 0 })]);
+    let fresh =
+        BTreeMap::from([("a".parse().unwrap(), perennial_schemas::wire::Place { seq: Seq(60), token: 0 })]);
     let request = Request { fresh, ..Request::first("demo") };
     let Issued::Ticket(ticket) = ahead.ticket(request).await.unwrap() else { panic!("no ticket") };
     let (one, two) = (ahead.batch(ticket.clone()).await.unwrap(), behind.batch(ticket).await.unwrap());

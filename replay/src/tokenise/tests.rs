@@ -1,8 +1,8 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use perennial_program::error::{Fault as _, Kind};
 use proptest::prelude::*;
-use schemas::program::error::{Fault as _, Kind};
 use serde_json::{Value, json};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};

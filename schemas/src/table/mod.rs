@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-use crate::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
 
 pub mod buffers;
 pub mod column;
@@ -144,7 +144,7 @@ impl Fault for TableError {
 ///
 /// # Errors
 /// [`TableError`] where a required column is absent or a type cannot be brought to the schema's.
-pub(crate) fn conform(table: Table, batch: &RecordBatch) -> Result<RecordBatch, TableError> {
+pub fn conform(table: Table, batch: &RecordBatch) -> Result<RecordBatch, TableError> {
     let schema = table.schema();
     conform_to(table, &schema, batch)
 }
@@ -153,11 +153,7 @@ pub(crate) fn conform(table: Table, batch: &RecordBatch) -> Result<RecordBatch, 
 ///
 /// # Errors
 /// As [`conform`].
-pub(crate) fn conform_to(
-    table: Table,
-    schema: &SchemaRef,
-    batch: &RecordBatch,
-) -> Result<RecordBatch, TableError> {
+pub fn conform_to(table: Table, schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, TableError> {
     let name = table.name();
     let arrow_error = |source| TableError::Arrow { table: name, source };
     let mut columns = Vec::with_capacity(schema.fields().len());

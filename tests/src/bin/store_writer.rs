@@ -16,21 +16,21 @@ use std::fmt;
 use std::process::ExitCode;
 
 use arrow::array::RecordBatch;
-use schemas::program::cli::{Log, print};
-use schemas::program::clock::Clock;
-use schemas::program::error::{Failure, Fault, Kind};
-use schemas::program::start;
-use schemas::program::stop::Stop;
-use schemas::program::telemetry::LogFormat;
-use schemas::seed::{Seed, below};
-use schemas::store::check::{check, position_app_id};
-use schemas::store::commit::Committer;
-use schemas::store::maintain::{self, Options};
-use schemas::store::{Store, StoreError, StoreUrl};
-use schemas::table::Table;
-use schemas::table::column::pack_u32;
-use schemas::table::records::{Builder, Outcome, Reason, Row, Rung, day_of};
-use schemas::text::Identity;
+use perennial_program::cli::{Log, print};
+use perennial_program::clock::Clock;
+use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::start;
+use perennial_program::stop::Stop;
+use perennial_program::telemetry::LogFormat;
+use perennial_schemas::seed::{Seed, below};
+use perennial_schemas::table::Table;
+use perennial_schemas::table::column::pack_u32;
+use perennial_schemas::table::records::{Builder, Outcome, Reason, Row, Rung, day_of};
+use perennial_schemas::text::Identity;
+use perennial_store::check::{check, position_app_id};
+use perennial_store::commit::Committer;
+use perennial_store::maintain::{self, Options};
+use perennial_store::{Store, StoreError, StoreUrl};
 
 #[path = "store_writer/sample.rs"]
 mod sample;

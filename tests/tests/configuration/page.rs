@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 
-use tests::root;
-use tests::world::World;
+use perennial_tests::root;
+use perennial_tests::world::World;
 
 use super::source::{Sources, plain};
 
@@ -65,7 +65,7 @@ impl Key {
 
 /// The sources of the three programs' configuration types.
 pub fn sources() -> Sources {
-    Sources::of(root(), &["schemas", "ingest", "replay", "trainer"])
+    Sources::of(root(), &["schemas", "schemas/program", "schemas/store", "ingest", "replay", "trainer"])
 }
 
 /// The generated part of `docs/configuration.md`, or all that keeps it from being written.

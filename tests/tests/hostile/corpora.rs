@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use schemas::program::start::Environment;
-use schemas::table::records::{Outcome, Reason};
-use tests::not_run;
-use tests::world::{World, text};
+use perennial_program::start::Environment;
+use perennial_schemas::table::records::{Outcome, Reason};
+use perennial_tests::not_run;
+use perennial_tests::world::{World, text};
 
 use super::{ONCE, readings, source};
 

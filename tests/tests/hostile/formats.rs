@@ -7,8 +7,8 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
-use schemas::table::records::{Outcome, RAW_LIMIT, Reason};
-use tests::world::World;
+use perennial_schemas::table::records::{Outcome, RAW_LIMIT, Reason};
+use perennial_tests::world::World;
 
 use super::corpora::{collection, files};
 use super::lines::most_memory;

@@ -4,10 +4,10 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::time::Duration;
 
-use schemas::program::clock::Clock;
-use schemas::seed::{Seed, below};
-use tests::full;
-use tests::world::World;
+use perennial_program::clock::Clock;
+use perennial_schemas::seed::{Seed, below};
+use perennial_tests::full;
+use perennial_tests::world::World;
 
 use super::{FOLLOW, ONCE, Reading, followed, readings, source, start, until_read};
 use crate::walk::{INGEST, ingested};

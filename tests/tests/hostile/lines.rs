@@ -1,7 +1,7 @@
 //! Lines and files that are damaged: each has its own end, and its neighbours come to no harm.
 
-use schemas::table::records::{Outcome, Reason};
-use tests::world::{World, data};
+use perennial_schemas::table::records::{Outcome, Reason};
+use perennial_tests::world::{World, data};
 
 use super::{FOLLOW, ONCE, Reading, followed, readings, source, start, until_read};
 

@@ -1,8 +1,8 @@
 //! What users and machines do to the programs: each failure has its exit code, says what is wrong and
 //! how to mend it, and leaves the store sound.
 
-use schemas::program::error::Kind;
-use tests::world::{World, lines, text};
+use perennial_program::error::Kind;
+use perennial_tests::world::{World, lines, text};
 
 use super::{FOLLOW, ONCE, assert_failed, followed, readings, said, source, start, until_read};
 use crate::full_disk::{inside, may};
@@ -104,7 +104,7 @@ fn store_on_a_file_system_for_reading_is_refused_with_the_mend() {
     if !may(&world, mount) {
         return;
     }
-    let program = tests::binary("perennial-ingest");
+    let program = perennial_tests::binary("perennial-ingest");
     let run = format!("'{}' --log warn {}", text(&program), ONCE.join(" "));
     let output = inside(&world, &format!("{mount} && {run}"));
     let words = ["cannot create the folder", "Read-only file system", "hint: the file system is read-only"];

@@ -6,13 +6,42 @@ use toml::{Table, Value};
 
 use super::Problem;
 
-/// Our crates, and which of ours each may use: only what stands before it.
-const MAY_USE: [(&str, &[&str]); 5] = [
-    ("schemas", &[]),
-    ("ingest", &["schemas"]),
-    ("replay", &["schemas"]),
-    ("trainer", &["schemas", "replay"]),
-    ("tests", &["schemas"]),
+/// One of our crates.
+struct Member {
+    folder: &'static str,
+    name: &'static str,
+    /// Which of ours it may use: only what stands before it.
+    may_use: &'static [&'static str],
+}
+
+const MEMBERS: [Member; 7] = [
+    Member { folder: "schemas/program", name: "perennial-program", may_use: &[] },
+    Member { folder: "schemas", name: "perennial-schemas", may_use: &["perennial-program"] },
+    Member {
+        folder: "schemas/store",
+        name: "perennial-store",
+        may_use: &["perennial-program", "perennial-schemas"],
+    },
+    Member {
+        folder: "ingest",
+        name: "perennial-ingest",
+        may_use: &["perennial-program", "perennial-schemas", "perennial-store"],
+    },
+    Member {
+        folder: "replay",
+        name: "perennial-replay",
+        may_use: &["perennial-program", "perennial-schemas", "perennial-store"],
+    },
+    Member {
+        folder: "trainer",
+        name: "perennial-trainer",
+        may_use: &["perennial-program", "perennial-schemas", "perennial-store", "perennial-replay"],
+    },
+    Member {
+        folder: "tests",
+        name: "perennial-tests",
+        may_use: &["perennial-program", "perennial-schemas", "perennial-store"],
+    },
 ];
 
 /// The crates that bring libtorch.
@@ -22,9 +51,9 @@ const LIBTORCH: [&str; 2] = ["tch", "torch-sys"];
 const ONE_VERSION: [&str; 7] =
     ["arrow", "parquet", "datafusion", "deltalake", "object_store", "tonic", "prost"];
 
-/// The crate whose manifest this is; nothing for other files and for the workspace's own.
+/// The folder of the crate whose manifest this is; nothing for other files and for the workspace's own.
 fn member(path: &str) -> Option<&str> {
-    path.strip_suffix("/Cargo.toml").filter(|folder| !folder.contains('/'))
+    path.strip_suffix("/Cargo.toml")
 }
 
 /// Name, value and line of every dependency, of whichever kind and platform.
@@ -95,16 +124,16 @@ pub fn unsorted(path: &str, text: &str) -> Vec<Problem> {
 /// A dependency against the order of our crates, or on libtorch from another crate than `trainer`.
 pub fn wrong_way(path: &str, text: &str) -> Vec<Problem> {
     let Some(from) = member(path) else { return Vec::new() };
-    let Some((_, may)) = MAY_USE.iter().find(|(name, _)| *name == from) else {
+    let Some(Member { may_use, .. }) = MEMBERS.iter().find(|member| member.folder == from) else {
         return vec![Problem::new(
             path,
             1,
-            format!("`{from}` has no line in MAY_USE of tests/tests/tidy/manifests.rs"),
+            format!("`{from}` has no line in MEMBERS of tests/tests/tidy/manifests.rs"),
         )];
     };
     let is_wrong = |to: &str| {
-        let ours = MAY_USE.iter().any(|(name, _)| *name == to);
-        (ours && !may.contains(&to)) || (LIBTORCH.contains(&to) && from != "trainer")
+        let ours = MEMBERS.iter().any(|member| member.name == to);
+        (ours && !may_use.contains(&to)) || (LIBTORCH.contains(&to) && from != "trainer")
     };
     let wrong = dependencies(text).into_iter().filter(|(to, _, _)| is_wrong(to));
     wrong
@@ -135,9 +164,9 @@ pub fn reaches_libtorch(path: &str, text: &str) -> Vec<Problem> {
         packages.entry(name).or_default().extend(dependencies);
     }
     let mut problems = Vec::new();
-    for (from, _) in MAY_USE.iter().filter(|(name, _)| *name != "trainer") {
+    for from in MEMBERS.iter().filter(|member| member.folder != "trainer").map(|member| member.name) {
         let mut reached = BTreeSet::new();
-        let mut open = vec![*from];
+        let mut open = vec![from];
         while let Some(name) = open.pop() {
             if reached.insert(name) {
                 open.extend(packages.get(name).into_iter().flatten().map(String::as_str));
@@ -196,18 +225,19 @@ fn dependency_is_reported_when_it_goes_against_the_order_of_the_crates() {
     let count =
         |path: &str, to: &str| wrong_way(path, &format!("[dependencies]\n{to}.workspace = true\n")).len();
     for (path, to) in [
-        ("ingest/Cargo.toml", "replay"),
-        ("replay/Cargo.toml", "ingest"),
+        ("ingest/Cargo.toml", "perennial-replay"),
+        ("replay/Cargo.toml", "perennial-ingest"),
         ("replay/Cargo.toml", "tch"),
-        ("schemas/Cargo.toml", "ingest"),
-        ("tests/Cargo.toml", "trainer"),
+        ("schemas/Cargo.toml", "perennial-store"),
+        ("schemas/program/Cargo.toml", "perennial-schemas"),
+        ("tests/Cargo.toml", "perennial-trainer"),
         ("tests/Cargo.toml", "torch-sys"),
         ("stranger/Cargo.toml", "arrow"),
     ] {
         assert_eq!(count(path, to), 1, "{path} {to}");
     }
-    assert_eq!(count("trainer/Cargo.toml", "replay") + count("trainer/Cargo.toml", "tch"), 0);
-    let dev = "[dev-dependencies]\nreplay.workspace = true\n";
+    assert_eq!(count("trainer/Cargo.toml", "perennial-replay") + count("trainer/Cargo.toml", "tch"), 0);
+    let dev = "[dev-dependencies]\nperennial-replay.workspace = true\n";
     assert_eq!(wrong_way("ingest/Cargo.toml", dev).len(), 1);
 }
 
@@ -216,10 +246,13 @@ fn libtorch_is_reported_when_a_chain_of_dependencies_reaches_it() {
     let package = |name: &str, to: &str| {
         format!("[[package]]\nname = \"{name}\"\nversion = \"1.0.0\"\ndependencies = [\"{to}\"]\n")
     };
-    let lock = package("trainer", "tch") + &package("tch", "torch-sys 0.24.0") + &package("torch-sys", "cc");
+    let lock = package("perennial-trainer", "tch")
+        + &package("tch", "torch-sys 0.24.0")
+        + &package("torch-sys", "cc");
     assert_eq!(reaches_libtorch("Cargo.lock", &lock), []);
     // Of a second version of the one between nothing leads on.
-    let lock = lock + &package("ingest", "helper") + &package("helper", "tch") + &package("helper", "cc");
+    let lock =
+        lock + &package("perennial-ingest", "helper") + &package("helper", "tch") + &package("helper", "cc");
     assert_eq!(reaches_libtorch("Cargo.lock", &lock).len(), 1);
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
 
 use super::FORMAT;
 use crate::model::decoder::listed;

@@ -19,10 +19,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use schemas::id::Step;
-use schemas::program::failpoint;
-use schemas::seed::Seed;
-use schemas::wire::Cursor;
+use perennial_program::failpoint;
+use perennial_schemas::id::Step;
+use perennial_schemas::seed::Seed;
+use perennial_schemas::wire::Cursor;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 

@@ -16,7 +16,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use schemas::id::Step;
+use perennial_schemas::id::Step;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

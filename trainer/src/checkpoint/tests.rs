@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use schemas::program::error::Fault;
+use perennial_program::error::Fault;
 
 use super::*;
 use crate::testing::{delivery, learn, learned, numbers, recipe};

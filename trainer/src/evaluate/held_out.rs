@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use replay::tokenise::{EncodeError, Tokenizer};
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
+use perennial_replay::tokenise::{EncodeError, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use super::slices::Document;

@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 
-use schemas::id::Step;
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
+use perennial_schemas::id::Step;
 
 use crate::report::input::{Arrival, Run, Script, Slice, SliceScore};
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use replay::receive::{self, Evaluation, Received};
-use schemas::id::Step;
-use schemas::program::error::{Failure, Fault, Kind};
-use schemas::store::{Scan, Store};
-use schemas::table::Table;
-use schemas::table::evaluations::View;
+use perennial_program::error::{Failure, Fault, Kind};
+use perennial_replay::receive::{self, Evaluation, Received};
+use perennial_schemas::id::Step;
+use perennial_schemas::table::Table;
+use perennial_schemas::table::evaluations::View;
+use perennial_store::{Scan, Store};
 use tokio::runtime::Handle;
 
 use super::held_out::Slice;

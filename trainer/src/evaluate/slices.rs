@@ -1,7 +1,7 @@
 //! Scores documents: total nats, predictions and bytes of each, under any weights.
 
-use replay::tokenise::{EncodeError, Tokenizer};
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
+use perennial_replay::tokenise::{EncodeError, Tokenizer};
 use tch::Tensor;
 
 use crate::feed::{Sheet, to_host};
@@ -45,7 +45,7 @@ pub struct Score {
 
 impl Score {
     /// Bits per byte; `None` for no bytes. Where the tokenizer loses text
-    /// ([`Subword::losses`](replay::tokenise::Subword::losses)) it looks better than it is: what is lost
+    /// ([`Subword::losses`](perennial_replay::tokenise::Subword::losses)) it looks better than it is: what is lost
     /// is not predicted, but its bytes are counted.
     #[must_use]
     pub fn bits_per_byte(&self) -> Option<f64> {

@@ -1,5 +1,5 @@
+use perennial_schemas::wire::{BatchRow, Span};
 use proptest::prelude::*;
-use schemas::wire::{BatchRow, Span};
 
 use super::*;
 use crate::testing::{TEXT, delivery, row, rows_of, tiny};

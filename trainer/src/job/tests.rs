@@ -1,12 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemas::program::config::Loader;
-use schemas::store::commit::Committer;
-use schemas::store::{Scan, StoreUrl};
-use schemas::table::Table;
-use schemas::table::column::pack_u32;
-use schemas::table::evaluations::View;
-use schemas::table::records::{Builder, Outcome, Row};
+use perennial_program::config::Loader;
+use perennial_schemas::table::Table;
+use perennial_schemas::table::column::pack_u32;
+use perennial_schemas::table::evaluations::View;
+use perennial_schemas::table::records::{Builder, Outcome, Row};
+use perennial_store::commit::Committer;
+use perennial_store::{Scan, StoreUrl};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use xxhash_rust::xxh3::xxh3_128;
@@ -425,7 +425,7 @@ fn weights_that_are_not_the_models_cannot_be_started_from() {
     let tensor = tch::Tensor::zeros([3], (tch::Kind::Float, Device::Cpu));
     write_tensors(&file, &[("model.other".into(), tensor)]).unwrap();
     let error = world.run(&[format!("job.start={}", file.display())], None).unwrap_err();
-    let text = schemas::program::error::render(&*error);
+    let text = perennial_program::error::render(&*error);
     for part in ["missing `model.embed_tokens.weight`", "not expected `model.other`"] {
         assert!(text.contains(part), "{text}");
     }

@@ -1,6 +1,6 @@
 //! The shape of a model.
 
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
 use serde::{Deserialize, Serialize};
 
 /// The shape of a decoder of the Llama family. The defaults are a byte model of one million parameters.

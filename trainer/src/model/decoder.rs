@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use schemas::program::error::{Fault, Kind as FaultKind};
-use schemas::seed::{Seed, unit};
+use perennial_program::error::{Fault, Kind as FaultKind};
+use perennial_schemas::seed::{Seed, unit};
 use tch::{Device, Kind, Tensor};
 
 use super::attention::{Angles, Documents, Rotary, attend, rms_norm};

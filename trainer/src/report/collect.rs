@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use replay::inspect::{self, Census};
-use replay::library::Library;
-use replay::plan::{Order, Plan};
-use schemas::id::Step;
-use schemas::program::config::{Bytes, ConfigError, Loader};
-use schemas::program::error::{Failure, Fault, Kind as FaultKind};
-use schemas::store::{Scan, Store};
-use schemas::table::records::{Outcome, Row, View};
-use schemas::table::{Table, TableError, evaluations};
+use perennial_program::config::{Bytes, ConfigError, Loader};
+use perennial_program::error::{Failure, Fault, Kind as FaultKind};
+use perennial_replay::inspect::{self, Census};
+use perennial_replay::library::Library;
+use perennial_replay::plan::{Order, Plan};
+use perennial_schemas::id::Step;
+use perennial_schemas::table::records::{Outcome, Row, View};
+use perennial_schemas::table::{Table, TableError, evaluations};
+use perennial_store::{Scan, Store};
 
 use super::input::{
     Amount, Arrival, Buffer, DocumentScore, Holdings, Ingested, Input, Kind, Left, NewText, Novelty,
@@ -526,10 +526,10 @@ fn read_metrics(path: &Path) -> Result<Vec<Line>, CollectError> {
 
 #[cfg(test)]
 mod tests {
-    use schemas::program::clock::Clock;
-    use schemas::store::StoreUrl;
-    use schemas::store::commit::Committer;
-    use schemas::table::records::Builder;
+    use perennial_program::clock::Clock;
+    use perennial_schemas::table::records::Builder;
+    use perennial_store::StoreUrl;
+    use perennial_store::commit::Committer;
 
     use super::*;
 

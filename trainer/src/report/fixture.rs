@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 
-use schemas::id::Step;
-use schemas::seed::{Seed, unit};
+use perennial_schemas::id::Step;
+use perennial_schemas::seed::{Seed, unit};
 
 use super::input::*;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use schemas::id::Step;
+use perennial_schemas::id::Step;
 use serde::{Deserialize, Serialize};
 
 /// Everything a report says comes from here.

@@ -24,7 +24,7 @@ pub mod place;
 pub mod sections;
 pub mod words;
 
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
 
 pub use input::Input;
 

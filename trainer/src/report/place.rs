@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use schemas::program::error::Failure;
-use schemas::store::{Scan, Store};
-use schemas::table::Table;
-use schemas::table::draws::{PackedSpan, View, unpack_spans};
+use perennial_program::error::Failure;
+use perennial_schemas::table::Table;
+use perennial_schemas::table::draws::{PackedSpan, View, unpack_spans};
+use perennial_store::{Scan, Store};
 
 use super::collect::CollectError;
 
@@ -106,10 +106,10 @@ pub async fn delivered(store: &Store, job: &str, steps: &[i64], ruler: &Ruler) -
 
 #[cfg(test)]
 mod tests {
-    use schemas::program::clock::Clock;
-    use schemas::store::StoreUrl;
-    use schemas::store::commit::Committer;
-    use schemas::table::draws::{Builder, Row};
+    use perennial_program::clock::Clock;
+    use perennial_schemas::table::draws::{Builder, Row};
+    use perennial_store::StoreUrl;
+    use perennial_store::commit::Committer;
     use tokio::runtime::Runtime;
 
     use super::*;

@@ -1,7 +1,7 @@
 use std::path::Path;
 
+use perennial_replay::tokenise::Tokenizer;
 use proptest::prelude::*;
-use replay::tokenise::Tokenizer;
 
 use super::*;
 use crate::checkpoint::{self, TensorFile};

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Once;
 
-use schemas::program::error::{Fault, Kind};
+use perennial_program::error::{Fault, Kind};
 use tch::Tensor;
 use torch_sys::C_tensor;
 

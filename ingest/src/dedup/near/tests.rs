@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::io::Read as _;
 
+use perennial_schemas::seed::{Seed, below};
 use proptest::prelude::*;
-use schemas::seed::{Seed, below};
 
 use super::*;
 

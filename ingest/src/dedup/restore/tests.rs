@@ -1,10 +1,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use schemas::program::clock::Clock;
-use schemas::program::stop::Stop;
-use schemas::store::StoreUrl;
-use schemas::text::Identity;
+use perennial_program::clock::Clock;
+use perennial_program::stop::Stop;
+use perennial_schemas::text::Identity;
+use perennial_store::StoreUrl;
 
 use super::*;
 use crate::block::Verdict;
@@ -85,7 +85,7 @@ fn verdicts(known: &mut Known, text: &str) -> (Option<Verdict>, near::Verdict, f
         event_time: None,
         text,
     };
-    let exact = known.exact.look(identity, schemas::text::folded_hash(text));
+    let exact = known.exact.look(identity, perennial_schemas::text::folded_hash(text));
     // The original's own text, so that every candidate is verified.
     let Ok(near) = known
         .near

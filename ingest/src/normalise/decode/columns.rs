@@ -22,7 +22,7 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, make_encoder};
-use schemas::table::records::Reason;
+use perennial_schemas::table::records::Reason;
 
 use super::super::time;
 use super::json::{check_meta, object};

@@ -38,7 +38,7 @@ pub fn decode<'a>(record: &'a [u8], place: &'a Place) -> Result<Decoded<'a>, Ref
 mod tests {
     use std::sync::Arc;
 
-    use schemas::table::records::Reason;
+    use perennial_schemas::table::records::Reason;
 
     use super::*;
     use crate::config::{Fields, Format};

@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
-use schemas::table::records::Reason;
+use perennial_schemas::table::records::Reason;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::super::digest;

@@ -24,7 +24,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use schemas::table::records::{RAW_LIMIT, Reason};
+use perennial_schemas::table::records::{RAW_LIMIT, Reason};
 
 use super::blocks::{Blocks, Found};
 use super::file::Input;

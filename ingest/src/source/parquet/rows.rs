@@ -16,7 +16,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::errors::ParquetError;
 use parquet::file::reader::ChunkReader as _;
-use schemas::table::records::{RAW_LIMIT, Reason};
+use perennial_schemas::table::records::{RAW_LIMIT, Reason};
 
 use super::super::End;
 use super::super::blocks::{Blocks, Found};

@@ -10,9 +10,9 @@ use arrow::datatypes::{DataType, Field, Int32Type};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterVersion};
+use perennial_program::config::Bytes;
+use perennial_schemas::table::records::{RAW_LIMIT, Reason};
 use proptest::prelude::*;
-use schemas::program::config::Bytes;
-use schemas::table::records::{RAW_LIMIT, Reason};
 
 use super::super::Positions;
 use super::super::file::Files;
@@ -311,14 +311,14 @@ fn small_file_that_asks_for_much_memory_gets_blocks_no_larger_than_others() {
     fs::write(&path, &bytes).unwrap();
     let source = parquet_source(&path);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let clock = schemas::program::clock::Clock::manual(0);
+    let clock = perennial_program::clock::Clock::manual(0);
     let queue = config::Queue { blocks: 2, bytes: Bytes::mib(1) };
     let (sender, mut receiver, _) = crate::edge::edge("test", queue, &clock);
-    let stop = schemas::program::stop::Stop::new();
+    let stop = perennial_program::stop::Stop::new();
     let outlet = super::super::Outlet::new(sender, stop, clock, runtime.handle().clone());
     let reader = std::thread::spawn(move || {
         let limits = config::Read::default();
-        super::super::read(&[source], limits, Positions::new(), schemas::id::Seq(0), true, outlet)
+        super::super::read(&[source], limits, Positions::new(), perennial_schemas::id::Seq(0), true, outlet)
     });
     let (mut rows, mut heaviest) = (0, 0);
     while let Some(block) = receiver.next_blocking() {

@@ -1,6 +1,6 @@
 use super::*;
+use perennial_schemas::id::Seq;
 use proptest::prelude::*;
-use schemas::id::Seq;
 
 fn candidate(seq: u64, bytes: u64) -> Candidate {
     Candidate { shard: "main".parse().unwrap(), seq: Seq(seq), id: RecordId::from_hash(seq.into()), bytes }
@@ -35,7 +35,7 @@ proptest! {
     ) {
         let capacity = match unit {
             0 => Capacity::Records(limit / 8),
-            1 => Capacity::Bytes(schemas::program::config::Bytes::new(limit)),
+            1 => Capacity::Bytes(perennial_program::config::Bytes::new(limit)),
             _ => Capacity::Tokens(limit),
         };
         let seed = Seed::new(seed);

@@ -84,7 +84,7 @@ async fn what_a_removal_leaves_of_old_tickets_stands_where_it_stood() {
     world.remove(2).await;
     library.follow().await.unwrap();
     let mut rebuilt = open(&world, &plan, 0).await;
-    let gone = |span: &schemas::wire::Span| (20..40).contains(&span.seq.0);
+    let gone = |span: &perennial_schemas::wire::Span| (20..40).contains(&span.seq.0);
     let (mut erased, mut kept) = (0, 0);
     for (ticket, before) in served.iter().rev() {
         let after = library.batch(ticket).await.unwrap();

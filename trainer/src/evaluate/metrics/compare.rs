@@ -4,7 +4,7 @@
 //! draw takes the same documents for every run and every evaluation, so that what all runs share,
 //! the difficulty of a document, cancels in differences. They do not cover the luck of a seed.
 
-use schemas::seed::{Seed, below};
+use perennial_schemas::seed::{Seed, below};
 
 use super::{Measures, Metric, PREQUENTIAL_SKIP, Times, mean, measure, prequential, quantile, rows};
 use crate::evaluate::matrix::{Block, Matrix, MatrixError, Track, check_slices, unique};

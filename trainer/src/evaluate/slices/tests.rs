@@ -1,7 +1,7 @@
 use std::path::Path;
 
-use replay::tokenise::Subword;
-use schemas::seed::Seed;
+use perennial_replay::tokenise::Subword;
+use perennial_schemas::seed::Seed;
 use tch::{Device, Kind};
 
 use super::*;

@@ -1,5 +1,5 @@
-use schemas::seed::Seed;
-use schemas::wire::Batch;
+use perennial_schemas::seed::Seed;
+use perennial_schemas::wire::Batch;
 use tch::{Device, Kind};
 
 use super::*;

@@ -1,4 +1,4 @@
-use schemas::seed::Seed;
+use perennial_schemas::seed::Seed;
 use tch::Device;
 
 use super::*;

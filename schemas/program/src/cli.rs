@@ -1,0 +1,116 @@
+//! The flags that all three programs have, and their `config` command.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::config::{ConfigError, Key, Loaded, Loader, Problems, keys};
+use crate::error::{Failure, Fault, Kind};
+use crate::start::Environment;
+use crate::telemetry::LogFormat;
+
+/// Flags about logging.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Log {
+    /// What to log: `error`, `warn`, `info`, `debug`, or more for one part, as `info,perennial_ingest=debug`.
+    #[arg(long, global = true, default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// How log lines look.
+    #[arg(long, global = true, default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// Flags about configuration.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Config {
+    /// The configuration file (TOML). Environment variables override it, flags override both.
+    #[arg(long, short, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Sets one key, as `--set commit.seconds=5s`. May be repeated.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Where the store is.
+    #[arg(long, global = true, value_name = "URL")]
+    pub store: Option<String>,
+}
+
+/// `config`: look at the configuration without running anything.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum ConfigCommand {
+    /// Check the configuration: every unknown key and wrong value at once, with its line.
+    Check,
+    /// Print the effective configuration with where each value comes from.
+    Show,
+    /// Print every key there is: what may stand there, and its default.
+    Keys,
+}
+
+/// Standard output is closed or full.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output")]
+pub struct OutputError(#[from] std::io::Error);
+
+impl Fault for OutputError {
+    fn kind(&self) -> Kind {
+        Kind::Unavailable
+    }
+}
+
+/// Prints `text` to standard output. A reader that went away (`| head`) is no error.
+///
+/// # Errors
+/// [`OutputError`] where the output cannot be written for another reason.
+pub fn print(text: &str) -> Result<(), OutputError> {
+    match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(OutputError(error)),
+        _ => Ok(()),
+    }
+}
+
+impl Config {
+    /// Loads the configuration of `program`, whose store's URL is `store_key`, and lets `check` add
+    /// what only it can know.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with all problems at once.
+    pub fn load<T: DeserializeOwned + Serialize>(
+        &self,
+        program: &str,
+        store_key: &str,
+        environment: &Environment,
+        check: impl FnOnce(&mut T, &mut Problems),
+    ) -> Result<Loaded<T>, ConfigError> {
+        let mut loader = Loader::new(program).file(self.config.as_deref()).env(environment.variables());
+        if let Some(url) = &self.store {
+            loader = loader.set("--store", store_key, url.clone());
+        }
+        for assignment in &self.set {
+            loader = loader.assign("--set", assignment);
+        }
+        loader.load_with(check)
+    }
+}
+
+impl ConfigCommand {
+    /// Runs the command on what was loaded.
+    ///
+    /// # Errors
+    /// [`OutputError`] where nothing can be printed.
+    pub fn run<T: DeserializeOwned + Serialize + Default>(&self, loaded: &Loaded<T>) -> Result<(), Failure> {
+        match self {
+            Self::Check => print("the configuration is good\n")?,
+            Self::Show => print(&loaded.show())?,
+            Self::Keys => {
+                let line = |key: &Key| {
+                    let default = key.default.as_deref().unwrap_or_default();
+                    let line = format!("{:<36}  {:<28}  {default}", key.name, key.kind);
+                    format!("{}\n", line.trim_end())
+                };
+                print(&keys::<T>().iter().map(line).collect::<String>())?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! The changes of buffers and the spans of draws: that they can be replayed and lie inside their records.
+
+use std::collections::BTreeMap;
+
+use deltalake::DeltaTable;
+
+use super::{Checker, Kept, MEMBERS, Standing, or_none};
+use crate::{Scan, StoreError, file, transaction_of};
+use perennial_schemas::table::buffers::Op;
+use perennial_schemas::table::draws::PackedSpan;
+use perennial_schemas::table::{Table, buffers, draws};
+
+impl Checker<'_> {
+    pub(super) async fn buffers(&mut self, delta: &DeltaTable) -> Result<(), StoreError> {
+        let table = Table::Buffers;
+        let columns = ["last_seq", "id", "bytes", "capacity", "capacity_unit"];
+        let changes = Scan { columns: &columns, filter: None, order: &["buffer", "change"] };
+        let mut all: BTreeMap<String, Members> = BTreeMap::new();
+        self.scan(table, &changes, |checker, batch| {
+            for row in buffers::View::new(batch)?.iter() {
+                let mut problems = all.entry(row.buffer.to_owned()).or_default().apply(&row);
+                if row.op == Op::Admit.as_str() {
+                    problems.extend(checker.not_kept(&row));
+                }
+                for (invariant, detail) in problems {
+                    let detail = format!("buffer `{}` change {}: {detail}", row.buffer, row.change);
+                    checker.violation(table, invariant, detail);
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        for (name, members) in &all {
+            if let Some((invariant, detail)) = members.over_capacity(&self.kept) {
+                self.violation(table, invariant, format!("buffer `{name}` at its newest change: {detail}"));
+            }
+            let committed = transaction_of(delta, table, &format!("buffer/{name}")).await?;
+            if committed != Some(members.change) {
+                let committed = or_none(committed);
+                let detail =
+                    format!("`buffer/{name}` stands at {committed}, the rows end at {}", members.change);
+                self.violation(table, "change numbers agree with the log", detail);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the record that a change admits.
+    fn not_kept(&self, row: &buffers::Row<'_>) -> Option<Problem> {
+        let wrong = |detail: &str| Some((MEMBERS, format!("seq {} of `{}` {detail}", row.seq, row.shard)));
+        match self.standing(row.shard, row.seq) {
+            Standing::Kept(kept) if row.id != Some(kept.id.as_bytes()) => wrong("is another text"),
+            Standing::Kept(Kept { bytes: Some(bytes), .. })
+                if row.bytes.and_then(|bytes| u64::try_from(bytes).ok()) != Some(bytes) =>
+            {
+                wrong("has another size")
+            }
+            Standing::Kept(_) | Standing::Removed => None,
+            Standing::Never => wrong("was never kept"),
+        }
+    }
+
+    /// File by file: all draws at once need not fit into memory, and no step depends on another.
+    pub(super) async fn draws(&mut self, delta: &DeltaTable) -> Result<(), StoreError> {
+        let table = Table::Draws;
+        for data in file::live(delta, table).await? {
+            for batch in &file::read(self.store, delta, table, &data, None, None).await? {
+                let view = draws::View::new(batch).map_err(|source| StoreError::Rows { table, source })?;
+                for row in view.iter() {
+                    if let Err(detail) = self.spans_inside(&row) {
+                        let detail = format!("job `{}` step {}: {detail}", row.job, row.step);
+                        self.violation(table, "draws lie inside their records", detail);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn spans_inside(&self, row: &draws::Row<'_>) -> Result<(), String> {
+        let names = |json: &str| serde_json::from_str::<Vec<String>>(json).map_err(|error| error.to_string());
+        let (shards, buffers) = (names(row.shards)?, names(row.buffers)?);
+        if !row.spans.len().is_multiple_of(PackedSpan::SIZE) {
+            return Err(format!("{} bytes are no whole number of spans", row.spans.len()));
+        }
+        for span in draws::unpack_spans(row.spans) {
+            let shard = shards.get(usize::from(span.shard)).ok_or("a span names no shard")?;
+            if span.buffer != PackedSpan::NEW_TEXT && usize::from(span.buffer) >= buffers.len() {
+                return Err("a span names no buffer".to_owned());
+            }
+            let seq = i64::try_from(span.seq).unwrap_or(i64::MAX);
+            let kept = match self.standing(shard, seq) {
+                Standing::Kept(kept) => kept,
+                // A ticket outlives the text that it drew.
+                Standing::Removed => continue,
+                Standing::Never => return Err(format!("seq {seq} of `{shard}` was never kept")),
+            };
+            if kept.id.as_bytes() != &span.id {
+                return Err(format!("seq {seq} of `{shard}` is another text"));
+            }
+            // A text of n bytes has at most n + 1 tokens, its boundary included.
+            let end = span.first_token.saturating_add(span.tokens.into());
+            if kept.bytes.is_some_and(|bytes| end > bytes + 1) {
+                return Err(format!("a span ends at token {end} of seq {seq} of `{shard}`"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An invariant and how it is broken.
+type Problem = (&'static str, String);
+
+/// A buffer as its changes make it.
+#[derive(Default)]
+struct Members {
+    change: i64,
+    /// By (shard, seq): bytes and id.
+    held: BTreeMap<(String, i64), (i64, Vec<u8>)>,
+    /// How often an id is in it.
+    ids: BTreeMap<Vec<u8>, u64>,
+    bytes: i64,
+    ranges: BTreeMap<String, (i64, i64)>,
+    capacity: Option<(i64, String)>,
+}
+
+impl Members {
+    /// Applies the next change; says what is wrong with it.
+    fn apply(&mut self, row: &buffers::Row<'_>) -> Vec<Problem> {
+        let replayable = |detail: String| ("changes can be replayed", detail);
+        let mut problems = Vec::new();
+        let next = self.change.saturating_add(1);
+        if row.change != next {
+            problems.push(("change numbers are dense", format!("{next} belongs here")));
+        }
+        self.change = row.change;
+        self.capacity = row.capacity.zip(row.capacity_unit).map(|(most, unit)| (most, unit.to_owned()));
+        let key = (row.shard.to_owned(), row.seq);
+        match (Op::parse(row.op), row.id.zip(row.bytes), row.last_seq) {
+            (Some(Op::Admit), Some(_), _) if self.held.contains_key(&key) => {
+                problems.push(replayable(format!("seq {} enters twice", row.seq)));
+            }
+            (Some(Op::Admit), Some((id, bytes)), _) => {
+                self.held.insert(key, (bytes, id.to_vec()));
+                self.bytes = self.bytes.saturating_add(bytes);
+                let times = self.ids.entry(id.to_vec()).or_default();
+                *times += 1;
+                if *times > 1 {
+                    let detail = format!("the text of seq {} is in it already", row.seq);
+                    problems.push(("a buffer holds an id once", detail));
+                }
+                // While it shrinks to a smaller capacity it may be above that.
+                problems.extend(self.over_capacity(&BTreeMap::new()));
+            }
+            (Some(Op::Evict), ..) => match self.held.remove(&key) {
+                Some((bytes, id)) => {
+                    self.bytes = self.bytes.saturating_sub(bytes);
+                    if let Some(times) = self.ids.get_mut(&id) {
+                        *times -= 1;
+                    }
+                }
+                None => problems.push(replayable(format!("seq {} leaves and was not in it", row.seq))),
+            },
+            (Some(Op::Range), _, Some(last)) => {
+                self.ranges.insert(row.shard.to_owned(), (row.seq, last));
+            }
+            (op, ..) => {
+                let lacks = op.map_or("is no change", |_| "lacks what it is about");
+                problems.push(replayable(format!("`{}` {lacks}", row.op)));
+            }
+        }
+        problems
+    }
+
+    /// Whether it holds more than it may; of ranges, what they have of `kept` counts.
+    fn over_capacity(&self, kept: &BTreeMap<String, BTreeMap<i64, Kept>>) -> Option<Problem> {
+        let (most, unit) = self.capacity.as_ref()?;
+        let mut records = i64::try_from(self.held.len()).unwrap_or(i64::MAX);
+        let mut bytes = self.bytes;
+        for (shard, (first, last)) in self.ranges.iter().filter(|(_, (first, last))| first <= last) {
+            for (_, one) in kept.get(shard).into_iter().flat_map(|kept| kept.range(first..=last)) {
+                records += 1;
+                bytes =
+                    bytes.saturating_add(one.bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0));
+            }
+        }
+        let held = match unit.as_str() {
+            "records" => records,
+            "bytes" => bytes,
+            "tokens" => bytes.saturating_add(records),
+            _ => return Some(("a buffer keeps its capacity", format!("`{unit}` is no unit"))),
+        };
+        (held > *most).then(|| ("a buffer keeps its capacity", format!("{held} of {most} {unit}")))
+    }
+}

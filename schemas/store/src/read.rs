@@ -1,0 +1,114 @@
+//! Reads a table at a version with a filter and an order, through DataFusion.
+
+use std::io;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::{DataFrame, SessionContext};
+use deltalake::{DeltaTable, DeltaTableError};
+use futures::TryStreamExt as _;
+
+use crate::retry::{causes, is_damage, retry};
+use crate::{Store, StoreError, file};
+use perennial_schemas::id::Version;
+use perennial_schemas::table::{Table, conform_to};
+
+/// What to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scan<'a> {
+    /// The columns to read, beside those that no row lacks, which are always read; all where empty.
+    pub columns: &'a [&'a str],
+    /// A SQL predicate over the table's columns.
+    pub filter: Option<String>,
+    /// The columns to order by. Without them the order of the rows is nobody's promise.
+    pub order: &'a [&'a str],
+}
+
+impl Store {
+    /// The rows of `table` at `version` that a scan asks for, in the tables' own types.
+    ///
+    /// # Errors
+    /// [`StoreError::Version`] where the version is not there, [`StoreError::Query`] where the filter
+    /// or the order is wrong, [`StoreError::Delta`] where reading fails.
+    pub async fn scan(
+        &self,
+        table: Table,
+        version: Version,
+        scan: &Scan<'_>,
+    ) -> Result<Vec<RecordBatch>, StoreError> {
+        let delta = self.at(table, version).await?;
+        let wanted = scan.schema(table);
+        let collect = async || {
+            let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
+            let batches = frame.collect().await.map_err(|source| query_error(table, source))?;
+            batches.iter().map(|batch| conform(table, &wanted, batch)).collect()
+        };
+        retry(self.clock(), collect).await
+    }
+
+    /// As [`Store::scan`], but hands each batch to `take` as it comes, so that a table need not fit
+    /// into memory (with an order, the columns asked for must).
+    ///
+    /// # Errors
+    /// As [`Store::scan`], and the first that `take` returns. What was taken before cannot be taken back,
+    /// so a read that fails on the way is not tried again beyond what the object store itself does.
+    pub async fn scan_each<E: From<StoreError>>(
+        &self,
+        table: Table,
+        version: Version,
+        scan: &Scan<'_>,
+        mut take: impl FnMut(&RecordBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let delta = self.at(table, version).await?;
+        let wanted = scan.schema(table);
+        let failed = |source| query_error(table, source);
+        let start = async || {
+            let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
+            frame.execute_stream().await.map_err(failed)
+        };
+        let mut batches = retry(self.clock(), start).await?;
+        while let Some(batch) = batches.try_next().await.map_err(failed)? {
+            take(&conform(table, &wanted, &batch)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Scan<'_> {
+    fn schema(&self, table: Table) -> SchemaRef {
+        file::project(table, (!self.columns.is_empty()).then_some(self.columns))
+    }
+}
+
+async fn frame(delta: &DeltaTable, table: Table, sql: &str) -> Result<DataFrame, StoreError> {
+    let failed = |source| query_error(table, source);
+    let context = SessionContext::new();
+    delta.update_datafusion_session(&context.state()).map_err(StoreError::delta("read", table))?;
+    let provider = delta.table_provider().build().await.map_err(failed)?;
+    context.register_table("t", std::sync::Arc::new(provider)).map_err(failed)?;
+    context.sql(sql).await.map_err(failed)
+}
+
+fn conform(table: Table, wanted: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, StoreError> {
+    conform_to(table, wanted, batch).map_err(|source| StoreError::Rows { table, source })
+}
+
+/// What the engine says is the query's fault, unless the store could not be read.
+fn query_error(table: Table, source: DataFusionError) -> StoreError {
+    let of_store = causes(&source).any(|error| error.is::<object_store::Error>() || error.is::<io::Error>());
+    if of_store || is_damage(&source) {
+        StoreError::delta("read", table)(DeltaTableError::GenericError { source: Box::new(source) })
+    } else {
+        StoreError::Query { table, source: Box::new(source) }
+    }
+}
+
+fn sql(scan: &Scan<'_>, wanted: &SchemaRef) -> String {
+    let quoted = |name: &str| format!("\"{name}\"");
+    let columns: Vec<String> = wanted.fields().iter().map(|field| quoted(field.name())).collect();
+    let filter = scan.filter.as_ref().map(|filter| format!(" where {filter}")).unwrap_or_default();
+    let order: Vec<String> = scan.order.iter().map(|name| quoted(name)).collect();
+    let order = if order.is_empty() { String::new() } else { format!(" order by {}", order.join(", ")) };
+    format!("select {} from t{filter}{order}", columns.join(", "))
+}
