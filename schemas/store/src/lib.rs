@@ -27,6 +27,7 @@ use perennial_program::error::{Fault, Kind};
 use perennial_schemas::id::{IdError, Version};
 use perennial_schemas::table::{Table, TableError};
 
+mod bucket;
 pub mod check;
 pub mod commit;
 mod fetch;
@@ -35,6 +36,7 @@ pub mod follow;
 pub mod lock;
 pub mod maintain;
 mod open;
+mod provider;
 mod read;
 mod retry;
 
@@ -485,6 +487,7 @@ fn builder(
     options: &HashMap<String, String>,
     table: Table,
 ) -> Result<DeltaTableBuilder, StoreError> {
+    bucket::register();
     let builder =
         DeltaTableBuilder::from_url(url.of_table(table)).map_err(StoreError::delta("open", table))?;
     Ok(builder.with_storage_options(options.clone()))

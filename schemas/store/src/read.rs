@@ -1,14 +1,17 @@
 //! Reads a table at a version with a filter and an order, through DataFusion.
 
 use std::io;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
+use crate::provider::LiveFiles;
 use crate::retry::{causes, is_damage, retry};
 use crate::{Store, StoreError, file};
 use perennial_schemas::id::Version;
@@ -83,10 +86,11 @@ impl Scan<'_> {
 
 async fn frame(delta: &DeltaTable, table: Table, sql: &str) -> Result<DataFrame, StoreError> {
     let failed = |source| query_error(table, source);
+    let url = ObjectStoreUrl::parse(format!("table://{table}")).map_err(failed)?;
     let context = SessionContext::new();
-    delta.update_datafusion_session(&context.state()).map_err(StoreError::delta("read", table))?;
-    let provider = delta.table_provider().build().await.map_err(failed)?;
-    context.register_table("t", std::sync::Arc::new(provider)).map_err(failed)?;
+    context.register_object_store(url.as_ref(), delta.log_store().object_store(None));
+    let files = LiveFiles::of(delta, table, url).await?;
+    context.register_table("t", Arc::new(files)).map_err(failed)?;
     context.sql(sql).await.map_err(failed)
 }
 
