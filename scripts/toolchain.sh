@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Says at once, and with the mend, what a build of this workspace would miss only minutes later.
+# Reports at once, with a hint, what a build of this workspace would miss only minutes later.
 # Usage: scripts/toolchain.sh [cargo subcommand ..]     e.g. scripts/toolchain.sh fmt clippy
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 missing=0
 
-miss() { # what is wrong, how to mend it
+miss() { # what is wrong, how to fix it
     printf 'error: %s\n  hint: %s\n' "$1" "$2" >&2
     missing=1
 }
@@ -35,7 +35,7 @@ else
     done
 fi
 
-# What the `cc` crate will run, for zstd, ring and the shim over libtorch.
+# What the `cc` crate runs, for zstd, ring and the shim over libtorch.
 for compiler in "${CC:-cc}" "${CXX:-c++}"; do
     command -v "${compiler%% *}" >/dev/null ||
         miss "the C or C++ compiler \`$compiler\` is missing" "run \`apt-get install build-essential\`"
