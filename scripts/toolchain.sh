@@ -22,11 +22,11 @@ rust_hint="install Rust $needed or later with rustup (https://www.rust-lang.org/
 if ! command -v cargo >/dev/null || ! command -v rustc >/dev/null; then
     miss "\`cargo\` and \`rustc\` are not in PATH" "$rust_hint"
 elif ! version=$(rustc --version 2>&1); then
-    miss "\`rustc --version\` failed: $version" "$rust_hint"
+    miss "\`rustc --version\` failed: $version" "run \`rustup toolchain install\` here: it reads rust-toolchain.toml"
 else
     found=$(sed 's/^rustc \([0-9.]*\).*/\1/' <<<"$version")
     if [ "$(printf '%s\n%s\n' "$needed" "$found" | sort -V | head -n 1)" != "$needed" ]; then
-        miss "rustc $found is older than $needed" "run \`rustup update stable\` (Debian's own package is older)"
+        miss "rustc $found is older than $needed" "$rust_hint (Debian's own package is older)"
     fi
     for subcommand in "$@"; do
         component=${subcommand/fmt/rustfmt}
