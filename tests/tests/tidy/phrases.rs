@@ -83,7 +83,7 @@ fn is_exempt(path: &str) -> bool {
         |entry: &&str| if entry.ends_with('/') { path.starts_with(*entry) } else { path == *entry };
     let is_quoted =
         path.starts_with("data/") && (!path.ends_with(".md") || path.starts_with("data/LICENSES/"));
-    EXEMPT.iter().any(|entry| is_listed(&entry)) || is_quoted
+    EXEMPT.iter().any(is_listed) || is_quoted
 }
 
 fn is_word(character: char) -> bool {
