@@ -37,17 +37,18 @@ test: libtorch python ## run every test of every crate
 	cargo build --workspace --bins --tests
 	cargo test --workspace
 
-# TEST is a part of a test's path: make test-ingest TEST=dedup::lsh
+# TEST is a part of a test's path: make test-ingest TEST=dedup::lsh. The libraries have the tests: then only
+# the library is linked.
 test-ingest: ## test perennial-ingest alone, without libtorch and Python
 	@scripts/toolchain.sh
-	cargo test -p perennial-ingest -- $(TEST)
+	cargo test -p perennial-ingest $(if $(TEST),--lib) -- $(TEST)
 
 test-replay: ## test perennial-replay alone, without libtorch and Python
 	@scripts/toolchain.sh
-	cargo test -p perennial-replay -- $(TEST)
+	cargo test -p perennial-replay $(if $(TEST),--lib) -- $(TEST)
 
 test-trainer: libtorch ## test perennial-trainer alone
-	cargo test -p perennial-trainer -- $(TEST)
+	cargo test -p perennial-trainer $(if $(TEST),--lib) -- $(TEST)
 
 test-python: libtorch python ## run the end-to-end tests that need the Python of .venv
 	cargo build --workspace --bins
