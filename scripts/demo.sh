@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The demo: real text in at one end, a report on forgetting out at the other.
+# The demo: ingests the bundled text, trains in four ways, and writes a report on forgetting.
 # Single-threaded jobs run side by side, one for each core.
-# Usage: scripts/demo.sh [folder, seen from the repository; demo-out if not given]
+# Usage: scripts/demo.sh [output folder, relative to the repository; default demo-out]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,26 +9,26 @@ out=${1:-demo-out}
 store=$out/store
 marker=$out/.perennial-demo
 
-# The demo is what its two files say, whatever this shell sets for the programs.
+# The demo is configured by its two files alone: variables of this shell for the programs are removed.
 for name in "${!PERENNIAL_@}"; do unset "$name"; done
 
 if [ -e "$out" ] && [ ! -f "$marker" ] && [ -n "$(ls -A "$out")" ]; then
-    echo "error: \`$out\` exists and is not a demo's folder" >&2
+    echo "error: \`$out\` exists and is not the folder of a demo" >&2
     echo "  hint: remove it, or name another: scripts/demo.sh FOLDER" >&2
     exit 2
 fi
 
-# Cargo says where it puts the programs: a setting of yours may name another folder than target/debug.
+# Cargo reports where it puts the programs: a setting of yours may name another folder than target/debug.
 bin=$(cargo build --workspace --bins --message-format=json-render-diagnostics |
     sed -n 's:.*"executable"\:"\([^"]*\)/perennial-train".*:\1:p')
 
-SECONDS=0 # what the demo takes, the build apart
+SECONDS=0 # the time of the demo, without the build
 mkdir -p "$out"
-touch "$marker" # it stays while the rest goes, so that a demo that was killed can be followed by another
+touch "$marker" # stays while the rest is deleted, so that a killed demo can be run again
 find "$out/" -mindepth 1 ! -name .perennial-demo -delete
 mkdir "$out/logs"
 
-# However the demo ends, no job goes on: it would write into the folder of the next demo.
+# However the demo ends, its jobs end too: they would write into the folder of the next demo.
 trap 'jobs -pr | xargs -r kill; wait' EXIT
 trap 'exit 130' INT TERM HUP
 
@@ -36,11 +36,11 @@ echo "== ingest"
 "$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" run --once
 "$bin/perennial-ingest" --log warn --config demo/ingest.toml --store "$store" check
 
-declare -A running=() # the name of each job that runs, by its process
-job() { # name, settings of its reading ..
+declare -A running=() # process of a running job -> its name
+job() { # name, settings of the batches ..
     local name=$1
     shift
-    # `exec`: the process of the background job is the program's own, so a kill reaches it.
+    # `exec`: the background job is the process of the program, so a kill reaches it.
     exec "$bin/perennial-train" --config demo/train.toml --store "$store" \
         --set job.name="$name" --set job.folder="$out/jobs/$name" "$@" run >"$out/logs/$name.log" 2>&1
 }
@@ -56,7 +56,7 @@ start() { # name
     running[$!]=$1
 }
 
-# What a job's newest line of metrics says.
+# Prints the newest line of metrics of each job.
 progress() {
     local name line
     for name in "$@"; do
@@ -67,7 +67,7 @@ progress() {
     done
 }
 
-finish() { # waits for one job, telling how all are doing meanwhile
+finish() { # waits for one job, and prints the progress of all until then
     local pid name code
     while true; do
         for pid in "${!running[@]}"; do

@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Puts libtorch where `.cargo/config.toml` says that it is: .libtorch/torch, which git ignores.
+# Installs libtorch where `.cargo/config.toml` expects it: .libtorch/torch, which git ignores.
 #
-# A libtorch of your own wins: with LIBTORCH (its folder) or LIBTORCH_USE_PYTORCH=1 (the torch of
-# your Python) nothing is installed, only its version is checked.
-# Exit codes: 0 there is a libtorch that fits, 1 the install failed, 2 something is missing or wrong.
+# A libtorch of your own has precedence: with LIBTORCH (its folder) or LIBTORCH_USE_PYTORCH=1 (the torch of
+# your Python) nothing is installed, and only its version is checked.
+# Exit codes: 0 a matching libtorch is there, 1 the install failed, 2 something is missing or wrong.
 set -euo pipefail
 
-torch=2.11.0 # the one that `tch` of Cargo.toml speaks to
+torch=2.11.0 # the version that `tch` of Cargo.toml is written for
 cudart=13.0.96
-cupti=13.0.85 # libtorch_cpu.so needs these two of CUDA 13.0, and no more, also where there is no GPU
+cupti=13.0.85 # libtorch_cpu.so needs these two parts of CUDA 13.0, and no other, also without a GPU
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 home=$root/.libtorch
 partial=$home.partial
 
-refuse() { # what is wrong, how to mend it
+refuse() { # what is wrong, how to fix it
     printf 'error: %s\n  hint: %s\n' "$1" "$2" >&2
     exit 2
 }
 
 fits() { case $1 in "${torch%.*}" | "${torch%.*}".*) true ;; *) false ;; esac }
 
-# The version that the headers under $1 declare; nothing if they are not libtorch's.
+# The version that the headers under $1 declare; empty if they are not those of libtorch.
 header_version() {
     local file
     for file in "$1"/include/torch/{headeronly,csrc/api/include/torch,.}/version.h; do
@@ -39,28 +39,28 @@ header_version() {
 
 check_folder() { # LIBTORCH
     local include=${LIBTORCH_INCLUDE:-$1} lib=${LIBTORCH_LIB:-$1} version
-    local mend="point LIBTORCH at a libtorch $torch (the folder that holds include/ and lib/), or unset it to have one installed"
-    case $1 in /*) ;; *) refuse "LIBTORCH=\`$1\` is not an absolute path" "$mend" ;; esac
-    [ -e "$lib/lib/libtorch_cpu.so" ] || refuse "\`$lib/lib/libtorch_cpu.so\` does not exist (LIBTORCH=\`$1\`)" "$mend"
+    local hint="point LIBTORCH at a libtorch $torch (the folder that holds include/ and lib/), or unset it to have one installed"
+    case $1 in /*) ;; *) refuse "LIBTORCH=\`$1\` is not an absolute path" "$hint" ;; esac
+    [ -e "$lib/lib/libtorch_cpu.so" ] || refuse "\`$lib/lib/libtorch_cpu.so\` does not exist (LIBTORCH=\`$1\`)" "$hint"
     version=$(header_version "$include") ||
-        refuse "no version.h under \`$include/include/torch\` says which libtorch LIBTORCH=\`$1\` is" "$mend"
-    fits "$version" || refuse "LIBTORCH=\`$1\` is libtorch $version; this workspace needs $torch" "$mend"
+        refuse "no version.h under \`$include/include/torch\` says which libtorch LIBTORCH=\`$1\` is" "$hint"
+    fits "$version" || refuse "LIBTORCH=\`$1\` is libtorch $version; this workspace needs $torch" "$hint"
 }
 
 check_python() { # LIBTORCH_USE_PYTORCH
     local python=python3 said version
-    local mend="install torch $torch into that Python (\`pip install torch==$torch setuptools\`), or unset LIBTORCH_USE_PYTORCH to have libtorch installed"
+    local hint="install torch $torch into that Python (\`pip install torch==$torch setuptools\`), or unset LIBTORCH_USE_PYTORCH to have libtorch installed"
     [ -z "${VIRTUAL_ENV:-}" ] || python=python
-    command -v "$python" >/dev/null || refuse "\`$python\` is missing, and LIBTORCH_USE_PYTORCH is set" "$mend"
-    # The modules that the build asks, so that what is missing is named here.
+    command -v "$python" >/dev/null || refuse "\`$python\` is missing, and LIBTORCH_USE_PYTORCH is set" "$hint"
+    # The modules that the build imports, so that a missing one is named here.
     if ! said=$("$python" -c 'import torch, torch.utils.cpp_extension; print("torch", torch.__version__)' 2>&1); then
-        refuse "\`$python\` cannot import torch, and LIBTORCH_USE_PYTORCH is set: ${said##*$'\n'}" "$mend"
+        refuse "\`$python\` cannot import torch, and LIBTORCH_USE_PYTORCH is set: ${said##*$'\n'}" "$hint"
     fi
     version=$(sed -n 's/^torch \([^+]*\).*/\1/p' <<<"$said")
-    fits "$version" || refuse "the torch of \`$python\` is $version; this workspace needs $torch" "$mend"
+    fits "$version" || refuse "the torch of \`$python\` is $version; this workspace needs $torch" "$hint"
 }
 
-# An install is moved here whole, so its parts need not be counted; their versions may be of an older checkout.
+# An install is moved here as a whole, so a partial one cannot be here; an older checkout may have left other versions.
 installed() {
     compgen -G "$home/torch-$torch*.dist-info/METADATA" >/dev/null &&
         [ -f "$home/nvidia_cuda_runtime-$cudart.dist-info/METADATA" ] &&
@@ -69,7 +69,7 @@ installed() {
         [ -f "$home/nvidia/cu13/lib/libcudart.so.13" ] && [ -f "$home/nvidia/cu13/lib/libcupti.so.13" ]
 }
 
-# The Python whose pip is to be used: yours, or that of a throw-away environment where yours has none.
+# The Python whose pip is used: yours, or, if it has no pip, that of a temporary virtual environment.
 find_pip() {
     command -v python3 >/dev/null ||
         refuse "\`python3\` is missing: its pip fetches libtorch" "run \`apt-get install python3 python3-pip\`"
@@ -90,16 +90,16 @@ install() {
     echo '*' >"$partial/.gitignore"
     local room
     room=$(df -k --output=avail "$partial" | tail -n 1)
-    # The packages, what they unpack to, and the copy that pip keeps for another time.
+    # The packages, the unpacked files, and the copy that stays in the cache of pip.
     [ "$room" -ge 2400000 ] ||
-        refuse "\`$root\` has room for $((room / 1000)) MB; installing libtorch takes 2,400 MB, and 1,200 MB afterwards" \
-            "make room there, or set LIBTORCH to the folder of a libtorch $torch"
+        refuse "\`$root\` has $((room / 1000)) MB free; installing libtorch takes 2,400 MB, and 1,200 MB afterwards" \
+            "free some space there, or set LIBTORCH to the folder of a libtorch $torch"
     find_pip
     echo "libtorch: fetching $torch into .libtorch (545 MB, once; 1.2 GB on disk)"
-    # Only libraries and headers are used, so one wheel serves whatever Python this machine has.
+    # Only libraries and headers are used, so one wheel serves every version of Python.
     local platforms=() glibc
     for glibc in {28..17}; do platforms+=(--platform "manylinux_2_${glibc}_x86_64"); done
-    # pip unpacks where TMPDIR says before it moves: /tmp may be a small file system of its own.
+    # pip unpacks into TMPDIR first: /tmp may be a small file system of its own.
     mkdir "$partial/.tmp"
     if ! TMPDIR=$partial/.tmp PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 "$python" -m pip --disable-pip-version-check install \
         --quiet --no-deps --no-compile --target "$partial" --only-binary=:all: \
@@ -114,7 +114,7 @@ install() {
     rm -rf "$partial/.pip" "$partial/.tmp" "$log" "$home"
     mv "$partial" "$home"
     trap - EXIT
-    installed || { printf 'error: the packages of libtorch %s do not hold the expected files\n' "$torch" >&2; exit 1; }
+    installed || { printf 'error: the packages of libtorch %s do not contain the expected files\n' "$torch" >&2; exit 1; }
 }
 
 if [ -n "${LIBTORCH_USE_PYTORCH+set}" ]; then
@@ -123,8 +123,8 @@ elif [ -n "${LIBTORCH+set}" ] && [ "$LIBTORCH" != "$home/torch" ]; then
     check_folder "$LIBTORCH"
 elif ! installed; then
     [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] ||
-        refuse "there is no libtorch here for \`$(uname -s) $(uname -m)\`, only for x86-64 Linux" "set LIBTORCH to the folder of a libtorch $torch"
+        refuse "this script installs no libtorch for \`$(uname -s) $(uname -m)\`, only for x86-64 Linux" "set LIBTORCH to the folder of a libtorch $torch"
     exec 9<"${BASH_SOURCE[0]}"
-    flock 9 # two builds at once: the second waits and finds it done
+    flock 9 # with two builds at once, the second waits and finds the install done
     installed || install
 fi

@@ -30,14 +30,14 @@ members=$(names --depth 0)
 # `name folder` of each of ours, the folder below this one.
 folders=$(cargo tree --workspace --prefix none --depth 0 | sed -n "s|^\([^ ]*\) v[^(]*($PWD/\([^)]*\)).*|\1 \2|p")
 
-# Always the tests across programs: some of its rules read every file, and it drives the programs.
+# Always the tests across programs: some of their rules read every file, and they start the programs.
 picked=perennial-tests
 while read -r member folder; do
-    # A file of a nested crate is a file of its outer one too: one crate too many costs little.
+    # A file of a nested crate counts for the outer crate too: one crate too many costs little.
     if grep -q "^$folder/" <<<"$changed"; then picked+=" $(names --invert "$member")"; fi
 done <<<"$folders"
-# What they are all built from, and the text that the tests of most of them read.
-if grep -qxE 'Cargo\.(toml|lock)|\.cargo/.*|scripts/libtorch\.sh|data/.*' <<<"$changed"; then picked=$members; fi
+# What all crates are built from, and the text that most of their tests read.
+if grep -qxE 'Cargo\.(toml|lock)|rust-toolchain\.toml|\.cargo/.*|scripts/libtorch\.sh|data/.*' <<<"$changed"; then picked=$members; fi
 picked=$(tr ' ' '\n' <<<"$picked" | grep -xF "$members" | sort -u | tr '\n' ' ')
 
 echo "differs from $base, or depends on what does: $picked"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Says at once, and with the mend, what a build of this workspace would miss only minutes later.
+# Reports at once, with a hint, what a build of this workspace would miss only minutes later.
 # Usage: scripts/toolchain.sh [cargo subcommand ..]     e.g. scripts/toolchain.sh fmt clippy
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 missing=0
 
-miss() { # what is wrong, how to mend it
+miss() { # what is wrong, how to fix it
     printf 'error: %s\n  hint: %s\n' "$1" "$2" >&2
     missing=1
 }
@@ -22,11 +22,11 @@ rust_hint="install Rust $needed or later with rustup (https://www.rust-lang.org/
 if ! command -v cargo >/dev/null || ! command -v rustc >/dev/null; then
     miss "\`cargo\` and \`rustc\` are not in PATH" "$rust_hint"
 elif ! version=$(rustc --version 2>&1); then
-    miss "\`rustc --version\` failed: $version" "$rust_hint"
+    miss "\`rustc --version\` failed: $version" "run \`rustup toolchain install\` here: it reads rust-toolchain.toml"
 else
     found=$(sed 's/^rustc \([0-9.]*\).*/\1/' <<<"$version")
     if [ "$(printf '%s\n%s\n' "$needed" "$found" | sort -V | head -n 1)" != "$needed" ]; then
-        miss "rustc $found is older than $needed" "run \`rustup update stable\` (Debian's own package is older)"
+        miss "rustc $found is older than $needed" "$rust_hint (Debian's own package is older)"
     fi
     for subcommand in "$@"; do
         component=${subcommand/fmt/rustfmt}
@@ -35,7 +35,7 @@ else
     done
 fi
 
-# What the `cc` crate will run, for zstd, ring and the shim over libtorch.
+# What the `cc` crate runs, for zstd, ring and the shim over libtorch.
 for compiler in "${CC:-cc}" "${CXX:-c++}"; do
     command -v "${compiler%% *}" >/dev/null ||
         miss "the C or C++ compiler \`$compiler\` is missing" "run \`apt-get install build-essential\`"

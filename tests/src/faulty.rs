@@ -229,12 +229,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&seen);
+        let record = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let request = Message::read(&mut stream, false).await.unwrap().unwrap();
                 let body = String::from_utf8(request.body.clone()).unwrap();
-                told.lock().unwrap().push(format!("{} {body}", request.lines().next().unwrap()));
+                record.lock().unwrap().push(format!("{} {body}", request.lines().next().unwrap()));
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123456789").await.unwrap();
             }
         });

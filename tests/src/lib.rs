@@ -47,7 +47,18 @@ pub fn binary(name: &str) -> PathBuf {
     })
 }
 
-/// What starts `program` without the variables that the shell of whoever runs the tests has for programs
+/// The value of `PATH` with which a shell finds the three programs first.
+///
+/// # Panics
+/// As [`binary`], if one of them is not built.
+#[must_use]
+pub fn path_of_programs() -> String {
+    let programs = ["perennial-ingest", "perennial-replay", "perennial-train"].map(binary);
+    let folder = programs[0].parent().expect("a program is in a folder").display();
+    format!("{folder}:{}", Environment::of_process().get("PATH").unwrap_or_default())
+}
+
+/// A command for `program` without the variables that the shell of the user may set for programs
 /// like it: keys, failpoints, a cloud's credentials, proxies.
 pub fn undisturbed(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
@@ -80,16 +91,16 @@ pub fn python() -> PathBuf {
     home.join("bin/python3")
 }
 
-/// Whether whoever started the tests wants all of them, however long they take.
+/// Whether all tests are asked for, however long they take.
 #[must_use]
 pub fn full() -> bool {
     Environment::of_process().get("PERENNIAL_TESTS") == Some("full")
 }
 
-/// Says what could not be run, and why. Not by `eprintln!`: of a test that passes, the harness would keep
-/// it to itself.
+/// Prints what could not be run, and why. Not by `eprintln!`: the harness hides the output of a test that
+/// passes.
 pub fn not_run(what: &str) {
-    // Where nobody reads, nobody misses it.
+    // A closed standard error is no reason to fail.
     let _ = writeln!(std::io::stderr(), "not run: {what}");
 }
 
@@ -109,7 +120,7 @@ fn fresh_program(folder: &Path, name: &str) -> Result<PathBuf, String> {
     Ok(program)
 }
 
-/// When a file was last written; nothing if there is none.
+/// When a file was last written; nothing if it does not exist.
 fn modified(file: &Path) -> Option<SystemTime> {
     fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
 }

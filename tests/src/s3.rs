@@ -17,7 +17,7 @@ pub const URL: &str = "s3://stream/a/store";
 /// The secret that opens it, which no program may print.
 pub const SECRET: &str = "never-to-be-printed";
 
-/// The options that open the store for a program, through whoever listens at `address`.
+/// The options that open the store for a program, through the server or proxy at `address`.
 #[must_use]
 pub fn options(address: SocketAddr) -> Vec<(&'static str, String)> {
     vec![
@@ -59,7 +59,7 @@ impl Server {
             rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
         });
         let port = port.unwrap_or_else(|| panic!("the S3 server does not start: {said}"));
-        // A log that nobody reads would stop it.
+        // A log without a reader would stop it.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let server = Self { address: SocketAddr::from(([127, 0, 0, 1], port)), _running: running };
         server.make_bucket();
@@ -82,7 +82,7 @@ impl Server {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
-    /// Makes or opens the store in the bucket, through whoever listens at `address`.
+    /// Makes or opens the store in the bucket, through the server or proxy at `address`.
     ///
     /// # Errors
     /// The store's.

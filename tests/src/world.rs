@@ -146,7 +146,7 @@ impl World {
     /// The store: the one that programs call `store`, unless it is elsewhere.
     ///
     /// # Panics
-    /// Where there is none.
+    /// Where it cannot be opened.
     pub async fn store(&self) -> Store {
         let here = (text(&self.path("store")).to_owned(), HashMap::new());
         let (url, options) = self.elsewhere.as_ref().unwrap_or(&here);
@@ -154,7 +154,7 @@ impl World {
         Store::open(&url, options, Clock::system()).await.expect("the store opens")
     }
 
-    /// What a reader of the records sees, but for the times of ingest: a line for each reading, in order.
+    /// What a reader of the records sees, except the times of ingest: a line for each reading, in order.
     ///
     /// # Panics
     /// Where the store cannot be read.
@@ -226,7 +226,7 @@ impl Running {
         assert!(asked.expect("a shell is there").success());
     }
 
-    /// Waits for its end, and gives what of its output nobody took before.
+    /// Waits for its end, and gives the output that was not taken before.
     ///
     /// # Panics
     /// Where it cannot be waited for.

@@ -44,7 +44,7 @@ struct Walked {
     readings: Vec<String>,
 }
 
-/// Runs a program that is told by its environment alone where the store is.
+/// Runs a program that learns only from its environment where the store is.
 fn by_environment(world: &World, program: &str, prefix: &str, arguments: &[&str]) -> String {
     let output = world.command(program, arguments).envs(world.environment(prefix)).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", said(&output));
@@ -140,7 +140,7 @@ fn secret_of_a_bucket_reaches_no_log_no_message_and_no_shown_configuration() {
     let world = small(World::with_store_at(URL, options(server.address())));
     world.write("job.toml", world.store_table("replay."));
     world.write("reading.toml", world.store_table(""));
-    // Of the libraries below only warnings are told, unless they are asked by name.
+    // Of the libraries below only warnings are logged, unless the filter names them.
     let all = "trace,deltalake=trace,deltalake_core=trace,object_store=trace";
     let run = |program: &str, arguments: &[&str]| {
         let output = world.command_that_logs(all, program, arguments).output().unwrap();

@@ -170,7 +170,7 @@ fn as_str(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-/// Waits until the job of this folder has told of so many steps.
+/// Waits until the metrics of the job in this folder have `steps` lines.
 async fn until_steps(trainer: &mut Telling, world: &World, folder: &str, steps: usize) {
     let clock = Clock::system();
     let metrics = world.path(folder).join("metrics.jsonl");

@@ -53,7 +53,7 @@ impl Writer {
             let mut last = String::new();
             for line in lines.map_while(Result::ok) {
                 if line == "open" {
-                    // Nobody may be listening any more.
+                    // The receiver may be gone.
                     let _ = sender.send(News::Open);
                 }
                 last = line;

@@ -9,7 +9,7 @@ use perennial_tests::{binary, not_run, undisturbed};
 
 use crate::walk::INGEST;
 
-/// Runs `script` where it may mount file systems that nobody else sees; it needs no rights.
+/// Runs `script` where it may mount file systems that no other process sees; it needs no rights.
 pub fn inside(world: &World, script: &str) -> Output {
     let mut command = undisturbed("unshare");
     command.current_dir(world.path("")).args(["-Urm", "sh", "-c", script]);
@@ -82,9 +82,9 @@ async fn full_disk_is_one_error_with_its_place_and_mend_and_with_room_the_daemon
         assert!(error.starts_with(&format!("error: cannot {act} table `")), "{limits}: {said}");
         assert!(error.ends_with(&format!("no space is left at `{store}`")), "{limits}: {said}");
         assert!(because.contains("No space left on device"), "{limits}: {said}");
-        let mend =
+        let remedy =
             format!("  hint: make room on the file system of `{store}`, then start again: nothing is lost");
-        assert_eq!(hint, mend, "{limits}: {said}");
+        assert_eq!(hint, remedy, "{limits}: {said}");
         assert_eq!(world.readings().await, expected, "{limits}");
         world.checked().await;
     }

@@ -180,7 +180,7 @@ async fn store_in_a_bucket_keeps_every_commit_of_two_writers_once() {
     let fresh = Server::store(server.address()).await.unwrap();
     holds(&fresh, commits).await;
 
-    // A second daemon of a name is told so, and leaves nothing.
+    // A second daemon of a name is refused, and leaves nothing.
     let mut first = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
     let mut second = Committer::open(&twin, Table::Records, "ingest/main").await.unwrap();
     let before = commit(&mut first, "main", commits + 1).await.unwrap();

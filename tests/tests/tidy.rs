@@ -1,11 +1,13 @@
-//! The laws of the house that no lint can see, as tests over the files of the repository.
+//! The rules of the project that no lint can see, as tests over the files of the repository.
 //!
 //! A rule is a function from a file, or from all files, to the [`Problem`]s in it; beside each stands a test
 //! that it fires on a bad sample. The tests below hold the repository to all of them.
 
 mod lex;
+mod licences;
 mod manifests;
 mod modules;
+mod phrases;
 mod rust;
 mod text;
 
@@ -103,7 +105,7 @@ fn list_by_walking(root: &Path) -> Vec<String> {
 /// Stops with all problems, one a line.
 fn demand(problems: impl IntoIterator<Item = Problem>) {
     let lines: Vec<String> = problems.into_iter().map(|problem| format!("  {problem}")).collect();
-    assert!(lines.is_empty(), "{} to mend:\n{}", lines.len(), lines.join("\n"));
+    assert!(lines.is_empty(), "{} to fix:\n{}", lines.len(), lines.join("\n"));
 }
 
 fn demand_of_each_file(rule: fn(&str, &str) -> Vec<Problem>) {
@@ -156,13 +158,22 @@ fn crates_whose_types_cross_our_borders_have_one_version() {
 }
 
 #[test]
-fn texts_name_no_path_or_host_of_a_machine() {
-    demand_of_each_file(text::machine);
+fn dependencies_have_the_licences_and_sources_that_deny_toml_allows() {
+    let policy = fs::read_to_string(perennial_tests::root().join("deny.toml")).unwrap();
+    let metadata = licences::packages();
+    assert!(metadata["packages"].as_array().unwrap().len() > 100, "all packages are listed");
+    demand(licences::Policy::read(&policy).problems(&metadata));
 }
 
 #[test]
-fn texts_speak_of_the_project_alone() {
-    demand_of_each_file(text::workshop_talk);
+fn texts_are_in_plain_english() {
+    demand_of_each_file(phrases::archaic);
+}
+
+#[test]
+fn links_between_documents_lead_to_something() {
+    let exists = |path: &str| perennial_tests::root().join(path).exists();
+    demand(REPOSITORY.iter().flat_map(|file| text::broken_links(&file.path, &file.text, exists)));
 }
 
 #[test]

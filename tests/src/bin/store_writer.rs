@@ -1,5 +1,5 @@
 //! A program for the crash tests: it writes rows that are a function of their position to a store as
-//! fast as it can, so that whoever looks afterwards knows what must be there.
+//! fast as it can, so that a reader knows afterwards what must be there.
 //!
 //! ```text
 //! store_writer write STORE seed=N [commits=N] [maintain=N] [wait=1]   runs until it is killed
@@ -78,7 +78,7 @@ struct Settings {
     seed: u64,
     /// After how many commits it ends; never for 0.
     commits: u64,
-    /// It maintains the table after one commit in so many; never for 0.
+    /// It maintains the table after every N commits; never for 0.
     maintain: u64,
     /// Whether it waits for a line on standard input before it begins.
     wait: u64,

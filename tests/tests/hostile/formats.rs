@@ -306,7 +306,7 @@ async fn small_parquet_file_that_unpacks_to_half_a_gigabyte_is_a_dead_letter_and
     writer.write(&batch).unwrap();
     let bomb = writer.into_inner().unwrap();
     assert!(bomb.len() < 200_000, "{}", bomb.len());
-    let (little, _) = memory_of("parquet", b"this is no Parquet", PARQUET).await;
+    let (little, _) = memory_of("parquet", b"not Parquet at all", PARQUET).await;
     let (much, readings) = memory_of("parquet", &bomb, PARQUET).await;
     assert_eq!((readings[0].reason, readings[1].reason), (Some(Reason::CorruptSource), None));
     let detail = readings[0].detail.as_deref().unwrap();

@@ -1,5 +1,5 @@
 //! What users and machines do to the programs: each failure has its exit code, says what is wrong and
-//! how to mend it, and leaves the store sound.
+//! how to fix it, and leaves the store sound.
 
 use perennial_program::error::Kind;
 use perennial_tests::world::{World, lines, text};

@@ -59,7 +59,7 @@ pub fn tokens(code: &str) -> Vec<(usize, &str)> {
     tokens
 }
 
-/// The offset of the brace that closes the one at offset 0; the last offset if there is none.
+/// The offset of the brace that closes the one at offset 0; the last offset if it is missing.
 fn closing_brace(code: &str) -> usize {
     let mut depth = 0_usize;
     for (at, byte) in code.bytes().enumerate() {

@@ -1,4 +1,4 @@
-//! Is every file of Rust compiled? One that no `mod` declares looks like code and is none.
+//! Is every file of Rust compiled? One that no `mod` declares looks like code and is not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
