@@ -12,7 +12,7 @@ use deltalake::DeltaTable;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 
-use crate::retry::is_damage;
+use crate::cause::is_damage;
 use crate::{Scan, Store, StoreError, file, open};
 use perennial_program::error::{Fault as _, Kind};
 use perennial_schemas::id::{RecordId, Version};

@@ -10,7 +10,7 @@ use deltalake::protocol::{DeltaOperation, SaveMode};
 use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError};
 
-use crate::retry::{FIRST_WAIT, TRIES, retry};
+use crate::retry::{FIRST_WAIT, TRIES};
 use crate::{Store, StoreError, file, transaction_of};
 use perennial_program::failpoint;
 use perennial_schemas::id::Version;
@@ -230,7 +230,7 @@ impl Committer {
         before: Version,
         ours: Option<i64>,
     ) -> Result<Option<Version>, StoreError> {
-        let (delta, found) = retry(self.store.clock(), || self.look(change, attempt, before, ours)).await?;
+        let (delta, found) = self.look(change, attempt, before, ours).await?;
         self.delta = delta;
         Ok(found)
     }

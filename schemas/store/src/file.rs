@@ -22,7 +22,6 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use crate::retry::retry;
 use crate::{Store, StoreError};
 use perennial_schemas::table::{Table, conform_to};
 
@@ -144,23 +143,11 @@ pub(crate) async fn read(
     columns: Option<&[&str]>,
     rows: Option<Vec<Range<usize>>>,
 ) -> Result<Vec<RecordBatch>, StoreError> {
-    let cache = &store.0.files;
-    retry(store.clock(), || read_once(delta, table, file, columns, rows.as_deref(), cache)).await
-}
-
-async fn read_once(
-    delta: &DeltaTable,
-    table: Table,
-    file: &DataFile,
-    columns: Option<&[&str]>,
-    rows: Option<&[Range<usize>]>,
-    cache: &Cache,
-) -> Result<Vec<RecordBatch>, StoreError> {
     let failed =
         |source: ParquetError| StoreError::File { table, file: file.path.clone(), source: Box::new(source) };
     let mut reader =
         Reader { store: delta.log_store().object_store(None), path: file.object(), size: file.size };
-    let metadata = footer(&mut reader, file, cache).await.map_err(failed)?;
+    let metadata = footer(&mut reader, file, &store.0.files).await.map_err(failed)?;
     let total = usize::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
     let wanted = project(table, columns);
     let inside = wanted.fields().iter().map(|field| field.name().as_str());
@@ -169,7 +156,7 @@ async fn read_once(
         ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata).with_projection(mask);
     if let Some(ranges) = rows {
         builder =
-            builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges.iter().cloned(), total));
+            builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges.into_iter(), total));
     }
     let stream = builder.build().map_err(failed)?;
     let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;

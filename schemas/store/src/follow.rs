@@ -5,7 +5,7 @@ use deltalake::DeltaTable;
 use deltalake::kernel::{Action, Add};
 use deltalake::logstore::get_actions;
 
-use crate::retry::{is_missing, retry};
+use crate::cause::is_missing;
 use crate::{Store, StoreError, file};
 use perennial_schemas::id::Version;
 use perennial_schemas::table::Table;
@@ -89,8 +89,7 @@ impl Follower {
         let failed = StoreError::delta("follow", self.table);
         let log = self.delta.log_store();
         let version = self.next;
-        let clock = self.store.clock();
-        let read = || retry(clock, || async { log.read_commit_entry(version.0).await.map_err(&failed) });
+        let read = || async { log.read_commit_entry(version.0).await.map_err(&failed) };
         let bytes = match read().await? {
             Some(bytes) => bytes,
             None => {

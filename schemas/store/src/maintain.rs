@@ -29,7 +29,6 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
 use crate::commit::Committer;
-use crate::retry::retry;
 use crate::{Store, StoreError, file};
 use perennial_program::error::{Fault, Kind};
 use perennial_program::stop::Stop;
@@ -342,21 +341,18 @@ async fn join(
 
 /// Deletes files that no version within the retention needs.
 async fn vacuum(store: &Store, table: Table, retention: Retention) -> Result<usize, StoreError> {
-    retry(store.clock(), || async {
-        let now = Now(store.clock().now_us() / 1_000);
-        let delta = store.newest(table).await?;
-        let vacuum = delta
-            .vacuum()
-            // The lighter mode does not see what a killed writer left behind.
-            .with_mode(VacuumMode::Full)
-            .with_retention_period(retention.delta())
-            .with_enforce_retention_duration(false)
-            .with_clock(Arc::new(now));
-        let (delta, metrics) = vacuum.await.map_err(StoreError::delta("vacuum", table))?;
-        store.remember(table, delta);
-        Ok(metrics.files_deleted.len())
-    })
-    .await
+    let now = Now(store.clock().now_us() / 1_000);
+    let delta = store.newest(table).await?;
+    let vacuum = delta
+        .vacuum()
+        // The lighter mode does not see what a killed writer left behind.
+        .with_mode(VacuumMode::Full)
+        .with_retention_period(retention.delta())
+        .with_enforce_retention_duration(false)
+        .with_clock(Arc::new(now));
+    let (delta, metrics) = vacuum.await.map_err(StoreError::delta("vacuum", table))?;
+    store.remember(table, delta);
+    Ok(metrics.files_deleted.len())
 }
 
 /// The time of one vacuum, in milliseconds.
@@ -378,7 +374,7 @@ async fn checkpoint(
 ) -> Result<Option<Version>, StoreError> {
     let delta = store.newest(table).await?;
     let newest = delta.version().unwrap_or(0);
-    let last = last_checkpoint(store, table, &delta).await?;
+    let last = last_checkpoint(table, &delta).await?;
     let is_due = match last {
         Some(last) => newest > last && (compacted || newest - last >= options.checkpoint_after),
         None => compacted || newest >= options.checkpoint_after,
@@ -386,35 +382,27 @@ async fn checkpoint(
     if !is_due {
         return Ok(None);
     }
-    retry(store.clock(), || async {
-        deltalake::checkpoints::create_checkpoint(&delta, None)
-            .await
-            .map_err(StoreError::delta("write a checkpoint of", table))
-    })
-    .await?;
+    let failed = StoreError::delta("write a checkpoint of", table);
+    deltalake::checkpoints::create_checkpoint(&delta, None).await.map_err(failed)?;
     Ok(Some(Version(newest)))
 }
 
 /// The version of the last checkpoint, as the log's hint says.
-async fn last_checkpoint(store: &Store, table: Table, delta: &DeltaTable) -> Result<Option<u64>, StoreError> {
+async fn last_checkpoint(table: Table, delta: &DeltaTable) -> Result<Option<u64>, StoreError> {
     #[derive(serde::Deserialize)]
     struct Hint {
         version: u64,
     }
     let name = "_delta_log/_last_checkpoint";
-    let path = Path::from(name);
+    let failed = |source| StoreError::File { table, file: name.to_owned(), source: Box::new(source) };
     let objects = delta.log_store().object_store(None);
-    retry(store.clock(), || async {
-        let failed = |source| StoreError::File { table, file: name.to_owned(), source: Box::new(source) };
-        let hint = match objects.get(&path).await {
-            Ok(found) => found.bytes().await.map_err(failed)?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(source) => return Err(failed(source)),
-        };
-        // A hint that cannot be read is as good as none.
-        Ok(serde_json::from_slice::<Hint>(&hint).ok().map(|hint| hint.version))
-    })
-    .await
+    let hint = match objects.get(&Path::from(name)).await {
+        Ok(found) => found.bytes().await.map_err(failed)?,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    // A hint that cannot be read counts as none.
+    Ok(serde_json::from_slice::<Hint>(&hint).ok().map(|hint| hint.version))
 }
 
 /// Deletes the entries of the log that its properties say are too old, up to a checkpoint.
@@ -424,12 +412,8 @@ async fn clean_log(store: &Store, table: Table) -> Result<usize, StoreError> {
     if !state.table_config().enable_expired_log_cleanup() {
         return Ok(0);
     }
-    retry(store.clock(), || async {
-        deltalake::checkpoints::cleanup_metadata(&delta, None)
-            .await
-            .map_err(StoreError::delta("clean up the log of", table))
-    })
-    .await
+    let failed = StoreError::delta("clean up the log of", table);
+    deltalake::checkpoints::cleanup_metadata(&delta, None).await.map_err(failed)
 }
 
 #[cfg(test)]

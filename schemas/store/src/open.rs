@@ -4,15 +4,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use backon::Retryable as _;
 use deltalake::kernel::StructField;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake::kernel::transaction::{CommitProperties, TransactionError};
+use deltalake::logstore::{StorageConfig, object_store_factories};
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::SaveMode;
-use deltalake::{DeltaTable, DeltaTableError};
+use deltalake::{DeltaResult, DeltaTable, DeltaTableBuilder, DeltaTableError};
+use object_store::ObjectStore;
+use url::Url;
 
-use crate::retry::retry;
-use crate::{Inner, Store, StoreError, StoreUrl, builder, file};
+use crate::retry::{self, ListOrder, RetryingStore};
+use crate::{Inner, Store, StoreError, StoreUrl, file};
 use perennial_program::clock::Clock;
 use perennial_schemas::table::{FORMAT, Table};
 use perennial_schemas::text::NORMAL_FORM;
@@ -31,11 +35,16 @@ impl Store {
         options: &HashMap<String, String>,
         clock: Clock,
     ) -> Result<Self, StoreError> {
+        let source = Source::new(url, options, &clock)?;
         for table in Table::ALL {
-            let made = retry(&clock, || create_table(url, options, table)).await;
-            made.map_err(|error| error.of_store(url))?;
+            // The log entry that creates a table is not repeated by the object store.
+            let created = (|| create_table(&source, table))
+                .retry(retry::waits())
+                .sleep(retry::sleeper(&clock))
+                .when(StoreError::is_transient);
+            created.await.map_err(|error| error.of_store(url))?;
         }
-        Self::open(url, options, clock).await
+        Self::open_at(source, clock).await
     }
 
     /// Opens the store at `url`. `options` are the object store's own (`aws_endpoint_url`, ...);
@@ -50,11 +59,15 @@ impl Store {
         options: &HashMap<String, String>,
         clock: Clock,
     ) -> Result<Self, StoreError> {
+        Self::open_at(Source::new(url, options, &clock)?, clock).await
+    }
+
+    async fn open_at(source: Source, clock: Clock) -> Result<Self, StoreError> {
         let mut secret = 0;
         let mut snapshots = Vec::new();
         for table in Table::ALL {
-            let delta = open_table(url, options, &clock, table).await?;
-            let found = check_properties(url, table, &delta)?;
+            let delta = open_table(&source, table).await?;
+            let found = check_properties(&source.url, table, &delta)?;
             // Every table has one: that of `records` counts.
             if table == Table::Records {
                 secret = found;
@@ -62,8 +75,7 @@ impl Store {
             snapshots.push((table, delta));
         }
         Ok(Self(Arc::new(Inner {
-            url: url.clone(),
-            options: options.clone(),
+            source,
             clock,
             secret,
             snapshots: Mutex::new(snapshots),
@@ -72,27 +84,68 @@ impl Store {
     }
 }
 
-async fn open_table(
-    url: &StoreUrl,
-    options: &HashMap<String, String>,
-    clock: &Clock,
-    table: Table,
-) -> Result<DeltaTable, StoreError> {
-    let missing = || StoreError::Missing { url: url.to_string() };
+/// Where a store is, and the object store that its tables are read and written through.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub url: StoreUrl,
+    options: HashMap<String, String>,
+    /// Of the whole bucket or file system: paths in it begin at its root.
+    root: Arc<dyn ObjectStore>,
+}
+
+impl Source {
+    fn new(url: &StoreUrl, options: &HashMap<String, String>, clock: &Clock) -> Result<Self, StoreError> {
+        // Any table's location names the bucket.
+        let table = Table::Records;
+        let failed = StoreError::delta("open", table);
+        let location = url.of_table(table);
+        let builder = DeltaTableBuilder::from_url(location.clone()).map_err(&failed)?;
+        let options = builder.with_storage_options(options.clone()).storage_options();
+        let root = object_store(&location, &options).map_err(&failed)?;
+        let root = Arc::new(RetryingStore::new(root, clock.clone(), list_order(&location)));
+        Ok(Self { url: url.clone(), options, root })
+    }
+
+    /// A builder of the table whose every read and write goes through [`RetryingStore`].
+    pub(crate) fn builder(&self, table: Table) -> Result<DeltaTableBuilder, StoreError> {
+        let location = self.url.of_table(table);
+        let builder =
+            DeltaTableBuilder::from_url(location.clone()).map_err(StoreError::delta("open", table))?;
+        let root = Arc::clone(&self.root);
+        Ok(builder.with_storage_options(self.options.clone()).with_storage_backend(root, location))
+    }
+}
+
+/// The object store that delta-rs would use for this location.
+fn object_store(location: &Url, options: &HashMap<String, String>) -> DeltaResult<Arc<dyn ObjectStore>> {
+    let invalid = || DeltaTableError::InvalidTableLocation(location.to_string());
+    let config = StorageConfig::parse_options(options)?;
+    let scheme = Url::parse(&format!("{}://", location.scheme())).map_err(|_| invalid())?;
+    let factory = object_store_factories().get(&scheme).map(|entry| Arc::clone(entry.value()));
+    let (root, _path) = factory.ok_or_else(invalid)?.parse_url_opts(location, &config)?;
+    Ok(root)
+}
+
+/// As far as it is documented: not of file systems, and not of S3's directory buckets.
+fn list_order(location: &Url) -> ListOrder {
+    let is_directory_bucket =
+        location.host_str().is_some_and(|bucket| bucket.contains("--x-s3") || bucket.contains("-xa-s3"));
+    if location.scheme() == "file" || is_directory_bucket { ListOrder::Unknown } else { ListOrder::ByPath }
+}
+
+async fn open_table(source: &Source, table: Table) -> Result<DeltaTable, StoreError> {
+    let missing = || StoreError::Missing { url: source.url.to_string() };
     // delta-rs reports a missing local folder as an engine failure: look first.
-    if let Some(path) = url.local_path()
+    if let Some(path) = source.url.local_path()
         && !path.join(table.name()).join("_delta_log").is_dir()
     {
         return Err(missing());
     }
-    retry(clock, || async {
-        match builder(url, options, table)?.load().await {
-            Ok(delta) => Ok(delta),
-            Err(DeltaTableError::NotATable(_)) => Err(missing()),
-            Err(source) => Err(StoreError::delta("open", table)(source)),
-        }
-    })
-    .await
+    match source.builder(table)?.load().await {
+        Ok(delta) => Ok(delta),
+        Err(DeltaTableError::NotATable(_)) => Err(missing()),
+        Err(error) => Err(StoreError::delta("open", table)(error)),
+    }
 }
 
 fn foreign(url: &StoreUrl, table: Table, why: &str) -> StoreError {
@@ -125,13 +178,9 @@ pub(super) fn check_properties(url: &StoreUrl, table: Table, delta: &DeltaTable)
     number(SECRET_KEY).ok_or_else(|| foreign(url, table, "it has no property `perennial.secret`"))
 }
 
-async fn create_table(
-    url: &StoreUrl,
-    options: &HashMap<String, String>,
-    table: Table,
-) -> Result<(), StoreError> {
+async fn create_table(source: &Source, table: Table) -> Result<(), StoreError> {
     let failed = StoreError::delta("create", table);
-    if let Some(root) = url.local_path() {
+    if let Some(root) = source.url.local_path() {
         let path = root.join(table.name());
         std::fs::create_dir_all(&path).map_err(|source| StoreError::Io {
             act: "create the folder",
@@ -144,8 +193,7 @@ async fn create_table(
         schema.fields().iter().map(|field| field.as_ref().try_into_kernel()).collect();
     let columns = columns.map_err(|source| failed(DeltaTableError::Arrow { source }))?;
     let made = CreateBuilder::new()
-        .with_location(url.of_table(table))
-        .with_storage_options(options.clone())
+        .with_log_store(source.builder(table)?.build_storage().map_err(&failed)?)
         .with_save_mode(SaveMode::Ignore)
         .with_columns(columns)
         .with_partition_columns(table.partitions().iter().copied())

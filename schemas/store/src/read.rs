@@ -9,7 +9,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
-use crate::retry::{causes, is_damage, retry};
+use crate::cause::{causes, is_damage};
 use crate::{Store, StoreError, file};
 use perennial_schemas::id::Version;
 use perennial_schemas::table::{Table, conform_to};
@@ -39,20 +39,16 @@ impl Store {
     ) -> Result<Vec<RecordBatch>, StoreError> {
         let delta = self.at(table, version).await?;
         let wanted = scan.schema(table);
-        let collect = async || {
-            let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
-            let batches = frame.collect().await.map_err(|source| query_error(table, source))?;
-            batches.iter().map(|batch| conform(table, &wanted, batch)).collect()
-        };
-        retry(self.clock(), collect).await
+        let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
+        let batches = frame.collect().await.map_err(|source| query_error(table, source))?;
+        batches.iter().map(|batch| conform(table, &wanted, batch)).collect()
     }
 
     /// As [`Store::scan`], but hands each batch to `take` as it comes, so that a table need not fit
     /// into memory (with an order, the columns asked for must).
     ///
     /// # Errors
-    /// As [`Store::scan`], and the first that `take` returns. What was taken before cannot be taken back,
-    /// so a read that fails on the way is not tried again beyond what the object store itself does.
+    /// As [`Store::scan`], and the first that `take` returns.
     pub async fn scan_each<E: From<StoreError>>(
         &self,
         table: Table,
@@ -63,11 +59,8 @@ impl Store {
         let delta = self.at(table, version).await?;
         let wanted = scan.schema(table);
         let failed = |source| query_error(table, source);
-        let start = async || {
-            let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
-            frame.execute_stream().await.map_err(failed)
-        };
-        let mut batches = retry(self.clock(), start).await?;
+        let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
+        let mut batches = frame.execute_stream().await.map_err(failed)?;
         while let Some(batch) = batches.try_next().await.map_err(failed)? {
             take(&conform(table, &wanted, &batch)?)?;
         }

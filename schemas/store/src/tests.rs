@@ -8,6 +8,7 @@ use super::*;
 use crate::commit::Committer;
 use crate::follow::{Follower, News};
 use crate::lock::ShardLock;
+use perennial_program::error::{Fault as _, Kind};
 use perennial_schemas::id::{Seq, Shard};
 use perennial_schemas::table::records::{Builder, Outcome, Row, View};
 
