@@ -1,4 +1,4 @@
-//! The store: five Delta tables below one URL, the only truth of the three programs.
+//! The store: five Delta tables below one URL, the only state that the three programs share.
 //!
 //! ```text
 //! open ─> commit (rows and positions, one transaction) ─> follow / scan / fetch ─> check
@@ -7,19 +7,21 @@
 //!
 //! # Invariants
 //! - Every commit carries its writer's *fence*, an application transaction: a second writer of the
-//!   same name gets a conflict and never a second copy of anything.
-//! - A commit whose outcome is unknown (a lost answer) is settled by reading the log, never by guessing.
+//!   same name gets a conflict and never writes a row twice.
+//! - Whether a commit whose answer was lost is in the table is read from the log, never guessed.
+//! - Every read and write, Delta's too, goes through one object store that retries (`retry`).
 //! - Rows enter a table through [`commit::Committer`] alone.
-//! - No random number is unseeded except a store's secret, drawn when it is made, and the names of
+//! - No random number is unseeded except a store's secret, drawn when it is created, and the numbers of
 //!   attempts to commit.
-//! - Rows are handed out in the tables' own types, whoever wrote or rewrote the files.
+//! - Rows are returned in the tables' own types, whatever program wrote the files.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deltalake::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use quick_cache::unsync::Cache;
 use url::Url;
 
 use perennial_program::clock::Clock;
@@ -43,12 +45,12 @@ pub use error::StoreError;
 use open::Source;
 pub use read::Scan;
 
-/// Where a store lies: `s3://bucket/path`, `file:///path` or a path. No trailing slash.
+/// The location of a store: `s3://bucket/path`, `file:///path` or a path. No trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreUrl(Url);
 
 impl StoreUrl {
-    /// The folder, where the store lies in the local file system.
+    /// The folder, if the store is in the local file system.
     #[must_use]
     pub fn local_path(&self) -> Option<std::path::PathBuf> {
         self.0.to_file_path().ok()
@@ -72,8 +74,8 @@ impl FromStr for StoreUrl {
             Ok(url) if matches!(url.scheme(), "file" | "s3" | "memory") => url,
             Ok(_) => return Err(refuse("its scheme must be `file` or `s3`")),
             Err(_) => {
-                let path = std::path::absolute(text).map_err(|_| refuse("it is no path"))?;
-                Url::from_directory_path(path).map_err(|()| refuse("it is no path"))?
+                let path = std::path::absolute(text).map_err(|_| refuse("it is not a path"))?;
+                Url::from_directory_path(path).map_err(|()| refuse("it is not a path"))?
             }
         };
         let path = url.path().trim_end_matches('/').to_owned();
@@ -96,12 +98,12 @@ pub struct StoreConfig {
     pub url: String,
     /// Options of the object store, as `aws_endpoint_url`; what is left out comes from `AWS_*` variables.
     /// Those that hold secrets are never printed: better leave them to the environment.
-    pub options: std::collections::BTreeMap<String, String>,
+    pub options: BTreeMap<String, String>,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { url: "store".to_owned(), options: std::collections::BTreeMap::new() }
+        Self { url: "store".to_owned(), options: BTreeMap::new() }
     }
 }
 
@@ -109,7 +111,7 @@ impl StoreConfig {
     /// The URL and the options as [`Store::open`] and [`Store::create`] take them.
     ///
     /// # Errors
-    /// [`IdError`] where the URL is none.
+    /// [`IdError`] if the URL is invalid.
     pub fn parts(&self) -> Result<(StoreUrl, HashMap<String, String>), IdError> {
         Ok((self.url.parse()?, self.options.clone().into_iter().collect()))
     }
@@ -124,16 +126,38 @@ struct Inner {
     source: Source,
     clock: Clock,
     secret: u64,
-    /// The snapshots read last, newest use at the end.
-    snapshots: Mutex<Vec<(Table, DeltaTable)>>,
+    snapshots: Mutex<Snapshots>,
     files: file::Cache,
 }
 
 /// Snapshots kept open at once: a job's tickets and the follower move through versions in order.
 const SNAPSHOTS: usize = 8;
 
+/// Tables at versions that were read recently.
+#[derive(Debug)]
+struct Snapshots {
+    open: Cache<(Table, Version), DeltaTable>,
+    /// The highest version of each table that was ever open: from there the log is listed.
+    newest: BTreeMap<Table, Version>,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self { open: Cache::new(SNAPSHOTS), newest: BTreeMap::new() }
+    }
+}
+
+impl Snapshots {
+    fn insert(&mut self, table: Table, delta: DeltaTable) {
+        let version = version_of(&delta);
+        let newest = self.newest.entry(table).or_default();
+        *newest = version.max(*newest);
+        self.open.insert((table, version), delta);
+    }
+}
+
 impl Store {
-    /// Where it lies.
+    /// The location of the store.
     #[must_use]
     pub fn url(&self) -> &StoreUrl {
         &self.0.source.url
@@ -145,7 +169,7 @@ impl Store {
         &self.0.clock
     }
 
-    /// The seed of the second hash in [`perennial_schemas::text::Identity`]: drawn once, when the store is made.
+    /// The seed of the second hash in [`perennial_schemas::text::Identity`]: drawn once, when the store is created.
     #[must_use]
     pub fn secret(&self) -> u64 {
         self.0.secret
@@ -154,18 +178,18 @@ impl Store {
     /// The newest version of a table.
     ///
     /// # Errors
-    /// [`StoreError::Delta`] where the log cannot be read.
+    /// [`StoreError::Delta`] if the log cannot be read.
     pub async fn version(&self, table: Table) -> Result<Version, StoreError> {
-        let known = self.cached(|of, _| of == table).and_then(|delta| delta.version()).unwrap_or(0);
+        let known = self.snapshots().newest.get(&table).copied().unwrap_or_default();
         let failed = StoreError::delta("open", table);
         let log = self.builder(table)?.build().map_err(&failed)?.log_store();
-        match log.get_latest_version(known).await {
+        match log.get_latest_version(known.0).await {
             // The log no longer has the version known here: only a checkpoint leads on from there.
             Err(DeltaTableError::InvalidVersion(_)) => {
                 let delta = self.builder(table)?.load().await.map_err(&failed)?;
-                let newest = delta.version().unwrap_or(0);
+                let newest = version_of(&delta);
                 self.remember(table, delta);
-                Ok(Version(newest))
+                Ok(newest)
             }
             newest => newest.map(Version).map_err(&failed),
         }
@@ -174,7 +198,7 @@ impl Store {
     /// The last number committed under an application transaction, if any.
     ///
     /// # Errors
-    /// [`StoreError::Delta`] where the log cannot be read.
+    /// [`StoreError::Delta`] if the log cannot be read.
     pub async fn transaction(&self, table: Table, app_id: &str) -> Result<Option<i64>, StoreError> {
         let delta = self.newest(table).await?;
         transaction_of(&delta, table, app_id).await
@@ -182,7 +206,8 @@ impl Store {
 
     /// The table as it was at `version`.
     pub(crate) async fn at(&self, table: Table, version: Version) -> Result<DeltaTable, StoreError> {
-        if let Some(delta) = self.cached(|of, delta| of == table && delta.version() == Some(version.0)) {
+        let known = self.snapshots().open.get(&(table, version)).cloned();
+        if let Some(delta) = known {
             return Ok(delta);
         }
         let failed = StoreError::delta("open", table);
@@ -217,21 +242,19 @@ impl Store {
         self.0.source.builder(table)
     }
 
-    fn cached(&self, is: impl Fn(Table, &DeltaTable) -> bool) -> Option<DeltaTable> {
-        let mut snapshots = self.0.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = snapshots.iter().rposition(|(table, delta)| is(*table, delta))?;
-        let found = snapshots.remove(index);
-        snapshots.push(found.clone());
-        Some(found.1)
+    fn snapshots(&self) -> MutexGuard<'_, Snapshots> {
+        self.0.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember(&self, table: Table, delta: DeltaTable) {
-        let mut snapshots = self.0.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
-        if snapshots.len() >= SNAPSHOTS {
-            snapshots.remove(0);
-        }
-        snapshots.push((table, delta));
+        self.snapshots().insert(table, delta);
     }
+}
+
+/// The version of a loaded table.
+#[expect(clippy::expect_used, reason = "a table is asked for its version only after it was loaded")]
+fn version_of(delta: &DeltaTable) -> Version {
+    Version(delta.version().expect("a loaded table has a version"))
 }
 
 async fn transaction_of(delta: &DeltaTable, table: Table, app_id: &str) -> Result<Option<i64>, StoreError> {

@@ -1,5 +1,4 @@
-//! Makes a store where there is none, and opens one: its format, its normal form and its secret are
-//! properties of the tables.
+//! Creates a store and opens one. Its format, its normal form and its secret are properties of the tables.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -16,7 +15,7 @@ use object_store::ObjectStore;
 use url::Url;
 
 use crate::retry::{self, ListOrder, RetryingStore};
-use crate::{Inner, Store, StoreError, StoreUrl, file};
+use crate::{Inner, Snapshots, Store, StoreError, StoreUrl, file};
 use perennial_program::clock::Clock;
 use perennial_schemas::table::{FORMAT, Table};
 use perennial_schemas::text::NORMAL_FORM;
@@ -26,10 +25,10 @@ const NORMAL_FORM_KEY: &str = "perennial.normal_form";
 const SECRET_KEY: &str = "perennial.secret";
 
 impl Store {
-    /// Opens the store at `url`, making it (or what a killed maker left out) where it is absent.
+    /// Opens the store at `url`. Creates it first, or those of its tables that are missing after a kill.
     ///
     /// # Errors
-    /// As [`Store::open`], [`StoreError::Io`] where the folder cannot be made, and [`StoreError::Full`].
+    /// As [`Store::open`], [`StoreError::Io`] if the folder cannot be created, and [`StoreError::Full`].
     pub async fn create(
         url: &StoreUrl,
         options: &HashMap<String, String>,
@@ -47,13 +46,13 @@ impl Store {
         Self::open_at(source, clock).await
     }
 
-    /// Opens the store at `url`. `options` are the object store's own (`aws_endpoint_url`, ...);
-    /// what they leave out is taken from the `AWS_*` environment by the object store.
+    /// Opens the store at `url`. `options` are those of the object store (`aws_endpoint_url`, ...); it
+    /// takes options that are not given from the `AWS_*` environment.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] where there is none, [`StoreError::Newer`] where a later release made
-    /// it, [`StoreError::Foreign`] where a table is not ours, [`StoreError::Delta`] where it cannot
-    /// be read.
+    /// [`StoreError::Missing`] if there is no store, [`StoreError::Newer`] if a later release created it,
+    /// [`StoreError::Foreign`] if a table is not one of a Perennial store, [`StoreError::Delta`] if it
+    /// cannot be read.
     pub async fn open(
         url: &StoreUrl,
         options: &HashMap<String, String>,
@@ -64,15 +63,15 @@ impl Store {
 
     async fn open_at(source: Source, clock: Clock) -> Result<Self, StoreError> {
         let mut secret = 0;
-        let mut snapshots = Vec::new();
+        let mut snapshots = Snapshots::default();
         for table in Table::ALL {
             let delta = open_table(&source, table).await?;
             let found = check_properties(&source.url, table, &delta)?;
-            // Every table has one: that of `records` counts.
+            // Every table has a secret; the one of `records` is used.
             if table == Table::Records {
                 secret = found;
             }
-            snapshots.push((table, delta));
+            snapshots.insert(table, delta);
         }
         Ok(Self(Arc::new(Inner {
             source,
@@ -152,7 +151,7 @@ fn foreign(url: &StoreUrl, table: Table, why: &str) -> StoreError {
     StoreError::Foreign { table, url: url.to_string(), why: why.to_owned() }
 }
 
-/// The table's secret, once its format and columns are known to be ours.
+/// Checks that the table's format and columns are known, and returns its secret.
 pub(super) fn check_properties(url: &StoreUrl, table: Table, delta: &DeltaTable) -> Result<u64, StoreError> {
     let state = delta.snapshot().map_err(StoreError::delta("open", table))?;
     let properties = state.metadata().configuration();
@@ -192,19 +191,20 @@ async fn create_table(source: &Source, table: Table) -> Result<(), StoreError> {
     let columns: Result<Vec<StructField>, _> =
         schema.fields().iter().map(|field| field.as_ref().try_into_kernel()).collect();
     let columns = columns.map_err(|source| failed(DeltaTableError::Arrow { source }))?;
-    let made = CreateBuilder::new()
+    let created = CreateBuilder::new()
         .with_log_store(source.builder(table)?.build_storage().map_err(&failed)?)
         .with_save_mode(SaveMode::Ignore)
         .with_columns(columns)
         .with_partition_columns(table.partitions().iter().copied())
         .with_raise_if_key_not_exists(false)
         .with_configuration(properties(table).into_iter().map(|(key, value)| (key, Some(value))))
-        // A second try would lay these properties, a new secret among them, over another maker's table.
+        // A second try would overwrite the properties of a table that another process created, its secret
+        // among them.
         .with_commit_properties(CommitProperties::default().with_max_retries(0))
         .await;
-    match made {
+    match created {
         Ok(_) => Ok(()),
-        // Two makers at once, or the answer to this one was lost: the table that is there is as good.
+        // Another process created it at the same time, or the answer to this commit was lost.
         Err(DeltaTableError::Transaction { source: TransactionError::MaxCommitAttempts(_) }) => Ok(()),
         Err(source) => Err(failed(source)),
     }
@@ -212,7 +212,7 @@ async fn create_table(source: &Source, table: Table) -> Result<(), StoreError> {
 
 fn properties(table: Table) -> Vec<(String, String)> {
     let statistics = match table {
-        // Delta would keep the minimum and maximum of every text.
+        // By default Delta would keep the minimum and maximum of every text.
         Table::Records => "shard,seq,batch,source,start,end,event_time,ingest_time,language",
         Table::Signals => "step,shard,seq",
         Table::Evaluations => "step,tokens,slice",
@@ -224,13 +224,13 @@ fn properties(table: Table) -> Vec<(String, String)> {
         (NORMAL_FORM_KEY.to_owned(), NORMAL_FORM.to_string()),
         (SECRET_KEY.to_owned(), new_secret().to_string()),
         ("delta.dataSkippingStatsColumns".to_owned(), statistics.to_owned()),
-        // Until then the log remembers when a file was replaced: the longest retention a vacuum can keep.
+        // So long the log keeps when a file was replaced: the longest possible retention of a vacuum.
         ("delta.deletedFileRetentionDuration".to_owned(), "interval 30 days".to_owned()),
     ]
 }
 
-/// A store's secret must be one that no source can guess.
-#[expect(clippy::disallowed_methods, reason = "drawn once, when a store is made, and kept in it")]
+/// A random number: no source of text may guess a store's secret.
+#[expect(clippy::disallowed_methods, reason = "drawn once, when a store is created, and kept in it")]
 fn new_secret() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0 >> 1
 }
