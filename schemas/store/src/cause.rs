@@ -77,7 +77,7 @@ pub(crate) fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     causes(error).find_map(system_error)
 }
 
-/// The kind of an error of the operating system. An `io` error that wraps another error is none.
+/// The kind of an error of the operating system. An `io` error that wraps another error is not one.
 fn system_error(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     let error = error.downcast_ref::<io::Error>()?;
     error.get_ref().is_none().then(|| error.kind())

@@ -14,23 +14,23 @@ use crate::{Store, StoreError, file};
 use perennial_schemas::id::Version;
 use perennial_schemas::table::{Table, conform_to};
 
-/// What to read.
+/// The rows and columns to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan<'a> {
-    /// The columns to read, beside those that no row lacks, which are always read; all where empty.
+    /// The columns to read, besides those that are never null, which are always read; all if empty.
     pub columns: &'a [&'a str],
     /// A SQL predicate over the table's columns.
     pub filter: Option<String>,
-    /// The columns to order by. Without them the order of the rows is nobody's promise.
+    /// The columns to order by. Without them the order of the rows is not defined.
     pub order: &'a [&'a str],
 }
 
 impl Store {
-    /// The rows of `table` at `version` that a scan asks for, in the tables' own types.
+    /// The rows of `table` at `version` that a scan selects, in the tables' own types.
     ///
     /// # Errors
-    /// [`StoreError::Version`] where the version is not there, [`StoreError::Query`] where the filter
-    /// or the order is wrong, [`StoreError::Delta`] where reading fails.
+    /// [`StoreError::Version`] if the version is not in the store, [`StoreError::Query`] if the filter or
+    /// the order is invalid, [`StoreError::Delta`] if reading fails.
     pub async fn scan(
         &self,
         table: Table,
@@ -44,11 +44,11 @@ impl Store {
         batches.iter().map(|batch| conform(table, &wanted, batch)).collect()
     }
 
-    /// As [`Store::scan`], but hands each batch to `take` as it comes, so that a table need not fit
-    /// into memory (with an order, the columns asked for must).
+    /// As [`Store::scan`], but passes each batch to `take` when it is read, so that a table need not fit
+    /// into memory (with an order, the selected columns must).
     ///
     /// # Errors
-    /// As [`Store::scan`], and the first that `take` returns.
+    /// As [`Store::scan`], and the first error that `take` returns.
     pub async fn scan_each<E: From<StoreError>>(
         &self,
         table: Table,
@@ -87,7 +87,7 @@ fn conform(table: Table, wanted: &SchemaRef, batch: &RecordBatch) -> Result<Reco
     conform_to(table, wanted, batch).map_err(|source| StoreError::Rows { table, source })
 }
 
-/// What the engine says is the query's fault, unless the store could not be read.
+/// An error of the engine is one of the query, unless the store could not be read.
 fn query_error(table: Table, source: DataFusionError) -> StoreError {
     let of_store = causes(&source).any(|error| error.is::<object_store::Error>() || error.is::<io::Error>());
     if of_store || is_damage(&source) {

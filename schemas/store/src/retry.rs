@@ -1,5 +1,5 @@
-//! The object store that every read and write of this crate goes through, and Delta's with them: one that
-//! tries again where the store below fails for a moment.
+//! The object store that every read and write goes through, Delta's too. It repeats operations on transient
+//! errors of the store below it.
 //!
 //! ```text
 //! Delta log, checkpoints, vacuum, DataFusion scans, our own reads ─> RetryingStore ─> S3, local folder
@@ -8,22 +8,22 @@
 //! | operation | on a transient error |
 //! |---|---|
 //! | get, head, list with delimiter | repeated |
-//! | body of a get | continued at the next byte, of the same version of the object |
-//! | listing | continued behind the last path, where the store lists in order of path |
+//! | body of a get | continued at the next byte of the same version of the object |
+//! | listing | continued after the last path, if the store lists in order of path |
 //! | put and copy that overwrite, start of an upload | repeated |
-//! | delete | repeated; a path that is gone by then is deleted |
+//! | delete | repeated; a path that is then missing counts as deleted |
 //! | put and copy that create, rename | never repeated: after a lost answer the second try would find the first |
-//! | parts of an upload | left to the store below, which alone knows a part's number |
+//! | parts of an upload | repeated by the store below, which alone can reuse a part's number |
 //!
-//! A commit creates its log entry; [`commit`](crate::commit) finds out what became of one whose answer is lost.
+//! A commit creates its log entry; after a lost answer [`commit`](crate::commit) reads the log.
 //!
 //! # Together with the retries of the store below
 //! The S3 client of `object_store` repeats single requests (10 times within 3 minutes, with jitter; its
 //! options `max_retries` and `retry_timeout` change that). It knows status codes and the numbers of parts, so
-//! it keeps its setting. What fails in spite of it is tried at most [`TRIES`] times, and no try begins
-//! later than [`PATIENCE`] after the first one: a server that answers each request with an error at once gets
-//! at most 88 requests in about 40 seconds, and one that does not answer at all gets one round of the
-//! client, not eight.
+//! it keeps its setting. What fails in spite of it is tried at most [`TRIES`] times, and no try that fails
+//! [`PATIENCE`] after the start is followed by another: a server that answers each request with an error
+//! at once gets at most 88 requests in about 40 seconds, and one that does not answer at all gets one round
+//! of the client, not eight.
 
 use std::fmt;
 use std::io;
@@ -51,7 +51,7 @@ pub(crate) const TRIES: usize = 8;
 /// The wait before the second try; each further wait is twice as long.
 pub(crate) const FIRST_WAIT: Duration = Duration::from_millis(100);
 
-/// The time since the first try after which no other one begins.
+/// The time since the start of an operation after which a failed try is not followed by another.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The most paths of one request to delete; S3 takes no more.
@@ -76,11 +76,11 @@ pub(crate) fn sleeper(clock: &Clock) -> impl Fn(Duration) -> futures::future::Bo
 pub(crate) enum ListOrder {
     /// By the bytes of the path, as S3's general purpose buckets do.
     ByPath,
-    /// Not known: a listing that breaks off behind its first object is not continued.
+    /// Not known: a listing that breaks off after its first object is not continued.
     Unknown,
 }
 
-/// An object store that repeats what fails for a moment. Cheap to clone.
+/// An object store that repeats operations on transient errors. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct RetryingStore {
     inner: Arc<dyn ObjectStore>,
@@ -99,7 +99,7 @@ impl RetryingStore {
         Self { inner, clock, order }
     }
 
-    /// Calls `attempt` until it succeeds, fails for good, or [`TRIES`] or [`PATIENCE`] are used up.
+    /// Calls `attempt` until it succeeds or fails for good, or [`TRIES`] or [`PATIENCE`] is used up.
     async fn retry<T, F>(&self, operation: &'static str, attempt: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -128,7 +128,7 @@ impl RetryingStore {
         GetResult { payload, ..result }
     }
 
-    /// The objects below `prefix` behind `offset`.
+    /// The objects below `prefix` after `offset`.
     fn list_from(
         &self,
         prefix: Option<&Path>,
@@ -177,7 +177,7 @@ impl ObjectStore for RetryingStore {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        // Of an upload whose answer is lost the store keeps the start, as of a killed writer's.
+        // If the answer is lost, the bucket keeps an empty upload, as after a killed writer.
         self.retry("start an upload", || self.inner.put_multipart_opts(location, options.clone())).await
     }
 
@@ -286,7 +286,7 @@ impl Body {
 }
 
 impl Rest {
-    /// Asks for the missing bytes: their first chunk, and the chunks behind it.
+    /// Gets the missing bytes: their first chunk, and the stream of the others.
     async fn open(&self) -> Result<(Bytes, BoxStream<'static, Result<Bytes>>)> {
         let (first, meta) = (&self.options, &self.meta);
         let options = GetOptions {
@@ -325,7 +325,7 @@ fn is_same_object(a: &ObjectMeta, b: &ObjectMeta) -> bool {
 struct Listing {
     store: RetryingStore,
     prefix: Option<Path>,
-    /// The last path that was handed out, or the one that the listing begins behind.
+    /// The last path returned, or the one after which the listing begins.
     offset: Option<Path>,
     /// The listing of the store below, once it has begun.
     objects: Option<BoxStream<'static, Result<ObjectMeta>>>,
@@ -357,7 +357,7 @@ impl Listing {
         Ok(object)
     }
 
-    /// Begins the listing behind the offset, and gives its first object.
+    /// Begins the listing after the offset, and returns its first object.
     async fn begin(&mut self) -> Result<Option<ObjectMeta>> {
         let (store, prefix, offset) = (&self.store.inner, self.prefix.as_ref(), self.offset.as_ref());
         let attempt = || async move {

@@ -348,9 +348,9 @@ mod lost_answers {
     enum Fate {
         /// Done and said so.
         Done,
-        /// Done; the answer is lost, and so many reads after it fail.
+        /// Done; the answer is lost, and the next `deaf` reads fail.
         LostAnswer { deaf: u64 },
-        /// Done; the client asked again, and was told that it is there.
+        /// Done; the client repeated the request, and the answer is that the object exists.
         AskedTwice,
         /// Not done.
         Refused,
@@ -668,7 +668,7 @@ mod lost_answers {
                         let (rows, transactions) = nth(shard, n);
                         match committer.commit(&[rows], transactions).await {
                             Ok(_) => {}
-                            // What became of it only the store knows: begin where it stands.
+                            // Whether it is in the store, only the store knows: start again from there.
                             Err(StoreError::Delta { .. }) => break,
                             Err(error) => panic!("{error}"),
                         }

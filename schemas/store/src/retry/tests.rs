@@ -15,9 +15,9 @@ enum Fate {
     Full,
     /// Done; the answer does not arrive.
     Lost,
-    /// A body or a listing fails behind so many chunks or objects.
+    /// A body or a listing fails after this number of chunks or objects.
     Broken(usize),
-    /// A body ends behind so many chunks, without an error.
+    /// A body ends after this number of chunks, without an error.
     Ended(usize),
     /// As `Broken`, with an error that will not pass.
     BrokenForGood(usize),
@@ -169,7 +169,7 @@ impl ObjectStore for Flaky {
     }
 }
 
-/// A store with some objects, and a clock that stands still unless somebody waits on it.
+/// A store with five objects, and a clock that moves only in [`World::run`].
 struct World {
     flaky: Arc<Flaky>,
     store: RetryingStore,
