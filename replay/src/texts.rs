@@ -1,75 +1,54 @@
-//! Tokens of records that were read lately, up to a number of bytes. With bytes they are the texts.
-
-use std::collections::BTreeMap;
+//! Tokens of records that were read recently, up to a number of bytes. With bytes they are the texts.
 
 use perennial_program::config::Bytes;
 use perennial_schemas::id::{Seq, Shard};
+use quick_cache::Weighter;
+use quick_cache::unsync::Cache;
 
 use crate::tokenise::Tokens;
 
 type Place = (Shard, Seq);
 
-/// About how many bytes an entry takes beside its tokens: its place, twice, and its nodes' share.
+/// About how many bytes an entry takes besides its tokens: its key and its share of the cache's tables.
 const ENTRY: usize = 200;
 
-/// A cache of records' tokens: those asked for longest ago leave first.
+/// A cache of records' tokens. Records that are read again stay longest.
 #[derive(Debug)]
-pub struct Texts {
-    limit: usize,
-    used: usize,
-    /// Counts the uses.
-    now: u64,
-    texts: BTreeMap<Place, (u64, Tokens)>,
-    /// Places by their last use.
-    uses: BTreeMap<u64, Place>,
+pub struct Texts(Cache<Place, Tokens, ByBytes>);
+
+#[derive(Debug, Clone, Copy)]
+struct ByBytes;
+
+impl Weighter<Place, Tokens> for ByBytes {
+    fn weight(&self, _: &Place, tokens: &Tokens) -> u64 {
+        ENTRY.saturating_add(tokens.memory()) as u64
+    }
 }
 
 impl Texts {
     /// An empty cache of at most about `limit` bytes of memory: of each record its tokens and 200.
     #[must_use]
     pub fn new(limit: Bytes) -> Self {
-        Self { limit: limit.as_usize(), used: 0, now: 0, texts: BTreeMap::new(), uses: BTreeMap::new() }
+        let limit = limit.as_usize();
+        // Counts keys only that are remembered after their tokens left.
+        let records = limit / (8 * ENTRY);
+        Self(Cache::with_weighter(records, limit as u64, ByBytes))
     }
 
-    /// The tokens of the record at a place, if they are here.
-    pub fn get(&mut self, place: &Place) -> Option<Tokens> {
-        let (used, text) = self.texts.get_mut(place)?;
-        self.now += 1;
-        self.uses.remove(used);
-        self.uses.insert(self.now, place.clone());
-        *used = self.now;
-        Some(text.clone())
+    /// The tokens of the record at a place, if they are in the cache.
+    pub fn get(&self, place: &Place) -> Option<Tokens> {
+        self.0.get(place).cloned()
     }
 
-    /// Keeps a record's tokens, if they fit at all.
-    pub fn insert(&mut self, place: Place, text: Tokens) {
-        if size(&text) > self.limit {
-            return;
-        }
-        self.now += 1;
-        self.used += size(&text);
-        self.uses.insert(self.now, place.clone());
-        if let Some((used, old)) = self.texts.insert(place, (self.now, text)) {
-            self.used -= size(&old);
-            self.uses.remove(&used);
-        }
-        while self.used > self.limit {
-            let Some((_, place)) = self.uses.pop_first() else { break };
-            self.used -= self.texts.remove(&place).map_or(0, |(_, text)| size(&text));
-        }
+    /// Keeps a record's tokens, if they fit into the cache at all.
+    pub fn insert(&mut self, place: Place, tokens: Tokens) {
+        self.0.insert(place, tokens);
     }
 
     /// Forgets everything: the store was rewritten.
     pub fn clear(&mut self) {
-        self.used = 0;
-        self.texts.clear();
-        self.uses.clear();
+        self.0.clear();
     }
-}
-
-/// Bytes that a record's entry takes.
-fn size(text: &Tokens) -> usize {
-    ENTRY.saturating_add(text.memory())
 }
 
 #[cfg(test)]
@@ -84,33 +63,49 @@ mod tests {
         text
     }
 
-    /// Room for three entries and the text of about as many.
-    const LIMIT: usize = 3 * 200 + 64;
+    /// Room for about ten entries and their texts.
+    const LIMIT: usize = 10 * 220;
 
     proptest! {
         #[test]
-        fn cache_keeps_within_its_bytes_and_holds_what_was_used_last(
-            uses in proptest::collection::vec((0_u64..8, 0_usize..40), 0..80),
+        fn cache_keeps_within_its_bytes_and_gives_only_what_was_kept_last(
+            uses in proptest::collection::vec((0_u64..30, 0_usize..40), 0..200),
         ) {
             let mut texts = Texts::new(Bytes::new(LIMIT as u64));
-            // The twin: places and texts from the least to the most recently used.
-            let mut twin: Vec<(Place, Arc<str>)> = Vec::new();
+            // What was inserted last at each place.
+            let mut twin: std::collections::BTreeMap<Place, Arc<str>> = Default::default();
             for (seq, length) in uses {
                 let place = ("main".parse().unwrap(), Seq(seq));
-                let at = twin.iter().position(|(known, _)| *known == place);
-                let found = texts.get(&place);
-                prop_assert_eq!(found.as_ref().map(text), at.map(|at| &*twin[at].1));
-                let old = at.map(|at| twin.remove(at));
-                let text: Arc<str> = old.map_or_else(|| "x".repeat(length).into(), |(_, text)| text);
-                texts.insert(place.clone(), Tokens::Bytes(Arc::clone(&text)));
-                twin.push((place, text));
-                while twin.iter().map(|(_, text)| 200 + text.len()).sum::<usize>() > LIMIT {
-                    twin.remove(0);
+                if let Some(found) = texts.get(&place) {
+                    prop_assert_eq!(Some(text(&found)), twin.get(&place).map(|text| &**text));
                 }
-                prop_assert_eq!(texts.used, twin.iter().map(|(_, text)| 200 + text.len()).sum::<usize>());
+                let new: Arc<str> = "x".repeat(length).into();
+                texts.insert(place.clone(), Tokens::Bytes(Arc::clone(&new)));
+                let found = texts.get(&place);
+                prop_assert_eq!(found.as_ref().map(text), Some(&*new), "what was kept last is there");
+                twin.insert(place, new);
+                prop_assert!(texts.0.weight() <= LIMIT as u64);
+                let held: usize = texts.0.iter().map(|(_, tokens)| 200 + text(tokens).len()).sum();
+                prop_assert_eq!(texts.0.weight(), held as u64);
             }
-            prop_assert_eq!(texts.texts.len(), twin.len());
         }
+    }
+
+    /// Records of a working set that fits stay, whatever else is read once in between.
+    #[test]
+    fn records_read_again_and_again_stay_while_others_are_read_once() {
+        let mut texts = Texts::new(Bytes::new(LIMIT as u64));
+        let place = |seq| -> Place { ("main".parse().unwrap(), Seq(seq)) };
+        let mut hits = 0;
+        for round in 0..100 {
+            for seq in (0..4).chain([1_000 + 2 * round, 1_001 + 2 * round]) {
+                match texts.get(&place(seq)) {
+                    Some(_) => hits += 1,
+                    None => texts.insert(place(seq), Tokens::Bytes("".into())),
+                }
+            }
+        }
+        assert_eq!(hits, 4 * 99);
     }
 
     #[test]
@@ -119,18 +114,18 @@ mod tests {
         for seq in 0..100 {
             texts.insert(("main".parse().unwrap(), Seq(seq)), Tokens::Bytes("".into()));
         }
-        assert_eq!((texts.texts.len(), texts.uses.len(), texts.used), (5, 5, 1_000));
+        assert_eq!((texts.0.len(), texts.0.weight()), (5, 1_000));
     }
 
     #[test]
     fn text_larger_than_the_cache_is_not_kept() {
-        let mut texts = Texts::new(Bytes::new(203));
+        let mut texts = Texts::new(Bytes::new(1_000));
         let place: Place = ("main".parse().unwrap(), Seq(1));
-        texts.insert(place.clone(), Tokens::Bytes("abcd".into()));
-        assert_eq!((texts.get(&place).is_none(), texts.used), (true, 0));
+        texts.insert(place.clone(), Tokens::Bytes("x".repeat(801).into()));
+        assert_eq!((texts.get(&place).is_none(), texts.0.weight()), (true, 0));
         texts.insert(place.clone(), Tokens::Bytes("abc".into()));
-        assert_eq!((texts.get(&place).as_ref().map(text), texts.used), (Some("abc"), 203));
+        assert_eq!((texts.get(&place).as_ref().map(text), texts.0.weight()), (Some("abc"), 203));
         texts.clear();
-        assert_eq!((texts.get(&place).is_none(), texts.used), (true, 0));
+        assert_eq!((texts.get(&place).is_none(), texts.0.weight()), (true, 0));
     }
 }

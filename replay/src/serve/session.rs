@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use perennial_program::clock::Clock;
+use perennial_program::error::{Fault as _, Kind};
 use perennial_schemas::id::{Step, Version, check_name};
 use perennial_schemas::table::Table;
 use perennial_schemas::wire::{Batch, Ticket};
@@ -401,7 +402,9 @@ impl Owner {
             match after {
                 Ok(_) => return Ok(Some(ticket)),
                 Err(ReplayError::NoVersion { .. }) => "its version of the store is gone",
-                Err(ReplayError::Store(error)) if !error.is_transient() => "its version of the store is gone",
+                Err(ReplayError::Store(error)) if error.kind() != Kind::Unavailable => {
+                    "its version of the store is gone"
+                }
                 Err(error) => return Err(error.into()),
             }
         };

@@ -43,7 +43,7 @@ pub enum ConfigCommand {
     Check,
     /// Print the effective configuration with where each value comes from.
     Show,
-    /// Print every key there is: what may stand there, and its default.
+    /// Print every key with its type and its default.
     Keys,
 }
 
@@ -58,10 +58,10 @@ impl Fault for OutputError {
     }
 }
 
-/// Prints `text` to standard output. A reader that went away (`| head`) is no error.
+/// Prints `text` to standard output. A closed pipe (`| head`) is not an error.
 ///
 /// # Errors
-/// [`OutputError`] where the output cannot be written for another reason.
+/// [`OutputError`] if the output cannot be written for another reason.
 pub fn print(text: &str) -> Result<(), OutputError> {
     match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(OutputError(error)),
@@ -70,8 +70,8 @@ pub fn print(text: &str) -> Result<(), OutputError> {
 }
 
 impl Config {
-    /// Loads the configuration of `program`, whose store's URL is `store_key`, and lets `check` add
-    /// what only it can know.
+    /// Loads the configuration of `program`, whose store's URL is the key `store_key`. `check` adds the
+    /// problems that only the program can find.
     ///
     /// # Errors
     /// [`ConfigError`] with all problems at once.
@@ -94,10 +94,10 @@ impl Config {
 }
 
 impl ConfigCommand {
-    /// Runs the command on what was loaded.
+    /// Runs the command on a loaded configuration.
     ///
     /// # Errors
-    /// [`OutputError`] where nothing can be printed.
+    /// [`OutputError`] if standard output cannot be written.
     pub fn run<T: DeserializeOwned + Serialize + Default>(&self, loaded: &Loaded<T>) -> Result<(), Failure> {
         match self {
             Self::Check => print("the configuration is good\n")?,

@@ -1,11 +1,11 @@
-//! The only place that reads the clock. Whoever needs the time is given a [`Clock`].
+//! The only place that reads the clock. Code that needs the time takes a [`Clock`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-/// Tells the time: the machine's, or one that a test moves by hand. Cheap to clone.
+/// The machine's clock, or one that a test moves by hand. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Clock(Inner);
 
@@ -18,7 +18,7 @@ enum Inner {
 impl Clock {
     /// The machine's clock.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the room that may")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
     pub fn system() -> Self {
         Self(Inner::System { start: Instant::now() })
     }
@@ -31,13 +31,14 @@ impl Clock {
 
     /// Microseconds since 1970-01-01 UTC.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the room that may")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
+    #[expect(clippy::expect_used, reason = "microseconds fit into 63 bits for 292,000 years")]
     pub fn now_us(&self) -> i64 {
         match &self.0 {
             Inner::System { .. } => {
-                // A machine whose clock stands before 1970 says 1970.
+                // A clock set before 1970 reads as 1970.
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+                i64::try_from(since.as_micros()).expect("the year is below 292,000")
             }
             Inner::Manual { now_us, .. } => *now_us.borrow(),
         }
@@ -55,7 +56,7 @@ impl Clock {
     }
 
     /// Waits until `duration` has passed on this clock.
-    #[expect(clippy::disallowed_methods, reason = "this is the room that may")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
     pub async fn sleep(&self, duration: Duration) {
         match &self.0 {
             Inner::System { .. } => tokio::time::sleep(duration).await,
@@ -69,7 +70,7 @@ impl Clock {
         }
     }
 
-    /// Moves a manual clock on; the machine's clock moves by itself and ignores it.
+    /// Moves a manual clock forward; the machine's clock ignores it.
     pub fn advance(&self, duration: Duration) {
         if let Inner::Manual { now_us, .. } = &self.0 {
             let step = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);

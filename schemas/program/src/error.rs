@@ -1,39 +1,39 @@
-//! What an error means to whoever runs the program: its kind, its mend, and the one table from
-//! kind to exit code, HTTP status and gRPC code.
+//! What an error means to the user of a program: its kind, its hint, and the one table from kind to exit
+//! code, HTTP status and gRPC code.
 //!
-//! A kind exists only where somebody would *act* differently. Every error type of the three
+//! A kind exists only if the user would *act* differently. Every error type of the three
 //! programs implements [`Fault`]; no other table of codes exists.
 
 use std::error::Error;
 use std::fmt::Write as _;
 
-/// What went wrong, seen from the person or client who must act.
+/// What went wrong, for the person or client who must act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The configuration or the command line is wrong: change it and start again.
     Config,
-    /// What was sent or read is malformed: change the request or the input.
+    /// A request or an input is malformed: change it.
     Input,
-    /// What was asked for does not exist.
+    /// The thing asked for does not exist.
     NotFound,
-    /// Another program holds or changed what this one needs: stop the other, or read again.
+    /// Another program holds or changed a thing that this one needs: stop the other, or read again.
     Conflict,
     /// The store, the disk or a server cannot be reached or is full: wait or make room; retry helps.
     Unavailable,
-    /// What the store holds breaks an invariant or needs a newer program: do not write; look.
+    /// The store breaks an invariant or needs a newer program: do not write; examine it.
     Corrupt,
-    /// Stopped on purpose before the work was done.
+    /// The program was stopped before the work was done.
     Interrupted,
     /// A defect of this program.
     Bug,
 }
 
-/// What each [`Kind`] becomes at the edge of a program.
+/// The codes of a [`Kind`] for shells and clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Codes {
-    /// The kind this row is about.
+    /// The kind.
     pub kind: Kind,
-    /// The word printed in logs and API bodies.
+    /// Its name in logs and API bodies.
     pub name: &'static str,
     /// The process's exit code (0 is success).
     pub exit: u8,
@@ -41,11 +41,11 @@ pub struct Codes {
     pub http: u16,
     /// gRPC status code (the number of `tonic::Code`).
     pub grpc: i32,
-    /// Whether the same call may succeed later without anybody changing anything.
+    /// Whether the same call may succeed later without a change by the user.
     pub retry: bool,
 }
 
-/// The table. Exit codes follow `sysexits.h` where it has a word for the kind.
+/// The codes of every kind. Exit codes follow `sysexits.h` if it has one for the kind.
 pub const CODES: [Codes; 8] = [
     Codes { kind: Kind::Config, name: "config", exit: 2, http: 400, grpc: 3, retry: false },
     Codes { kind: Kind::Input, name: "input", exit: 65, http: 400, grpc: 3, retry: false },
@@ -65,12 +65,12 @@ impl Kind {
     }
 }
 
-/// An error that knows its [`Kind`] and, where there is one, its mend.
+/// An error with a [`Kind`] and, where there is one, a hint for the user.
 pub trait Fault: Error + Send + Sync + 'static {
-    /// What whoever sees it should do.
+    /// Who must act, and how.
     fn kind(&self) -> Kind;
 
-    /// The mend in the user's words: the key to change, the command to run.
+    /// What the user can do: the key to change, the command to run.
     fn hint(&self) -> Option<String> {
         None
     }
@@ -99,7 +99,7 @@ pub fn render(fault: &dyn Fault) -> String {
     let mut cause = fault.source();
     while let Some(error) = cause {
         let line = error.to_string();
-        // Many libraries print their source inside their own message: say each thing once.
+        // Many libraries print their source inside their own message: print each text once.
         if !said.contains(&line) {
             let _ = write!(text, "\n  because: {}", line.replace('\n', "\n    "));
             said = line;

@@ -1,9 +1,9 @@
 //! Named places where a test makes the process die as if by `kill -9`.
 //!
-//! Always compiled, one relaxed load when nothing is armed. Armed by the variable
-//! `PERENNIAL_FAILPOINT=name[:n]`, which each program's `main` hands to [`arm`]: the n-th passage
-//! (from 1) through the point of that name aborts. The crash tests loop over [`ALL`], so a new point
-//! is covered the day it is written.
+//! Always compiled; costs one relaxed load while no point is armed. The variable
+//! `PERENNIAL_FAILPOINT=name[:n]`, which each program's `main` passes to [`arm`], arms one: the n-th
+//! passage (from 1) through that point aborts. The crash tests loop over [`ALL`], so every new point is
+//! covered.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +29,7 @@ static POINT: OnceLock<String> = OnceLock::new();
 
 /// A failpoint that does not exist or cannot be armed.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` names no failpoint: use `name` or `name:n` with one of {names}", names = ALL.join(", "))]
+#[error("`{0}` is not a failpoint: use `name` or `name:n` with one of {names}", names = ALL.join(", "))]
 pub struct UnknownFailpoint(String);
 
 impl Fault for UnknownFailpoint {
@@ -41,7 +41,7 @@ impl Fault for UnknownFailpoint {
 /// Arms the point that `spec` names, for the rest of the process.
 ///
 /// # Errors
-/// [`UnknownFailpoint`] where it names none, has a count that is none, or one is armed already.
+/// [`UnknownFailpoint`] if there is no such point, the count is invalid, or a point is armed already.
 pub fn arm(spec: &str) -> Result<(), UnknownFailpoint> {
     let (name, count) = match spec.split_once(':') {
         Some((name, count)) => (name, count.parse().ok().filter(|count| *count > 0)),
@@ -57,7 +57,7 @@ pub fn arm(spec: &str) -> Result<(), UnknownFailpoint> {
     Ok(())
 }
 
-/// Passes the point of this name; does not return where it is armed and its count is reached.
+/// Passes the point of this name; does not return if it is armed and its count is reached.
 pub fn hit(name: &'static str) {
     debug_assert!(ALL.contains(&name), "`{name}` is not in failpoint::ALL");
     if ARMED.load(Ordering::Relaxed)

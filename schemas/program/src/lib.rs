@@ -1,5 +1,4 @@
-//! What every program needs, the same in all three: configuration, errors, time, a clean stop,
-//! named places to crash at, and what it says while it runs.
+//! What all three programs need: configuration, errors, time, a clean stop, failpoints and logging.
 //!
 //! # Invariants
 //! - The clock and the environment are read in this crate alone.

@@ -1,20 +1,20 @@
-//! Keeps quiet about the one panic that is no defect, and leaves every other one loud.
+//! Suppresses the message of one panic that is not a defect, and of no other.
 //!
-//! Where the end of an upload fails, on a full disk for instance, delta-rs asks the uploader to give up
-//! what it has. That one panics when it had ended already; delta-rs expects it, catches it and returns
-//! the error that matters. The panic's text and backtrace would only bury that error.
+//! If the end of an upload fails, for example on a full disk, delta-rs asks the uploader to abort. The
+//! uploader panics if it has ended already; delta-rs expects that, catches it and returns the error that
+//! matters. The panic's text and backtrace would hide that error.
 
 use std::panic::{PanicHookInfo, set_hook, take_hook};
 use std::sync::Once;
 
-/// From now on says nothing of an upload that is given up after its end. Further calls change nothing.
+/// From now on prints nothing about an upload that is aborted after its end. Further calls have no effect.
 pub(super) fn silence_ended_uploads() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let loud = take_hook();
+        let print = take_hook();
         set_hook(Box::new(move |panic| {
             if !is_ended_upload(panic) {
-                loud(panic);
+                print(panic);
             }
         }));
     });
@@ -25,7 +25,7 @@ fn is_ended_upload(panic: &PanicHookInfo<'_>) -> bool {
     is_its_place_and_text(file, panic.payload_as_str().unwrap_or_default())
 }
 
-/// Whether `file` and `text` are those of `BufWriter::abort` after the end of an upload.
+/// Whether `file` and `text` are those of the panic in `BufWriter::abort` after the end of an upload.
 fn is_its_place_and_text(file: &str, text: &str) -> bool {
     file.contains("object_store") && file.ends_with("src/buffered.rs") && text == "Already shut down"
 }

@@ -1,5 +1,5 @@
-//! How a program begins and ends: the environment is read here and nowhere else, the runtime is
-//! made, and an error becomes its text and its exit code.
+//! The start and end of a program: the only place that reads the environment creates the runtime, and
+//! prints an error and returns its exit code.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -8,16 +8,16 @@ use crate::error::{Failure, Fault, Kind, render};
 use crate::stop::{self, Stop};
 use crate::{failpoint, panics, telemetry};
 
-/// What the process was started with.
+/// The environment of the process.
 #[derive(Debug, Clone)]
 pub struct Environment {
     variables: Vec<(String, String)>,
 }
 
 impl Environment {
-    /// This process's variables; those that are not UTF-8 are none of ours.
+    /// The variables of this process; those that are not UTF-8 are ignored.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the room that may")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that reads the environment")]
     pub fn of_process() -> Self {
         let text = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((key.into_string().ok()?, value.into_string().ok()?))
@@ -38,7 +38,7 @@ impl Environment {
     }
 }
 
-/// What the start of a program can fail with, before its own errors.
+/// The errors of a start, before the program's own.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error("cannot start the runtime")]
@@ -70,7 +70,7 @@ where
         Err(failure) => {
             let codes = failure.kind().codes();
             tracing::debug!(kind = codes.name, exit = codes.exit, "failed");
-            // A closed standard error is nobody's reason to exit otherwise.
+            // A closed standard error does not change the exit code.
             let _ = std::io::Write::write_all(
                 &mut std::io::stderr(),
                 format!("{}\n", render(failure.as_ref())).as_bytes(),
@@ -88,7 +88,7 @@ where
     panics::silence_ended_uploads();
     telemetry::init(&log.log, log.log_format).map_err(StartError::Log)?;
     // Two TLS providers are in the dependency tree: without a choice rustls panics at first use.
-    // A second call finds the first one's choice, which is the same.
+    // A second call fails, and finds the same choice.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let environment = Environment::of_process();
     if let Some(spec) = environment.get("PERENNIAL_FAILPOINT") {

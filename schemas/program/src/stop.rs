@@ -1,58 +1,50 @@
-//! A clean stop: one flag that a signal or a failure raises and every part of a program watches.
+//! A clean stop: one token that a signal or a failure triggers and every part of a program watches.
 
-use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
-use tokio::sync::watch;
-
-/// Says whether the program should end. Cheap to clone; once triggered it stays so.
-#[derive(Debug, Clone)]
-pub struct Stop(Arc<watch::Sender<bool>>);
-
-impl Default for Stop {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// Says whether the program should end. Cheap to clone; once triggered it stays triggered.
+///
+/// A [`CancellationToken`] without children: nothing here stops a part of a program alone.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(CancellationToken);
 
 impl Stop {
-    /// One that nobody has triggered.
+    /// A stop that is not triggered.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(false)))
+        Self::default()
     }
 
-    /// Asks every part to finish what it holds and end.
+    /// Asks every part to finish its work and end.
     pub fn trigger(&self) {
-        self.0.send_replace(true);
+        self.0.cancel();
     }
 
     /// Whether it was triggered.
     #[must_use]
     pub fn is_triggered(&self) -> bool {
-        *self.0.borrow()
+        self.0.is_cancelled()
     }
 
     /// Returns when it is triggered.
     pub async fn wait(&self) {
-        let mut watched = self.0.subscribe();
-        // The sender lives in `self`: waiting cannot fail.
-        let _ = watched.wait_for(|stop| *stop).await;
+        self.0.cancelled().await;
     }
 }
 
 /// Triggers `stop` at the first SIGTERM or SIGINT. A second one ends the process at once, with the
-/// exit code shells expect of an interrupted program: whoever presses Ctrl-C twice means it, and
-/// the store loses nothing by it.
+/// exit code that shells expect of an interrupted program: the user wants it, and the store loses
+/// nothing.
 ///
 /// # Errors
-/// Where the operating system refuses the handlers.
+/// If the operating system refuses the handlers.
 pub fn on_signals(stop: &Stop) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = stop.clone();
     tokio::spawn(async move {
-        let mut asked = 0;
+        let mut signals = 0;
         loop {
             tokio::select! {
                 biased;
@@ -60,9 +52,9 @@ pub fn on_signals(stop: &Stop) -> std::io::Result<()> {
                 Some(()) = interrupt.recv() => {}
                 else => return,
             }
-            asked += 1;
-            if asked == 1 {
-                tracing::info!("stopping: finishing what is under way; a second signal ends at once");
+            signals += 1;
+            if signals == 1 {
+                tracing::info!("stopping: finishing the work in progress; a second signal ends at once");
                 stop.trigger();
             } else {
                 exit_now();
@@ -74,8 +66,8 @@ pub fn on_signals(stop: &Stop) -> std::io::Result<()> {
 
 fn exit_now() -> ! {
     let code = i32::from(crate::error::Kind::Interrupted.codes().exit);
-    // SAFETY: it takes a number and does not return. Not `exit`: other threads are at work, and what that
-    // tears down (libtorch's statics) they would fall over.
+    // SAFETY: it takes a number and does not return. Not `exit`, which destroys statics (libtorch's) that
+    // other threads still use.
     unsafe { libc::_exit(code) }
 }
 

@@ -30,8 +30,7 @@ struct Bucket;
 
 impl ObjectStoreFactory for Bucket {
     fn parse_url_opts(&self, url: &Url, config: &StorageConfig) -> DeltaResult<(ObjectStoreRef, Path)> {
-        let mut builder =
-            AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(config.retry.clone());
+        let mut builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(config.retry.clone());
         for (name, value) in &config.raw {
             let key: AmazonS3ConfigKey = name
                 .to_ascii_lowercase()

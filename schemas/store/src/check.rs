@@ -1,8 +1,8 @@
 //! Checks every invariant of a store, as a command and in every crash test.
 //!
-//! Each table is read at one version. What refers to records is pinned before `records` is, so that a
-//! store which grows meanwhile is not taken for a broken one. Of a record only its place, its id and
-//! its size are read, never the text.
+//! Each table is read at one version. The versions of tables that refer to records are fixed before that
+//! of `records`, so that a store that grows during the check passes. Of a record only its place, its id
+//! and its size are read, never the text.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use deltalake::DeltaTable;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 
-use crate::retry::is_damage;
+use crate::cause::is_damage;
 use crate::{Scan, Store, StoreError, file, open};
 use perennial_program::error::{Fault as _, Kind};
 use perennial_schemas::id::{RecordId, Version};
@@ -39,7 +39,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What became of a number of readings. The three add up to `read`.
+/// The outcomes of a number of readings. The three add up to `read`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sums {
     /// Readings.
@@ -68,36 +68,35 @@ impl Sums {
     }
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// The version of each table that was checked.
     pub versions: BTreeMap<Table, Version>,
     /// Sums by (shard, source).
     pub sums: BTreeMap<(String, String), Sums>,
-    /// What does not hold; empty for a sound store.
+    /// The invariants that do not hold; empty for a sound store.
     pub violations: Vec<Violation>,
 }
 
 /// The most violations of one invariant that are listed; the last one says how many more there are.
 const LISTED: usize = 10;
 
-/// Files that are looked at at once.
+/// Files that are checked at once.
 const AT_ONCE: usize = 16;
 
 /// Checks the newest version of every table. `held_out` are ids that must not be kept.
 ///
-/// The rows of a table with a missing or shortened file are not judged, nor is what refers to
-/// `records` where `records` is such a table. A file that does not decode ends the judging where it is
-/// met. One that decodes to other values than were written is not seen as such: Parquet's pages carry
-/// no checksum here.
+/// The rows of a table with a missing or truncated file are not checked, nor are rows that refer to
+/// `records` if `records` is such a table. A file that does not decode ends the check of rows. A file that
+/// decodes to values other than those written is not found: Parquet's pages carry no checksum here.
 ///
 /// # Errors
-/// Any [`StoreError`] where the store cannot be read: that is no verdict.
+/// Any [`StoreError`] if the store cannot be read: then the check has no result.
 pub async fn check(store: &Store, held_out: &BTreeSet<RecordId>) -> Result<Report, StoreError> {
     let mut checker = Checker::new(store);
     let mut pinned = BTreeMap::new();
-    // `records` last: what the other tables name is in it by then.
+    // `records` last: by then it has every record that the other tables name.
     for table in Table::ALL.into_iter().rev() {
         let version = store.version(table).await?;
         checker.report.versions.insert(table, version);
@@ -126,7 +125,7 @@ struct Kept {
     bytes: Option<u64>,
 }
 
-/// What became of a record that another row names.
+/// The state of a record that another row names.
 enum Standing {
     Kept(Kept),
     /// It was kept, and was erased or has expired since.
@@ -263,7 +262,7 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    /// Names the files that do not decode, which the engine does not; whether there are any.
+    /// Lists the files that do not decode, which the engine's error does not name; whether there are any.
     async fn damage(&mut self, readable: &BTreeMap<Table, DeltaTable>) -> Result<bool, StoreError> {
         let mut found = false;
         for (table, delta) in readable {

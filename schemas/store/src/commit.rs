@@ -7,11 +7,12 @@ use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, Transactio
 use deltalake::kernel::{Action, Add, Transaction};
 use deltalake::logstore::get_actions;
 use deltalake::protocol::{DeltaOperation, SaveMode};
+use deltalake::table::state::DeltaTableState;
 use deltalake::writer::{DeltaWriter as _, RecordBatchWriter};
 use deltalake::{DeltaTable, DeltaTableError};
 
-use crate::retry::{FIRST_WAIT, TRIES, retry};
-use crate::{Store, StoreError, file, transaction_of};
+use crate::retry::{FIRST_WAIT, TRIES};
+use crate::{Store, StoreError, file, transaction_of, version_of};
 use perennial_program::failpoint;
 use perennial_schemas::id::Version;
 use perennial_schemas::table::{Table, conform};
@@ -53,10 +54,10 @@ impl Committer {
         Ok(found)
     }
 
-    /// The version this committer stands at.
+    /// The version of the table that this committer last read or committed.
     #[must_use]
     pub fn version(&self) -> Version {
-        Version(self.delta.version().unwrap_or(0))
+        version_of(&self.delta)
     }
 
     /// The table it writes.
@@ -69,16 +70,16 @@ impl Committer {
         &self.delta
     }
 
-    /// Commits `batches` and `transactions` as one version, and says which.
+    /// Commits `batches` and `transactions` as one version, and returns that version.
     ///
-    /// The transactions must hold the fence with a number above its last. When this returns an
-    /// error, nothing of it is in the store, except after [`StoreError::Delta`] with a store that
-    /// stayed out of reach: then open a new committer and compare the fence.
+    /// The transactions must contain the fence with a number above its last one. On an error nothing of
+    /// the commit is in the store, with one exception: [`StoreError::Delta`] from a store that stayed out
+    /// of reach. Then open a new committer and compare the number of the fence.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where another writer committed under one of the names, [`StoreError::Rows`]
-    /// for rows of another shape, [`StoreError::Full`] where there is no room, [`StoreError::Delta`]
-    /// where the store cannot be written for another reason.
+    /// [`StoreError::Conflict`] if another writer committed under one of the names, [`StoreError::Rows`]
+    /// if the rows do not have the table's columns, [`StoreError::Full`] if the disk is full,
+    /// [`StoreError::Delta`] if the store cannot be written for another reason.
     pub async fn commit(
         &mut self,
         batches: &[RecordBatch],
@@ -107,11 +108,11 @@ impl Committer {
         };
         let actions = adds.into_iter().map(Action::Add).collect();
         let landed = self.land(Change { actions, operation, transactions, needs: &[] }).await?;
-        landed.ok_or(StoreError::Misuse("an append needs no file, and missed one"))
+        landed.ok_or(StoreError::Misuse("an append that needs no file missed one"))
     }
 
-    /// Commits `actions` that replace the files of these paths, raising the fence by one. `None`
-    /// where one of them is no longer live: somebody else rewrote it, and nothing is committed.
+    /// Commits `actions` that replace the files of these paths, and raises the fence by one. `None`,
+    /// without a commit, if one of the files is no longer live: another writer rewrote it.
     ///
     /// # Errors
     /// As [`Committer::commit`].
@@ -126,49 +127,116 @@ impl Committer {
         self.land(Change { actions, operation, transactions, needs: replaced }).await
     }
 
-    /// Tries a change until it is in the table, cannot be, or cannot be known to be.
+    /// Tries a change until it is in the table, or cannot be, or its outcome cannot be read. `None` where
+    /// a file that it needs is no longer live.
     async fn land(&mut self, change: Change<'_>) -> Result<Option<Version>, StoreError> {
-        let ours = self.last(&self.fence.clone()).await?;
-        let before = self.version();
-        // Which attempt won, when an answer is lost, only a number nobody else can have tells.
-        let attempt = (format!("attempt/{}", self.fence), random_i63());
+        let attempt = Attempt {
+            change,
+            name: format!("attempt/{}", self.fence),
+            number: random_i63(),
+            from: self.version(),
+        };
         let mut wait = FIRST_WAIT;
-        for left in (0..TRIES).rev() {
-            let error = match self.try_commit(&change, &attempt).await {
+        let mut tries_left = TRIES;
+        loop {
+            tries_left -= 1;
+            let error = match self.try_commit(&attempt).await {
                 Ok(state) => {
                     self.delta.state = Some(state);
                     failpoint::hit("store.commit.after_log");
-                    self.committed(change.transactions);
+                    self.committed(attempt.change.transactions);
                     return Ok(Some(self.version()));
                 }
                 Err(error) => error,
             };
-            match self.settle(&change, &attempt, before, ours).await {
-                Ok(Some(version)) => {
+            match self.settle(&attempt).await {
+                Ok(Landing::Landed(version)) => {
                     tracing::info!(table = %self.table, %version, "a commit whose answer was lost is in the store");
-                    self.committed(change.transactions);
+                    self.committed(attempt.change.transactions);
                     return Ok(Some(version));
                 }
-                Ok(None) => {}
-                Err(conflict @ StoreError::Conflict { .. }) => return Err(conflict),
-                // Out of reach to the end: what became of the commit is not known.
+                Ok(Landing::Conflict { name, theirs }) => return Err(self.conflict(name, theirs)),
+                Ok(Landing::Outdated) => return Ok(None),
+                Ok(Landing::Absent) => {}
+                // The store is out of reach: whether the change is in the table is not known.
                 Err(_) => return Err(error),
             }
-            // The check for conflicts begins at the snapshot just read: what came before it is ours to see.
-            if !self.has(change.needs).await? {
-                return Ok(None);
-            }
-            if left == 0 || !(error.is_transient() || is_race(&error)) {
+            let is_transient = error.is_transient();
+            if tries_left == 0 || !(is_transient || is_race(&error)) {
                 return Err(error);
             }
-            tracing::warn!(table = %self.table, error = %error, "commit failed, trying again");
-            // A lost race is no reason to wait.
-            if error.is_transient() {
+            tracing::warn!(table = %self.table, error = %error, "commit failed, retrying");
+            // After a lost race there is nothing to wait for.
+            if is_transient {
                 self.store.clock().sleep(wait).await;
                 wait *= 2;
             }
         }
-        Err(StoreError::Misuse("a commit was tried no times"))
+    }
+
+    /// Reads from the store what became of an attempt that returned an error. Where the attempt landed or
+    /// may be repeated, the committer's table is brought up to date.
+    async fn settle(&mut self, attempt: &Attempt<'_>) -> Result<Landing, StoreError> {
+        // A copy: on a conflict or an error the committer must stay at its old snapshot. From a newer one,
+        // which contains what it does not know of, the next commit would write a second copy.
+        let mut delta = self.delta.clone();
+        delta.update_state().await.map_err(StoreError::delta("read", self.table))?;
+        let newest = version_of(&delta);
+        let is_last = transaction_of(&delta, self.table, &attempt.name).await? == Some(attempt.number);
+        let log = self.read_log(attempt, newest).await?;
+        if let Some(version) = log.landed {
+            // Where another writer of this fence committed later, the committer stays at its own version,
+            // so that its next commit conflicts.
+            self.delta = if is_last { delta } else { self.store.at(self.table, version).await? };
+            return Ok(Landing::Landed(version));
+        }
+        if is_last {
+            // The log no longer has the attempt's entry, but a checkpoint has its number.
+            self.delta = delta;
+            return Ok(Landing::Landed(newest));
+        }
+        // The fence's number shows a conflict also where the log no longer has its entries.
+        let theirs = transaction_of(&delta, self.table, &self.fence).await?;
+        if theirs != self.known(&self.fence) {
+            return Ok(Landing::Conflict { name: self.fence.clone(), theirs: theirs.unwrap_or(NEVER) });
+        }
+        if let Some((name, theirs)) = log.overtaken {
+            return Ok(Landing::Conflict { name, theirs });
+        }
+        self.delta = delta;
+        // delta-rs checks for conflicts from the snapshot on: what came before it is checked here.
+        if self.has(attempt.change.needs).await? { Ok(Landing::Absent) } else { Ok(Landing::Outdated) }
+    }
+
+    /// What the entries of the log between the attempt's first snapshot and `newest` say about it.
+    async fn read_log(&self, attempt: &Attempt<'_>, newest: Version) -> Result<LogSince, StoreError> {
+        let failed = StoreError::delta("read the log of", self.table);
+        let mut since = LogSince::default();
+        for version in attempt.from.0 + 1..=newest.0 {
+            let entry = self.delta.log_store().read_commit_entry(version).await.map_err(&failed)?;
+            let Some(bytes) = entry else { continue };
+            for action in get_actions(version, &bytes).map_err(&failed)? {
+                let Action::Txn(txn) = action else { continue };
+                if txn.app_id == attempt.name && txn.version == attempt.number {
+                    since.landed = Some(Version(version));
+                    return Ok(since);
+                }
+                if attempt.change.transactions.iter().any(|(name, _)| *name == txn.app_id) {
+                    since.overtaken.get_or_insert((txn.app_id, txn.version));
+                }
+            }
+        }
+        Ok(since)
+    }
+
+    fn conflict(&self, fence: String, theirs: i64) -> StoreError {
+        let ours = self.known(&fence).unwrap_or(NEVER);
+        StoreError::Conflict { table: self.table, fence, theirs, ours }
+    }
+
+    /// The number under `app_id` that this committer last read or committed.
+    fn known(&self, app_id: &str) -> Option<i64> {
+        self.last.get(app_id).copied().flatten()
     }
 
     /// Whether these files are all live.
@@ -198,19 +266,14 @@ impl Committer {
         writer.flush().await.map_err(&failed)
     }
 
-    async fn try_commit(
-        &self,
-        change: &Change<'_>,
-        attempt: &(String, i64),
-    ) -> Result<deltalake::table::state::DeltaTableState, StoreError> {
+    async fn try_commit(&self, attempt: &Attempt<'_>) -> Result<DeltaTableState, StoreError> {
         let failed = StoreError::delta("commit to", self.table);
-        let all = change
-            .transactions
-            .iter()
-            .chain([attempt])
-            .map(|(app_id, number)| Transaction::new(app_id, *number));
+        let Attempt { change, name, number, .. } = attempt;
+        let mut transactions: Vec<Transaction> =
+            change.transactions.iter().map(|(app_id, number)| Transaction::new(app_id, *number)).collect();
+        transactions.push(Transaction::new(name, *number));
         let properties = CommitProperties::default()
-            .with_application_transactions(all.collect())
+            .with_application_transactions(transactions)
             // It would list the whole log after every commit: `maintain` does it.
             .with_cleanup_expired_logs(Some(false));
         let snapshot = self.delta.snapshot().map_err(&failed)?;
@@ -222,85 +285,6 @@ impl Committer {
         Ok(done.snapshot())
     }
 
-    /// After a failed attempt: the version it made all the same, or none; brings the table up to date.
-    async fn settle(
-        &mut self,
-        change: &Change<'_>,
-        attempt: &(String, i64),
-        before: Version,
-        ours: Option<i64>,
-    ) -> Result<Option<Version>, StoreError> {
-        let (delta, found) = retry(self.store.clock(), || self.look(change, attempt, before, ours)).await?;
-        self.delta = delta;
-        Ok(found)
-    }
-
-    async fn look(
-        &self,
-        change: &Change<'_>,
-        attempt: &(String, i64),
-        before: Version,
-        ours: Option<i64>,
-    ) -> Result<(DeltaTable, Option<Version>), StoreError> {
-        // What this committer stands at changes only with an answer: from a snapshot that has what it
-        // does not know of, it would write a second copy.
-        let mut delta = self.delta.clone();
-        delta.update_state().await.map_err(StoreError::delta("read", self.table))?;
-        let (app_id, number) = attempt;
-        let is_last = transaction_of(&delta, self.table, app_id).await? == Some(*number);
-        let newest = Version(delta.version().unwrap_or(0));
-        let since = self.since(before, newest, change, attempt).await?;
-        // The table may have moved on since: the version is that of the commit, not the newest.
-        match since.landed {
-            // Another writer of this fence came after it: seen from there, it is in the next commit's way.
-            Some(version) if !is_last => {
-                return Ok((self.store.at(self.table, version).await?, Some(version)));
-            }
-            Some(version) => return Ok((delta, Some(version))),
-            None if is_last => return Ok((delta, Some(newest))),
-            None => {}
-        }
-        // The fence's number tells where the log has forgotten its commits; a position that the writer of
-        // another fence moved, only the log.
-        let theirs = transaction_of(&delta, self.table, &self.fence).await?;
-        let moved = (theirs != ours).then(|| (self.fence.clone(), theirs.unwrap_or(NEVER)));
-        match moved.or(since.moved) {
-            Some((fence, theirs)) => {
-                let ours = self.last.get(&fence).copied().flatten().unwrap_or(NEVER);
-                Err(StoreError::Conflict { table: self.table, fence, theirs, ours })
-            }
-            None => Ok((delta, None)),
-        }
-    }
-
-    /// What the commits after `before` have to do with a change.
-    async fn since(
-        &self,
-        before: Version,
-        newest: Version,
-        change: &Change<'_>,
-        attempt: &(String, i64),
-    ) -> Result<Since, StoreError> {
-        let failed = StoreError::delta("read the log of", self.table);
-        let mut since = Since::default();
-        for version in before.0 + 1..=newest.0 {
-            let Some(bytes) = self.delta.log_store().read_commit_entry(version).await.map_err(&failed)?
-            else {
-                continue;
-            };
-            for action in get_actions(version, &bytes).map_err(&failed)? {
-                let Action::Txn(txn) = action else { continue };
-                if txn.app_id == attempt.0 && txn.version == attempt.1 {
-                    return Ok(Since { landed: Some(Version(version)), moved: None });
-                }
-                if change.transactions.iter().any(|(app_id, _)| *app_id == txn.app_id) {
-                    since.moved.get_or_insert((txn.app_id, txn.version));
-                }
-            }
-        }
-        Ok(since)
-    }
-
     fn committed(&mut self, transactions: Vec<(String, i64)>) {
         for (app_id, number) in transactions {
             self.last.insert(app_id, Some(number));
@@ -309,30 +293,52 @@ impl Committer {
     }
 }
 
-/// What a commit does.
+/// The content of a commit.
 struct Change<'a> {
     actions: Vec<Action>,
     operation: DeltaOperation,
     transactions: Vec<(String, i64)>,
-    /// Paths of the files that must still be live where it lands.
+    /// Paths of the files that must still be live when it lands.
     needs: &'a [String],
 }
 
-/// What the commits since an attempt's snapshot have to do with it.
-#[derive(Default)]
-struct Since {
-    /// Where it landed all the same.
-    landed: Option<Version>,
-    /// A name of it under which another commit came first, with the number there.
-    moved: Option<(String, i64)>,
+/// A change on its way into the table, over all its tries.
+struct Attempt<'a> {
+    change: Change<'a>,
+    /// An application transaction whose number no other attempt has: it tells, after a lost answer,
+    /// whether the attempt is in the table.
+    name: String,
+    number: i64,
+    /// The version of the committer's table before the first try.
+    from: Version,
 }
 
-/// Stands in messages for a name that nothing was committed under.
+/// What became of an attempt that returned an error.
+enum Landing {
+    /// It is in the table, as this version.
+    Landed(Version),
+    /// It is not in the table. A further try may succeed.
+    Absent,
+    /// It is not in the table and cannot be: a file that it needs is no longer live.
+    Outdated,
+    /// It is not in the table and cannot be: another writer committed under one of its names.
+    Conflict { name: String, theirs: i64 },
+}
+
+/// What the log says about an attempt.
+#[derive(Default)]
+struct LogSince {
+    /// The version whose entry is the attempt's.
+    landed: Option<Version>,
+    /// The first of its names under which another commit came before it, with that commit's number.
+    overtaken: Option<(String, i64)>,
+}
+
+/// The number in messages of a name that nothing was committed under.
 const NEVER: i64 = -1;
 
-/// Whether an error says that another version was written first, or seems so because the answer to
-/// our own was lost, or that the log has forgotten the version read: the snapshot is stale, nothing
-/// else is wrong.
+/// Whether an error says that the snapshot is stale: another version was written first (also reported
+/// where our own was written and its answer lost), or the log no longer has the version that was read.
 fn is_race(error: &StoreError) -> bool {
     matches!(error, StoreError::Delta { source, .. } if matches!(
         source.as_ref(),
@@ -346,8 +352,8 @@ fn is_race(error: &StoreError) -> bool {
     ))
 }
 
-/// A number that no other attempt has.
+/// A number that no other attempt has, from 0.
 #[expect(clippy::disallowed_methods, reason = "it names an attempt, and reaches no row and no batch")]
 fn random_i63() -> i64 {
-    i64::try_from(uuid::Uuid::new_v4().as_u64_pair().0 >> 1).unwrap_or(i64::MAX)
+    (uuid::Uuid::new_v4().as_u64_pair().0 >> 1).cast_signed()
 }

@@ -1,5 +1,5 @@
-//! Fetches records by (shard, seq) through an index of where each lies, built from the files and
-//! rebuilt at will: files never change, so a file's part of it never goes stale.
+//! Fetches records by (shard, seq) through an index of the row of each record, built from the files. Files
+//! never change, so a file's part of the index never goes stale.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -28,13 +28,13 @@ impl Places {
 const AT_ONCE: usize = 8;
 
 impl Store {
-    /// The kept records at `version` under these names, in the order asked. A record that is not
-    /// there (erased, expired) is left out: compare `shard` and `seq`, which are always read. Of
-    /// `columns` holds what [`Scan`](crate::Scan) says.
+    /// The kept records at `version` with these shards and seqs, in the order of `wanted`. A record that
+    /// is gone (erased, expired) is left out: compare `shard` and `seq`, which are always read. `columns`
+    /// are those of a [`Scan`](crate::Scan).
     ///
     /// # Errors
-    /// [`StoreError::Version`] where the version is not there, [`StoreError::File`] where a file
-    /// cannot be read.
+    /// [`StoreError::Version`] if the version is not in the store, [`StoreError::File`] if a file cannot
+    /// be read.
     pub async fn fetch(
         &self,
         version: Version,
@@ -64,7 +64,7 @@ impl Store {
         })
     }
 
-    /// What of `wanted` lies in one file: (index in `wanted`, one row).
+    /// The records of `wanted` in one file: (index in `wanted`, one row).
     async fn fetch_from(
         &self,
         delta: &deltalake::DeltaTable,

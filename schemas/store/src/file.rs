@@ -1,8 +1,8 @@
-//! The data files of a table: how they are written, and how their rows are read without an engine.
+//! The data files of a table: how they are written, and how their rows are read without DataFusion.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -22,12 +22,11 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataR
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use crate::retry::retry;
 use crate::{Store, StoreError};
 use perennial_schemas::table::{Table, conform_to};
 
-/// How the files of a table are written: small pages of text, so that one record can be read without
-/// its neighbours; a Bloom filter on ids; no statistics and no dictionary where they buy nothing.
+/// The format of the files of a table: small pages of text, so that one record can be read without its
+/// neighbours; a Bloom filter on ids; no statistics and no dictionary where they save nothing.
 pub(crate) fn writer_properties(table: Table) -> WriterProperties {
     let level = ZstdLevel::try_new(3).unwrap_or_default();
     let mut builder = WriterProperties::builder()
@@ -72,7 +71,7 @@ pub(crate) struct DataFile {
 }
 
 impl DataFile {
-    /// The file that the log tells of.
+    /// The file of an entry of the log.
     pub(super) fn of(view: &LogicalFileView) -> Self {
         Self {
             path: view.object_store_path().to_string(),
@@ -87,31 +86,35 @@ impl DataFile {
     }
 }
 
-/// A path as the log has it, once decoded: a partition value in it may still be encoded, and stays so.
+/// A path of the log, already decoded once; a partition value in it may still be encoded, and stays so.
 pub(super) fn object_path(path: &str) -> Path {
     Path::parse(path).unwrap_or_else(|_| Path::from(path))
 }
 
-/// What is remembered of files: they never change, so it never goes stale.
+/// What is kept in memory of files. Files never change, so it never goes stale.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    metadata: Mutex<HashMap<String, ArrowReaderMetadata>>,
+    footers: Mutex<Footers>,
     pub(super) places: Mutex<HashMap<String, Arc<crate::fetch::Places>>>,
 }
 
 impl Cache {
+    fn footers(&self) -> MutexGuard<'_, Footers> {
+        self.footers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets files that were replaced.
     pub(super) fn forget(&self, paths: &[String]) {
-        let mut metadata = self.metadata.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut footers = self.footers();
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         for path in paths {
-            metadata.remove(path);
+            footers.0.remove(path);
             places.remove(path);
         }
     }
 
-    /// Forgets the places of files that are not `live` (sorted by path) once they are the most: those
-    /// that another process has replaced.
+    /// Forgets the places of files that are not `live` (sorted by path) once most are not: another process
+    /// has replaced them.
     pub(super) fn keep(&self, live: &[DataFile]) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         if places.len() > 2 * live.len() {
@@ -120,8 +123,33 @@ impl Cache {
     }
 }
 
-/// Footers kept at once (about 28 kB each with their page index).
-const FOOTERS: usize = 4_096;
+/// Bytes of the footers kept in memory; one with its page index has about 28 kB.
+const FOOTER_BYTES: u64 = 128 << 20;
+
+/// Footers by path. Those that are read again stay longest.
+#[derive(Debug)]
+struct Footers(quick_cache::unsync::Cache<String, Footer, ByBytes>);
+
+impl Default for Footers {
+    fn default() -> Self {
+        Self(quick_cache::unsync::Cache::with_weighter(4_096, FOOTER_BYTES, ByBytes))
+    }
+}
+
+#[derive(Debug)]
+struct Footer {
+    metadata: ArrowReaderMetadata,
+    bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ByBytes;
+
+impl quick_cache::Weighter<String, Footer> for ByBytes {
+    fn weight(&self, path: &String, footer: &Footer) -> u64 {
+        path.len() as u64 + footer.bytes
+    }
+}
 
 /// The live files of a table at the version it is loaded at, by path.
 pub(crate) async fn live(delta: &DeltaTable, table: Table) -> Result<Vec<DataFile>, StoreError> {
@@ -144,23 +172,11 @@ pub(crate) async fn read(
     columns: Option<&[&str]>,
     rows: Option<Vec<Range<usize>>>,
 ) -> Result<Vec<RecordBatch>, StoreError> {
-    let cache = &store.0.files;
-    retry(store.clock(), || read_once(delta, table, file, columns, rows.as_deref(), cache)).await
-}
-
-async fn read_once(
-    delta: &DeltaTable,
-    table: Table,
-    file: &DataFile,
-    columns: Option<&[&str]>,
-    rows: Option<&[Range<usize>]>,
-    cache: &Cache,
-) -> Result<Vec<RecordBatch>, StoreError> {
     let failed =
         |source: ParquetError| StoreError::File { table, file: file.path.clone(), source: Box::new(source) };
     let mut reader =
         Reader { store: delta.log_store().object_store(None), path: file.object(), size: file.size };
-    let metadata = footer(&mut reader, file, cache).await.map_err(failed)?;
+    let metadata = footer(&mut reader, file, &store.0.files).await.map_err(failed)?;
     let total = usize::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or(0);
     let wanted = project(table, columns);
     let inside = wanted.fields().iter().map(|field| field.name().as_str());
@@ -169,7 +185,7 @@ async fn read_once(
         ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata).with_projection(mask);
     if let Some(ranges) = rows {
         builder =
-            builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges.iter().cloned(), total));
+            builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges.into_iter(), total));
     }
     let stream = builder.build().map_err(failed)?;
     let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(failed)?;
@@ -189,7 +205,7 @@ pub(crate) fn project(table: Table, columns: Option<&[&str]>) -> SchemaRef {
     }
 }
 
-/// Puts the partition's values, which the file itself does not have, back into its rows.
+/// Adds the partition's values, which the file itself does not contain, to its rows.
 fn with_partition(
     table: Table,
     file: &DataFile,
@@ -223,18 +239,15 @@ async fn footer(
     file: &DataFile,
     cache: &Cache,
 ) -> Result<ArrowReaderMetadata, ParquetError> {
-    let known = cache.metadata.lock().unwrap_or_else(PoisonError::into_inner).get(&file.path).cloned();
+    let known = cache.footers().0.get(&file.path).map(|footer| footer.metadata.clone());
     if let Some(known) = known {
         return Ok(known);
     }
     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-    let loaded = ArrowReaderMetadata::load_async(reader, options).await?;
-    let mut footers = cache.metadata.lock().unwrap_or_else(PoisonError::into_inner);
-    if footers.len() >= FOOTERS {
-        footers.clear();
-    }
-    footers.insert(file.path.clone(), loaded.clone());
-    Ok(loaded)
+    let metadata = ArrowReaderMetadata::load_async(reader, options).await?;
+    let bytes = metadata.metadata().memory_size() as u64;
+    cache.footers().0.insert(file.path.clone(), Footer { metadata: metadata.clone(), bytes });
+    Ok(metadata)
 }
 
 /// Reads byte ranges of one object for the Parquet reader.

@@ -1,33 +1,33 @@
-//! Follows a table version by version, in order, without ever taking a rewrite for news.
+//! Follows a table version by version, in order. A compaction is never reported as new rows.
 
 use arrow::array::RecordBatch;
 use deltalake::DeltaTable;
 use deltalake::kernel::{Action, Add};
 use deltalake::logstore::get_actions;
 
-use crate::retry::{is_missing, retry};
+use crate::cause::is_missing;
 use crate::{Store, StoreError, file};
 use perennial_schemas::id::Version;
 use perennial_schemas::table::Table;
 
-/// What one version brought.
+/// The changes of one version.
 #[derive(Debug, Clone, PartialEq)]
 pub enum News {
     /// Rows were added.
     Appended {
         /// The version.
         version: Version,
-        /// Exactly its rows, in the order of its files.
+        /// The rows added, in the order of the files.
         batches: Vec<RecordBatch>,
     },
     /// Rows were removed or changed (an erase, a retention rule, a reconciliation), or the store no
-    /// longer keeps what came until `version`: what a follower derived from older versions must be
-    /// derived again.
+    /// longer keeps the changes up to `version`: a follower must derive again what it derived from older
+    /// versions.
     Rewritten {
         /// The version.
         version: Version,
     },
-    /// No row came or went: the table's making, a compaction, a vacuum, positions alone.
+    /// No row was added or removed: the creation of the table, a compaction, a vacuum, positions alone.
     Nothing {
         /// The version.
         version: Version,
@@ -35,7 +35,7 @@ pub enum News {
 }
 
 impl News {
-    /// The version it is about.
+    /// The version.
     #[must_use]
     pub const fn version(&self) -> Version {
         match self {
@@ -46,7 +46,7 @@ impl News {
     }
 }
 
-/// Reads a table's log forward. What a version costs does not depend on how many files the table has.
+/// Reads a table's log forward. The cost of a version does not depend on the number of files in the table.
 #[derive(Debug)]
 pub struct Follower {
     store: Store,
@@ -61,7 +61,7 @@ impl Follower {
     /// (all where `None`).
     ///
     /// # Errors
-    /// [`StoreError::Delta`] where the table cannot be opened.
+    /// [`StoreError::Delta`] if the table cannot be opened.
     pub async fn new(
         store: &Store,
         table: Table,
@@ -80,17 +80,16 @@ impl Follower {
         self.next
     }
 
-    /// The next version's news; `None` while there is none.
+    /// The changes of the next version; `None` while it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::Delta`] or [`StoreError::File`] where it cannot be read; the next call tries
-    /// the same version again.
+    /// [`StoreError::Delta`] or [`StoreError::File`] if it cannot be read; the next call reads the same
+    /// version again.
     pub async fn next(&mut self) -> Result<Option<News>, StoreError> {
         let failed = StoreError::delta("follow", self.table);
         let log = self.delta.log_store();
         let version = self.next;
-        let clock = self.store.clock();
-        let read = || retry(clock, || async { log.read_commit_entry(version.0).await.map_err(&failed) });
+        let read = || async { log.read_commit_entry(version.0).await.map_err(&failed) };
         let bytes = match read().await? {
             Some(bytes) => bytes,
             None => {
@@ -98,10 +97,10 @@ impl Follower {
                 if newest < version {
                     return Ok(None);
                 }
-                // It may have been written between the two questions.
+                // It may have been written between the two reads.
                 match read().await? {
                     Some(bytes) => bytes,
-                    // The log was cleaned up while nobody followed: what came in between is not known.
+                    // The log was cleaned up before this follower read it: the changes are not known.
                     None => {
                         self.next = newest.next();
                         return Ok(Some(News::Rewritten { version: newest }));
@@ -111,7 +110,7 @@ impl Follower {
         };
         let actions = get_actions(version.0, &bytes).map_err(&failed)?;
         let news = match self.read(version, actions).await {
-            // Its files were joined into others, and deleted once the retention was over.
+            // Its files were compacted into others, and deleted after the retention.
             Err(StoreError::File { source, .. }) if is_missing(source.as_ref()) => {
                 News::Rewritten { version: self.store.version(self.table).await? }
             }

@@ -1,7 +1,7 @@
-//! The lock of a shard in a local store: names who holds it, so that a second daemon can say so.
+//! The lock of a shard in a local store. It names its holder, so that a second daemon can report it.
 //!
-//! The lock is the operating system's (`flock`) and ends with the process, however it dies. It is a
-//! courtesy: what keeps two writers apart on any store is the fence of each commit.
+//! The lock is the operating system's (`flock`) and ends with the process, even if that is killed. It only
+//! gives an early message: on any store the fence of each commit keeps two writers apart.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use crate::{Store, StoreError};
 use perennial_schemas::id::Shard;
 
-/// Holds a shard until it is dropped. On a store without a local folder it holds nothing.
+/// Holds a shard until it is dropped. On a store without a local folder it does nothing.
 #[derive(Debug)]
 pub struct ShardLock {
     _file: Option<File>,
@@ -22,7 +22,7 @@ impl ShardLock {
     /// Takes the lock of `shard`, as `holder` (program, process, host).
     ///
     /// # Errors
-    /// [`StoreError::Held`] where another process has it, [`StoreError::Io`] where the file cannot be made.
+    /// [`StoreError::Held`] if another process holds it, [`StoreError::Io`] if the file cannot be created.
     pub fn take(store: &Store, shard: &Shard, holder: &str) -> Result<Self, StoreError> {
         let Some(root) = store.url().local_path() else {
             return Ok(Self { _file: None });

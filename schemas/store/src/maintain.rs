@@ -1,18 +1,18 @@
-//! Keeps a table fast to open and free of what nobody needs.
+//! Keeps a table fast to open and deletes files that no reader needs.
 //!
 //! ```text
 //! plan (bins of small files) ─> join (rows in the table's order) ─> rewrite ─> vacuum ─> checkpoint ─> log
 //! ```
 //!
-//! No row changes, comes or goes: a follower sees [`News::Nothing`](crate::follow::News), old versions
+//! No row is changed, added or removed: a follower sees [`News::Nothing`](crate::follow::News), old versions
 //! stay readable for the retention, and nothing that is being written can be touched, because files
 //! younger than the retention are never deleted.
 //!
 //! # Who runs it
 //! The program that writes a table's rows, beside its own commits: ingest for `records`, replay for
-//! the others. A rewrite carries the fence [`FENCE`], so that of two that run at once on one table
-//! the second gets [`StoreError::Conflict`]. The engine's own compaction has no such fence and takes
-//! two rewrites of one file for compatible, which would double every row: nobody may call it.
+//! the others. A rewrite carries the fence [`FENCE`]: of two that run on one table at the same time
+//! the second gets [`StoreError::Conflict`]. Never call Delta's own compaction: it has no such fence and
+//! accepts two rewrites of one file as compatible, which would double every row.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,8 +29,7 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
 use crate::commit::Committer;
-use crate::retry::retry;
-use crate::{Store, StoreError, file};
+use crate::{Store, StoreError, file, version_of};
 use perennial_program::error::{Fault, Kind};
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Version;
@@ -38,7 +37,7 @@ use perennial_schemas::table::Table;
 
 mod order;
 
-/// The fence of every commit that replaces files, so that no two of them undo each other.
+/// The fence of every commit that replaces files: two of them cannot replace the same file.
 pub const FENCE: &str = "rewrite";
 
 /// The most rows of a file that compaction makes: their keys are held in memory while it does.
@@ -49,7 +48,7 @@ const MAX_ROWS: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention(Duration);
 
-/// A retention that is too short for what may be under way, or longer than the log remembers.
+/// A retention that is shorter than a reader or writer may need, or longer than the log keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a retention of {0:?} is not between 1 and 30 days")]
 pub struct RetentionError(Duration);
@@ -67,8 +66,8 @@ impl Retention {
     /// A retention of 1 to 30 days.
     ///
     /// # Errors
-    /// [`RetentionError`] for any other: a day is more than any reader or writer takes, and the log
-    /// forgets after 30 days when a file went.
+    /// [`RetentionError`] for any other: every reader and writer ends within a day, and the log keeps for
+    /// 30 days when a file was removed.
     pub fn new(duration: Duration) -> Result<Self, RetentionError> {
         if (Self::LEAST..=Self::MOST).contains(&duration) {
             Ok(Self(duration))
@@ -77,8 +76,8 @@ impl Retention {
         }
     }
 
-    /// Any retention, down to none. Only where nobody else has the store open: a reader of an older
-    /// version loses its files, a writer those it has not yet committed.
+    /// Any retention, down to 0. Only for a store that no other process has open: a reader of an older
+    /// version would lose its files, and a writer those not yet committed.
     #[must_use]
     pub const fn forced(duration: Duration) -> Self {
         Self(duration)
@@ -95,17 +94,17 @@ impl Default for Retention {
     }
 }
 
-/// How a table is kept.
+/// How a table is maintained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// Bytes of the files that compaction makes; what has less than half of it is a small file.
+    /// Bytes of the files that compaction writes; a file of less than half of it is small.
     pub target_bytes: u64,
-    /// The small files that a partition still being written may have: today's of `records`, and every
-    /// one of the tables that have no day.
+    /// The most small files of a partition that is still written to: today's of `records`, and every
+    /// partition of the tables that have no day.
     pub open_files: usize,
-    /// Versions after which a checkpoint is due; a compaction makes one in any case.
+    /// Versions between checkpoints; a compaction always writes one.
     pub checkpoint_after: u64,
-    /// How long files that no newer version needs are kept.
+    /// How long files are kept that no newer version needs.
     pub retention: Retention,
 }
 
@@ -129,33 +128,33 @@ pub struct Size {
     pub bytes: u64,
 }
 
-/// What a maintenance did.
+/// The work that a maintenance did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Done {
     /// The live files before.
     pub before: Size,
     /// The live files after.
     pub after: Size,
-    /// How many small files were joined.
+    /// Small files that were joined.
     pub joined: usize,
-    /// Into how many.
+    /// Files that they were joined into.
     pub made: usize,
-    /// Files deleted: replaced ones past their retention, and orphans of killed writers.
+    /// Files deleted: replaced files past their retention, and orphans of killed writers.
     pub deleted: usize,
-    /// Entries of the log deleted, that a checkpoint stands for.
+    /// Entries of the log deleted because a checkpoint contains them.
     pub forgotten: usize,
     /// The version of the checkpoint that was written.
     pub checkpoint: Option<Version>,
-    /// Whether it was asked to stop before it had done everything.
+    /// Whether it was stopped before it had done everything.
     pub stopped: bool,
 }
 
-/// Compacts, vacuums and checkpoints `table` as it is now. Between two steps it heeds `stop`; what
-/// it leaves out then, the next run does.
+/// Compacts, vacuums and checkpoints the newest version of `table`. Between two steps it checks `stop`;
+/// the next run does the remaining steps.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] where somebody else rewrites the table at the same time,
-/// [`StoreError::Delta`] or [`StoreError::File`] where it cannot be read or written.
+/// [`StoreError::Conflict`] if another process rewrites the table at the same time,
+/// [`StoreError::Delta`] or [`StoreError::File`] if it cannot be read or written.
 pub async fn run(store: &Store, table: Table, options: &Options, stop: &Stop) -> Result<Done, StoreError> {
     let done = all(store, table, options, stop).await;
     done.map_err(|error| error.of_store(store.url()))
@@ -182,11 +181,11 @@ async fn all(store: &Store, table: Table, options: &Options, stop: &Stop) -> Res
     Ok(done)
 }
 
-/// A live file with what it takes to remove it.
+/// A live file with the action that removes it.
 #[derive(Debug, Clone)]
 struct Live {
     data: file::DataFile,
-    /// Rows, where the log says.
+    /// Rows, if the log says; else 0.
     rows: u64,
     /// When it was written, in milliseconds.
     written: i64,
@@ -210,14 +209,14 @@ async fn live(delta: &DeltaTable, table: Table) -> Result<Vec<Live>, StoreError>
     live.try_collect().await.map_err(StoreError::delta("list the files of", table))
 }
 
-/// The day of a time, as the log writes it.
+/// The day of a time, in the form of the log.
 fn day_name(time_us: i64) -> Option<String> {
     chrono::DateTime::from_timestamp_micros(time_us).map(|time| time.format("%Y-%m-%d").to_string())
 }
 
-/// Which files become one: small files of one partition, neighbours in time, up to the target. A
-/// file alone is left as it is, and so are the few small ones of a partition still being written:
-/// they would be written again with every run.
+/// The files to join: small files of one partition, neighbours in time, up to the target size. A single
+/// file is left as it is, and so are the few small files of a partition that is still written to: they
+/// would be rewritten with every run.
 fn plan(live: Vec<Live>, options: &Options, today: Option<&str>) -> Vec<Vec<Live>> {
     let mut partitions: BTreeMap<BTreeMap<String, Option<String>>, Vec<Live>> = BTreeMap::new();
     for file in live {
@@ -247,8 +246,8 @@ fn plan(live: Vec<Live>, options: &Options, today: Option<&str>) -> Vec<Vec<Live
     bins
 }
 
-/// Joins each bin, and commits whenever a few targets' worth of files are written, so that a kill
-/// loses little and a table of many small partitions does not get a version for each.
+/// Joins each bin, and commits whenever files of four times the target size are written: a kill loses
+/// little work, and a table of many small partitions does not get a version for each.
 async fn compact(
     store: &Store,
     committer: &mut Committer,
@@ -288,8 +287,8 @@ struct Pending {
     bytes: u64,
 }
 
-/// Commits what is pending; false where another rewrite has taken one of its files away: the plan is
-/// stale, and what was written for it is left to a later vacuum.
+/// Commits the pending files. False if another rewrite has removed one of the files they replace: then the
+/// plan is stale, and a later vacuum deletes the pending files.
 async fn land(
     store: &Store,
     committer: &mut Committer,
@@ -301,10 +300,11 @@ async fn land(
     if replaced.is_empty() {
         return Ok(true);
     }
+    // Only a note in the log.
     let target_size = i64::try_from(options.target_bytes).unwrap_or(i64::MAX);
     let operation = DeltaOperation::Optimize { predicate: None, target_size };
     let Some(version) = committer.rewrite(actions, operation, &replaced).await? else {
-        tracing::info!("files to be joined were rewritten by another: left for the next maintenance");
+        tracing::info!("another process rewrote files to be joined: they are left to the next maintenance");
         return Ok(false);
     };
     tracing::info!(%version, joined = replaced.len(), made, "small files joined");
@@ -314,7 +314,7 @@ async fn land(
     Ok(true)
 }
 
-/// Writes the rows of a bin as one file, in the table's order; `None` when asked to stop.
+/// Writes the rows of a bin as one file, in the table's order; `None` when stopped.
 async fn join(
     store: &Store,
     committer: &Committer,
@@ -342,21 +342,18 @@ async fn join(
 
 /// Deletes files that no version within the retention needs.
 async fn vacuum(store: &Store, table: Table, retention: Retention) -> Result<usize, StoreError> {
-    retry(store.clock(), || async {
-        let now = Now(store.clock().now_us() / 1_000);
-        let delta = store.newest(table).await?;
-        let vacuum = delta
-            .vacuum()
-            // The lighter mode does not see what a killed writer left behind.
-            .with_mode(VacuumMode::Full)
-            .with_retention_period(retention.delta())
-            .with_enforce_retention_duration(false)
-            .with_clock(Arc::new(now));
-        let (delta, metrics) = vacuum.await.map_err(StoreError::delta("vacuum", table))?;
-        store.remember(table, delta);
-        Ok(metrics.files_deleted.len())
-    })
-    .await
+    let now = Now(store.clock().now_us() / 1_000);
+    let delta = store.newest(table).await?;
+    let vacuum = delta
+        .vacuum()
+        // The lighter mode does not find the files that a killed writer left behind.
+        .with_mode(VacuumMode::Full)
+        .with_retention_period(retention.delta())
+        .with_enforce_retention_duration(false)
+        .with_clock(Arc::new(now));
+    let (delta, metrics) = vacuum.await.map_err(StoreError::delta("vacuum", table))?;
+    store.remember(table, delta);
+    Ok(metrics.files_deleted.len())
 }
 
 /// The time of one vacuum, in milliseconds.
@@ -369,7 +366,7 @@ impl deltalake::operations::vacuum::Clock for Now {
     }
 }
 
-/// Writes a checkpoint of the newest version where one is due.
+/// Writes a checkpoint of the newest version if the last one is too old.
 async fn checkpoint(
     store: &Store,
     table: Table,
@@ -377,59 +374,47 @@ async fn checkpoint(
     compacted: bool,
 ) -> Result<Option<Version>, StoreError> {
     let delta = store.newest(table).await?;
-    let newest = delta.version().unwrap_or(0);
-    let last = last_checkpoint(store, table, &delta).await?;
-    let is_due = match last {
-        Some(last) => newest > last && (compacted || newest - last >= options.checkpoint_after),
-        None => compacted || newest >= options.checkpoint_after,
+    let newest = version_of(&delta);
+    let last = last_checkpoint(table, &delta).await?;
+    let is_needed = match last {
+        Some(last) => newest.0 > last && (compacted || newest.0 - last >= options.checkpoint_after),
+        None => compacted || newest.0 >= options.checkpoint_after,
     };
-    if !is_due {
+    if !is_needed {
         return Ok(None);
     }
-    retry(store.clock(), || async {
-        deltalake::checkpoints::create_checkpoint(&delta, None)
-            .await
-            .map_err(StoreError::delta("write a checkpoint of", table))
-    })
-    .await?;
-    Ok(Some(Version(newest)))
+    let failed = StoreError::delta("write a checkpoint of", table);
+    deltalake::checkpoints::create_checkpoint(&delta, None).await.map_err(failed)?;
+    Ok(Some(newest))
 }
 
-/// The version of the last checkpoint, as the log's hint says.
-async fn last_checkpoint(store: &Store, table: Table, delta: &DeltaTable) -> Result<Option<u64>, StoreError> {
+/// The version of the last checkpoint, from the log's hint.
+async fn last_checkpoint(table: Table, delta: &DeltaTable) -> Result<Option<u64>, StoreError> {
     #[derive(serde::Deserialize)]
     struct Hint {
         version: u64,
     }
     let name = "_delta_log/_last_checkpoint";
-    let path = Path::from(name);
+    let failed = |source| StoreError::File { table, file: name.to_owned(), source: Box::new(source) };
     let objects = delta.log_store().object_store(None);
-    retry(store.clock(), || async {
-        let failed = |source| StoreError::File { table, file: name.to_owned(), source: Box::new(source) };
-        let hint = match objects.get(&path).await {
-            Ok(found) => found.bytes().await.map_err(failed)?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(source) => return Err(failed(source)),
-        };
-        // A hint that cannot be read is as good as none.
-        Ok(serde_json::from_slice::<Hint>(&hint).ok().map(|hint| hint.version))
-    })
-    .await
+    let hint = match objects.get(&Path::from(name)).await {
+        Ok(found) => found.bytes().await.map_err(failed)?,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    // A hint that cannot be read counts as none.
+    Ok(serde_json::from_slice::<Hint>(&hint).ok().map(|hint| hint.version))
 }
 
-/// Deletes the entries of the log that its properties say are too old, up to a checkpoint.
+/// Deletes the entries of the log that are too old by the table's properties, up to a checkpoint.
 async fn clean_log(store: &Store, table: Table) -> Result<usize, StoreError> {
     let delta = store.newest(table).await?;
     let state = delta.snapshot().map_err(StoreError::delta("read", table))?;
     if !state.table_config().enable_expired_log_cleanup() {
         return Ok(0);
     }
-    retry(store.clock(), || async {
-        deltalake::checkpoints::cleanup_metadata(&delta, None)
-            .await
-            .map_err(StoreError::delta("clean up the log of", table))
-    })
-    .await
+    let failed = StoreError::delta("clean up the log of", table);
+    deltalake::checkpoints::cleanup_metadata(&delta, None).await.map_err(failed)
 }
 
 #[cfg(test)]

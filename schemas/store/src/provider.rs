@@ -71,8 +71,9 @@ impl LiveFiles {
     fn matching(&self, predicate: Option<&Arc<dyn PhysicalExpr>>) -> Result<Vec<PartitionedFile>> {
         let Some(predicate) = predicate else { return Ok(self.files.clone()) };
         let schema = Arc::clone(self.schema.table_schema());
-        let pruning =
-            PruningPredicateBuilder::new().with_file_schema(Arc::clone(&schema)).try_build(Arc::clone(predicate))?;
+        let pruning = PruningPredicateBuilder::new()
+            .with_file_schema(Arc::clone(&schema))
+            .try_build(Arc::clone(predicate))?;
         let may_match = pruning.prune(&PrunableStatistics::new(self.statistics.clone(), schema))?;
         let kept = self.files.iter().zip(may_match).filter(|(_, may_match)| *may_match);
         Ok(kept.map(|(file, _)| file.clone()).collect())
@@ -177,9 +178,10 @@ fn file_statistics(view: &LogicalFileView, schema: &Schema) -> Statistics {
 fn scalar(value: &Value, kind: &DataType) -> Option<ScalarValue> {
     match kind {
         DataType::Int64 => value.as_i64().map(|number| ScalarValue::Int64(Some(number))),
-        DataType::Int32 => {
-            value.as_i64().and_then(|number| i32::try_from(number).ok()).map(|number| ScalarValue::Int32(Some(number)))
-        }
+        DataType::Int32 => value
+            .as_i64()
+            .and_then(|number| i32::try_from(number).ok())
+            .map(|number| ScalarValue::Int32(Some(number))),
         DataType::Utf8 => value.as_str().map(|text| ScalarValue::Utf8(Some(text.to_owned()))),
         _ => None,
     }

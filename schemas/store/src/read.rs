@@ -11,29 +11,29 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use deltalake::{DeltaTable, DeltaTableError};
 use futures::TryStreamExt as _;
 
+use crate::cause::{causes, is_damage};
 use crate::provider::LiveFiles;
-use crate::retry::{causes, is_damage, retry};
 use crate::{Store, StoreError, file};
 use perennial_schemas::id::Version;
 use perennial_schemas::table::{Table, conform_to};
 
-/// What to read.
+/// The rows and columns to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scan<'a> {
-    /// The columns to read, beside those that no row lacks, which are always read; all where empty.
+    /// The columns to read, besides those that are never null, which are always read; all if empty.
     pub columns: &'a [&'a str],
     /// A SQL predicate over the table's columns.
     pub filter: Option<String>,
-    /// The columns to order by. Without them the order of the rows is nobody's promise.
+    /// The columns to order by. Without them the order of the rows is not defined.
     pub order: &'a [&'a str],
 }
 
 impl Store {
-    /// The rows of `table` at `version` that a scan asks for, in the tables' own types.
+    /// The rows of `table` at `version` that a scan selects, in the tables' own types.
     ///
     /// # Errors
-    /// [`StoreError::Version`] where the version is not there, [`StoreError::Query`] where the filter
-    /// or the order is wrong, [`StoreError::Delta`] where reading fails.
+    /// [`StoreError::Version`] if the version is not in the store, [`StoreError::Query`] if the filter or
+    /// the order is invalid, [`StoreError::Delta`] if reading fails.
     pub async fn scan(
         &self,
         table: Table,
@@ -42,20 +42,16 @@ impl Store {
     ) -> Result<Vec<RecordBatch>, StoreError> {
         let delta = self.at(table, version).await?;
         let wanted = scan.schema(table);
-        let collect = async || {
-            let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
-            let batches = frame.collect().await.map_err(|source| query_error(table, source))?;
-            batches.iter().map(|batch| conform(table, &wanted, batch)).collect()
-        };
-        retry(self.clock(), collect).await
+        let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
+        let batches = frame.collect().await.map_err(|source| query_error(table, source))?;
+        batches.iter().map(|batch| conform(table, &wanted, batch)).collect()
     }
 
-    /// As [`Store::scan`], but hands each batch to `take` as it comes, so that a table need not fit
-    /// into memory (with an order, the columns asked for must).
+    /// As [`Store::scan`], but passes each batch to `take` when it is read, so that a table need not fit
+    /// into memory (with an order, the selected columns must).
     ///
     /// # Errors
-    /// As [`Store::scan`], and the first that `take` returns. What was taken before cannot be taken back,
-    /// so a read that fails on the way is not tried again beyond what the object store itself does.
+    /// As [`Store::scan`], and the first error that `take` returns.
     pub async fn scan_each<E: From<StoreError>>(
         &self,
         table: Table,
@@ -66,11 +62,8 @@ impl Store {
         let delta = self.at(table, version).await?;
         let wanted = scan.schema(table);
         let failed = |source| query_error(table, source);
-        let start = async || {
-            let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
-            frame.execute_stream().await.map_err(failed)
-        };
-        let mut batches = retry(self.clock(), start).await?;
+        let frame = frame(&delta, table, &sql(scan, &wanted)).await?;
+        let mut batches = frame.execute_stream().await.map_err(failed)?;
         while let Some(batch) = batches.try_next().await.map_err(failed)? {
             take(&conform(table, &wanted, &batch)?)?;
         }
@@ -98,7 +91,7 @@ fn conform(table: Table, wanted: &SchemaRef, batch: &RecordBatch) -> Result<Reco
     conform_to(table, wanted, batch).map_err(|source| StoreError::Rows { table, source })
 }
 
-/// What the engine says is the query's fault, unless the store could not be read.
+/// An error of the engine is one of the query, unless the store could not be read.
 fn query_error(table: Table, source: DataFusionError) -> StoreError {
     let of_store = causes(&source).any(|error| error.is::<object_store::Error>() || error.is::<io::Error>());
     if of_store || is_damage(&source) {

@@ -8,6 +8,7 @@ use super::*;
 use crate::commit::Committer;
 use crate::follow::{Follower, News};
 use crate::lock::ShardLock;
+use perennial_program::error::{Fault as _, Kind};
 use perennial_schemas::id::{Seq, Shard};
 use perennial_schemas::table::records::{Builder, Outcome, Row, View};
 
@@ -347,9 +348,9 @@ mod lost_answers {
     enum Fate {
         /// Done and said so.
         Done,
-        /// Done; the answer is lost, and so many reads after it fail.
+        /// Done; the answer is lost, and the next `deaf` reads fail.
         LostAnswer { deaf: u64 },
-        /// Done; the client asked again, and was told that it is there.
+        /// Done; the client repeated the request, and the answer is that the object exists.
         AskedTwice,
         /// Not done.
         Refused,
@@ -667,7 +668,7 @@ mod lost_answers {
                         let (rows, transactions) = nth(shard, n);
                         match committer.commit(&[rows], transactions).await {
                             Ok(_) => {}
-                            // What became of it only the store knows: begin where it stands.
+                            // Whether it is in the store, only the store knows: start again from there.
                             Err(StoreError::Delta { .. }) => break,
                             Err(error) => panic!("{error}"),
                         }

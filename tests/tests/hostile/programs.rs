@@ -55,7 +55,7 @@ fn unknown_failpoint_is_refused_before_anything_is_done() {
     let world = small();
     let output =
         world.command("perennial-ingest", ONCE).env("PERENNIAL_FAILPOINT", "nowhere").output().unwrap();
-    assert_failed(&output, Kind::Config, &["`nowhere` names no failpoint", "ingest.write.before_commit"]);
+    assert_failed(&output, Kind::Config, &["`nowhere` is not a failpoint", "ingest.write.before_commit"]);
     assert!(!world.path("store").exists());
 }
 

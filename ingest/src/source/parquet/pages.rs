@@ -1,9 +1,19 @@
-//! How large the pages of a column are, from their headers, before any of them is read.
+//! How large the pages of a column are, read from their headers before any page is read.
 //!
-//! A page is unpacked whole, so a small file can ask for much memory: whoever reads must know first.
+//! A page is decompressed whole, so a small file can ask for much memory: the size must be known first.
+//!
+//! # Why the headers are decoded here
+//! No released API of the parquet crate bounds the memory of a page (looked at in 59.3.2). Its page readers
+//! allocate `uncompressed_page_size` bytes as soon as they meet a header; neither `ReaderProperties`,
+//! `ReadOptions` nor `ArrowReaderOptions` has a limit for it. `PageReader::peek_next_page` reads a header
+//! without its page, but returns a `PageMetadata` without sizes and encoding; the `PageHeader` itself is
+//! private, and the offset index holds compressed sizes alone. The footer has uncompressed sizes of whole
+//! column chunks, to which no reader holds the pages. Nor is the depth of a schema bounded where a
+//! recursion makes a tree of its elements.
+//!
 //! The headers are structs of the Thrift compact protocol
 //! (<https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md>), of which only
-//! what is needed is decoded: fields of `PageHeader` and `SchemaElement` of the Parquet format.
+//! the fields needed of the Parquet format's `PageHeader` and `SchemaElement` are decoded.
 
 use std::io::Read;
 

@@ -88,7 +88,8 @@ impl Checker<'_> {
             if span.buffer != PackedSpan::NEW_TEXT && usize::from(span.buffer) >= buffers.len() {
                 return Err("a span names no buffer".to_owned());
             }
-            let seq = i64::try_from(span.seq).unwrap_or(i64::MAX);
+            let seq = i64::try_from(span.seq)
+                .map_err(|_| format!("seq {} of `{shard}` is out of range", span.seq))?;
             let kept = match self.standing(shard, seq) {
                 Standing::Kept(kept) => kept,
                 // A ticket outlives the text that it drew.
@@ -175,7 +176,8 @@ impl Members {
     /// Whether it holds more than it may; of ranges, what they have of `kept` counts.
     fn over_capacity(&self, kept: &BTreeMap<String, BTreeMap<i64, Kept>>) -> Option<Problem> {
         let (most, unit) = self.capacity.as_ref()?;
-        let mut records = i64::try_from(self.held.len()).unwrap_or(i64::MAX);
+        // No collection has more than `isize::MAX` elements.
+        let mut records = self.held.len() as i64;
         let mut bytes = self.bytes;
         for (shard, (first, last)) in self.ranges.iter().filter(|(_, (first, last))| first <= last) {
             for (_, one) in kept.get(shard).into_iter().flat_map(|kept| kept.range(first..=last)) {

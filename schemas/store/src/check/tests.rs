@@ -494,7 +494,7 @@ async fn readings_that_overlap_are_reported() {
     assert_eq!(broken(overlap).await, [TWICE]);
     let backwards = |plan: &mut Plan| (plan.at(6).start, plan.at(6).end) = (62, 61);
     assert_eq!(broken(backwards).await, [TWICE]);
-    // Another generation of the file begins anew, and another file has places of its own.
+    // Another generation of the file starts at 0, and another file has its own places.
     assert_eq!(
         broken(|plan| (plan.at(6).path, plan.at(6).start, plan.at(6).end) = ("c.txt", 0, 5)).await,
         [""; 0]

@@ -10,20 +10,20 @@ use deltalake::DeltaTable;
 use crate::{Store, StoreError, file};
 use perennial_schemas::table::{Table, TableError};
 
-/// Bytes of rows held at once, as far as they are known beforehand.
+/// Bytes of rows held at once, as estimated before they are read.
 const WINDOW_BYTES: u64 = 16 << 20;
 
 /// The most rows held at once.
 const WINDOW_ROWS: usize = 8_192;
 
-/// How much larger rows are in memory than in their file, by experience.
+/// How much larger rows are in memory than in their file: a rough measured factor.
 const EXPANSION: u64 = 4;
 
-/// The columns whose order is the order of a table's rows within a partition. Rows that are alike in
-/// all of them keep the order of their files.
+/// The columns by which a table's rows are ordered within a partition. Rows that are equal in all of them
+/// keep the order of their files.
 const fn key(table: Table) -> &'static [&'static str] {
     match table {
-        // An expired row has no seq; its range has a first one.
+        // The row of an expired range has no `seq`, but a `first_seq`.
         Table::Records => &["shard", "seq", "first_seq"],
         Table::Signals => &["step", "shard", "seq", "first_token"],
         Table::Evaluations => &["step", "slice", "document"],
@@ -32,7 +32,7 @@ const fn key(table: Table) -> &'static [&'static str] {
     }
 }
 
-/// The column that says how many bytes a row's largest value has.
+/// The column that holds the bytes of a row's largest value.
 const fn weight(table: Table) -> Option<&'static str> {
     match table {
         Table::Records => Some("length"),
@@ -40,7 +40,7 @@ const fn weight(table: Table) -> Option<&'static str> {
     }
 }
 
-/// Where a row lies.
+/// The place of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     file: u32,
@@ -48,7 +48,7 @@ pub(super) struct Place {
     bytes: u64,
 }
 
-/// The rows of some files, in order.
+/// The rows of several files, in the table's order.
 pub(super) struct Rows {
     table: Table,
     files: Vec<file::DataFile>,
@@ -70,7 +70,7 @@ impl Rows {
         for (index, data) in (0_u32..).zip(&files) {
             let batches = file::read(store, delta, table, data, Some(&columns), None).await?;
             let rows = batches.iter().map(RecordBatch::num_rows).sum::<usize>().max(1);
-            let usual = data.size * EXPANSION / u64::try_from(rows).unwrap_or(u64::MAX);
+            let usual = data.size * EXPANSION / rows as u64;
             let sizes = batches.iter().flat_map(|batch| sizes(table, batch, usual));
             places.extend((0_u32..).zip(sizes).map(|(row, bytes)| Place { file: index, row, bytes }));
             keys.extend(batches);
@@ -129,7 +129,7 @@ fn arrow_error(table: Table, source: arrow::error::ArrowError) -> StoreError {
     StoreError::Rows { table, source: TableError::Arrow { table: table.name(), source } }
 }
 
-/// The bytes of each row of a batch: what its column says, and what is usual besides.
+/// The bytes of each row of a batch: the value of its column of bytes, plus the usual bytes of a row.
 fn sizes(table: Table, batch: &RecordBatch, usual: u64) -> Vec<u64> {
     let said = weight(table)
         .and_then(|name| batch.column_by_name(name))

@@ -342,7 +342,7 @@ async fn vacuum_deletes_replaced_files_and_orphans_once_the_retention_is_over_an
     while let Some(news) = follower.next().await.unwrap() {
         assert!(matches!(news, News::Nothing { .. }), "{news:?}");
     }
-    // Who is further behind than the retention cannot read what came, and begins anew at the newest.
+    // A follower further behind than the retention cannot read the changes, and starts again at the newest.
     let newest = fresh.version(Table::Records).await.unwrap();
     let mut late = Follower::new(&fresh, Table::Records, Some(Version(2)), None).await.unwrap();
     assert_eq!(late.next().await.unwrap(), Some(News::Rewritten { version: newest }));
@@ -422,7 +422,7 @@ async fn compaction_gives_way_to_a_delete_that_came_first_and_brings_no_row_back
         all.iter().map(RecordBatch::num_rows).sum::<usize>()
     };
     assert_eq!(count().await, 29);
-    // The next one plans anew.
+    // The next one makes a new plan.
     let done = run(&store, Table::Records, &options(), &Stop::new()).await.unwrap();
     assert_eq!((done.joined, done.after.files), (12, 2));
     assert_eq!(count().await, 29);
@@ -510,7 +510,7 @@ async fn checkpoint_is_written_when_due_and_the_log_forgets_what_its_property_sa
     // What a process that was idle stands at is forgotten too: it finds the newest, and commits.
     assert_eq!(behind.version(Table::Records).await.unwrap(), Version(5));
     idle.commit(today, 5).await;
-    // Who followed from before must begin anew, and is told so.
+    // An older follower must start again, and learns so.
     let mut follower = Follower::new(&fresh, Table::Records, Some(Version(1)), None).await.unwrap();
     assert_eq!(follower.next().await.unwrap(), Some(News::Rewritten { version: Version(6) }));
     main.commit(today, 5).await;
