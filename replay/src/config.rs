@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::buffer::Spec;
 use crate::mix::Mix;
-use crate::plan::{Horizon, Order, Plan};
+use crate::plan::{Order, Plan, VisibleUntil};
 use crate::serve::ServeConfig;
 use crate::tokenise::{LoadError, Subword, Tokenizer};
 
@@ -30,7 +30,7 @@ pub struct Config {
     /// The shape of a batch.
     pub batch: BatchConfig,
     /// Which new text is read, and in which order.
-    pub fresh: FreshConfig,
+    pub new_text: NewTextConfig,
     /// The share of rows that is replayed, for each buffer; their sum is at most 1.
     pub mix: BTreeMap<String, Share>,
     /// The buffers that are kept: `policy`, and the settings of that policy.
@@ -49,7 +49,7 @@ impl Default for Config {
             seed: 0,
             store: StoreConfig::default(),
             batch: BatchConfig::default(),
-            fresh: FreshConfig::default(),
+            new_text: NewTextConfig::default(),
             mix: tenth(),
             buffer: [("main".to_owned(), Table::of("policy", "reservoir"))].into(),
             follow: FollowConfig::default(),
@@ -118,10 +118,10 @@ impl BatchConfig {
     }
 }
 
-/// `[fresh]`: which new text is read, and in which order.
+/// `[new_text]`: which new text is read, and in which order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct FreshConfig {
+pub struct NewTextConfig {
     /// `stream`, or `permuted`: all kept records in a keyed order, the ceiling without drift.
     pub order: Order,
     /// The share of new records that is used. A run with replay share r reads as many tokens in all
@@ -131,7 +131,7 @@ pub struct FreshConfig {
     pub drain: bool,
 }
 
-impl Default for FreshConfig {
+impl Default for NewTextConfig {
     fn default() -> Self {
         Self { order: Order::Stream, keep: Share::ONE, drain: false }
     }
@@ -142,14 +142,14 @@ impl Default for FreshConfig {
 #[serde(default)]
 pub struct FollowConfig {
     /// `cursor`: a batch draws from the buffer as it was where the job reads; `store`: as it is.
-    pub horizon: Horizon,
+    pub visible_until: VisibleUntil,
     /// How many seqs of a shard are offered to the policies at a time. Part of a buffer's identity.
     pub block: u64,
 }
 
 impl Default for FollowConfig {
     fn default() -> Self {
-        Self { horizon: Horizon::Cursor, block: 256 }
+        Self { visible_until: VisibleUntil::Cursor, block: 256 }
     }
 }
 
@@ -212,24 +212,25 @@ impl Config {
                 Mix::default()
             }
         };
-        if self.fresh.order == Order::Permuted && self.follow.horizon == Horizon::Cursor && mix.share() > 0.0
+        if self.new_text.order == Order::Permuted
+            && self.follow.visible_until == VisibleUntil::Cursor
+            && mix.share() > 0.0
         {
-            let why =
-                "must be `store` with `fresh.order = \"permuted\"`: such a job is at no place of the stream";
-            refuse(problems, "follow.horizon", why);
+            let why = "must be `store` with `new_text.order = \"permuted\"`: such a job is at no place of the stream";
+            refuse(problems, "follow.visible_until", why);
         }
         (sound && !unread).then_some(Plan {
             seed: Seed::new(self.seed),
             rows: self.batch.rows,
             length: usize::try_from(self.batch.tokens).unwrap_or(usize::MAX),
             tokenizer,
-            order: self.fresh.order,
-            keep: self.fresh.keep,
+            order: self.new_text.order,
+            keep: self.new_text.keep,
             mix,
             buffers,
             block: self.follow.block,
-            horizon: self.follow.horizon,
-            drain: self.fresh.drain,
+            visible_until: self.follow.visible_until,
+            drain: self.new_text.drain,
         })
     }
 }
@@ -293,7 +294,7 @@ mod tests {
             "mix.main=0.7",
             "mix.other=0.2",
             "buffer.main.policy=resevoir",
-            "fresh.order=permuted",
+            "new_text.order=permuted",
         ])
         .unwrap_err()
         .to_string();
@@ -302,7 +303,7 @@ mod tests {
             "`follow.block` must be from 1",
             "`mix.other` names no buffer; there is `main`",
             "did you mean `reservoir`?",
-            "`follow.horizon` must be `store`",
+            "`follow.visible_until` must be `store`",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

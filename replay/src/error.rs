@@ -2,7 +2,7 @@
 
 use perennial_program::config::ConfigError;
 use perennial_program::error::{Fault, Kind};
-use perennial_schemas::id::{Change, IdError, Seq, Shard, Version};
+use perennial_schemas::id::{IdError, Revision, Seq, Shard, Version};
 use perennial_schemas::table::TableError;
 use perennial_schemas::wire::{WIRE_FORMAT, WireError};
 use perennial_store::StoreError;
@@ -51,15 +51,15 @@ pub enum ReplayError {
         /// The newest that was read.
         newest: Version,
     },
-    /// A change of a buffer that nobody has made.
-    #[error("buffer `{buffer}` has no change {asked}: its newest is {newest}")]
-    NoChange {
+    /// A revision that a buffer has not reached.
+    #[error("buffer `{buffer}` has no revision {asked}: its newest is {newest}")]
+    NoRevision {
         /// The buffer.
         buffer: String,
-        /// The change asked for.
-        asked: Change,
-        /// The newest change there is.
-        newest: Change,
+        /// The revision asked for.
+        asked: Revision,
+        /// The newest revision.
+        newest: Revision,
     },
     /// The buffer's rows were written under another policy, capacity, seed or block size.
     #[error(
@@ -121,7 +121,7 @@ impl Fault for ReplayError {
         match self {
             Self::OtherConfig { .. } | Self::Served { .. } => Kind::Conflict,
             Self::Ticket { .. } => Kind::Input,
-            Self::NoVersion { .. } | Self::NoChange { .. } => Kind::NotFound,
+            Self::NoVersion { .. } | Self::NoRevision { .. } => Kind::NotFound,
             Self::OtherPolicy { .. } | Self::Text { .. } => Kind::Config,
             Self::Encoder(_) => Kind::Bug,
             Self::Inconsistent { .. } => Kind::Corrupt,
@@ -141,7 +141,7 @@ impl Fault for ReplayError {
             Self::Served { .. } => {
                 Some("give the job a name of its own, or the config that it began with".into())
             }
-            Self::NoVersion { .. } | Self::NoChange { .. } => {
+            Self::NoVersion { .. } | Self::NoRevision { .. } => {
                 Some("read the store again: another process may be ahead of this one".into())
             }
             Self::OtherPolicy { buffer, .. } => Some(format!(

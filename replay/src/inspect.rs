@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use perennial_schemas::id::{Change, Version};
+use perennial_schemas::id::{Revision, Version};
 use serde::Serialize;
 
 use crate::buffer::Seen;
@@ -33,15 +33,15 @@ pub struct Census {
     pub undated: Count,
 }
 
-/// One buffer at its newest change.
+/// One buffer at its newest revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BufferCensus {
     /// The policy.
     pub policy: &'static str,
     /// How much it may hold, where that is limited.
     pub capacity: Option<String>,
-    /// Its newest change.
-    pub change: Change,
+    /// Its newest revision.
+    pub revision: Revision,
     /// Up to which seq of each shard it had seen the stream then.
     pub seen: Seen,
     /// Its members.
@@ -96,8 +96,8 @@ pub fn inspect(library: &mut Library) -> Result<Inspection> {
         let Some(follow) = library.buffers().get(&name) else { continue };
         let mut census = BufferCensus {
             policy: follow.spec().entry.name,
-            capacity: follow.spec().recipe.capacity().map(|capacity| capacity.to_string()),
-            change: members.change(),
+            capacity: follow.spec().config.capacity().map(|capacity| capacity.to_string()),
+            revision: members.revision(),
             seen: follow.log().seen().clone(),
             members: Census::default(),
             removed: Count::default(),

@@ -8,16 +8,16 @@
 //!
 //! [`records`] reads the store version by version into an [`index`]; [`follow`] offers it to each
 //! [`buffer`]'s policy and writes what enters and leaves; [`issue`] chooses a ticket for a job;
-//! [`batch`] evaluates it: [`mix`] says which rows are replayed, [`fresh`] reads new text, [`draw`]
+//! [`batch`] evaluates it: [`mix`] says which rows are replayed, [`new_text`] reads new text, [`draw`]
 //! draws from a buffer, [`tokenise`] and [`pack`] make rows of it. [`serve`] answers many clients,
-//! a [`client`] asks it, [`note`] writes what was served, [`receive`] what trainers say back.
+//! a [`client`] asks it, [`draw_log`] writes what was served, [`receive`] what trainers say back.
 //!
 //! # Invariants
 //! - A ticket gives the same bytes for ever, but for text that was removed, whose place is padding:
 //!   [`batch`] reads no clock, no environment, no unseeded number, and nothing of the store beyond what
 //!   the ticket names.
 //! - Every token of the stream that a plan uses is delivered to a job exactly once, in order.
-//! - With `horizon = "cursor"` no batch holds text from beyond the place where its job reads.
+//! - With `visible_until = "cursor"` no batch holds text from beyond the place where its job reads.
 //! - Buffers, index and cache are functions of the store and a seed: all can be thrown away.
 //! - No text is ever changed.
 //!
@@ -29,15 +29,15 @@ pub mod buffer;
 pub mod client;
 pub mod config;
 pub mod draw;
+pub mod draw_log;
 pub mod error;
 pub mod follow;
-pub mod fresh;
 pub mod index;
 pub mod inspect;
 pub mod issue;
 pub mod library;
 pub mod mix;
-pub mod note;
+pub mod new_text;
 pub mod pack;
 pub mod plan;
 pub mod receive;

@@ -184,7 +184,8 @@ fn summarise(inspection: &Inspection) -> String {
     census(&mut text, "the stream", &inspection.stream);
     for (name, buffer) in &inspection.buffers {
         let capacity = buffer.capacity.as_deref().unwrap_or("no limit");
-        let _ = writeln!(text, "\nbuffer {name}: {} ({capacity}), change {}", buffer.policy, buffer.change);
+        let _ =
+            writeln!(text, "\nbuffer {name}: {} ({capacity}), revision {}", buffer.policy, buffer.revision);
         census(&mut text, "holds", &buffer.members);
         if buffer.removed.records > 0 {
             let _ = writeln!(text, "  removed from the store since: {} records", buffer.removed.records);

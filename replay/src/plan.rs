@@ -29,7 +29,7 @@ pub enum Order {
 /// How much of the stream a buffer may know when a batch is drawn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Horizon {
+pub enum VisibleUntil {
     /// What the policy held when the stream stood where the job reads: nothing from its future,
     /// though the store may hold it already.
     #[default]
@@ -60,7 +60,7 @@ pub struct Plan {
     /// How many seqs of a shard are offered to the policies at a time.
     pub block: u64,
     /// How much of the stream a buffer may know.
-    pub horizon: Horizon,
+    pub visible_until: VisibleUntil,
     /// Whether a batch is issued though the stream has not enough new text to fill it.
     pub drain: bool,
 }
@@ -69,7 +69,7 @@ impl Plan {
     /// Digest of everything here that a batch depends on beside the ticket and the store, 32
     /// hexadecimal digits.
     ///
-    /// `horizon` and `drain` are not in it: they choose tickets, and a ticket that was issued stays
+    /// `visible_until` and `drain` are not in it: they choose tickets, and a ticket that was issued stays
     /// what it is.
     #[must_use]
     pub fn digest(&self) -> String {
@@ -103,7 +103,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`WireError::Format`], [`ReplayError::OtherConfig`] (the digests differ), or
-    /// [`ReplayError::Ticket`] when it does not name a change of exactly the buffers of the mix.
+    /// [`ReplayError::Ticket`] when it does not name a revision of exactly the buffers of the mix.
     pub fn check(&self, ticket: &Ticket) -> Result<()> {
         if ticket.format != WIRE_FORMAT {
             return Err(WireError::Format { found: ticket.format }.into());
@@ -118,7 +118,7 @@ impl Plan {
             let drawn: Vec<&str> = self.mix.buffers().collect();
             return Err(refused(
                 ticket,
-                format!("it names changes of {named:?}, the mix draws from {drawn:?}"),
+                format!("it names revisions of {named:?}, the mix draws from {drawn:?}"),
             ));
         }
         Ok(())

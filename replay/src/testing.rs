@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::buffer::{Capacity, Spec, reservoir};
 use crate::library::Library;
 use crate::mix::Mix;
-use crate::plan::{Horizon, Order, Plan};
+use crate::plan::{Order, Plan, VisibleUntil};
 use crate::tokenise::Tokenizer;
 
 /// An empty store whose clock stands at `now`.
@@ -172,7 +172,7 @@ impl Drop for Blocked {
 /// The buffer `main` with a reservoir of this capacity.
 pub(crate) fn main_of(capacity: Capacity) -> Spec {
     let spec = Spec::read("main", &mut Settings::of("policy", "reservoir")).unwrap();
-    Spec { recipe: Arc::new(reservoir::of(capacity)), ..spec }
+    Spec { config: Arc::new(reservoir::of(capacity)), ..spec }
 }
 
 /// Three rows of 96 byte tokens, this share of them from a reservoir of twelve records.
@@ -187,7 +187,7 @@ pub(crate) fn plan(share: f64) -> Plan {
         mix: Mix::new([("main".to_owned(), Share::new(share).unwrap())]).unwrap(),
         buffers: [("main".to_owned(), main_of(Capacity::Records(12)))].into(),
         block: 8,
-        horizon: Horizon::Cursor,
+        visible_until: VisibleUntil::Cursor,
         drain: true,
     }
 }

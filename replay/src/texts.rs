@@ -7,7 +7,7 @@ use perennial_schemas::id::{Seq, Shard};
 
 use crate::tokenise::Tokens;
 
-type Place = (Shard, Seq);
+type RecordKey = (Shard, Seq);
 
 /// About how many bytes an entry takes beside its tokens: its place, twice, and its nodes' share.
 const ENTRY: usize = 200;
@@ -19,9 +19,9 @@ pub struct Texts {
     used: usize,
     /// Counts the uses.
     now: u64,
-    texts: BTreeMap<Place, (u64, Tokens)>,
+    texts: BTreeMap<RecordKey, (u64, Tokens)>,
     /// Places by their last use.
-    uses: BTreeMap<u64, Place>,
+    uses: BTreeMap<u64, RecordKey>,
 }
 
 impl Texts {
@@ -32,7 +32,7 @@ impl Texts {
     }
 
     /// The tokens of the record at a place, if they are here.
-    pub fn get(&mut self, place: &Place) -> Option<Tokens> {
+    pub fn get(&mut self, place: &RecordKey) -> Option<Tokens> {
         let (used, text) = self.texts.get_mut(place)?;
         self.now += 1;
         self.uses.remove(used);
@@ -42,7 +42,7 @@ impl Texts {
     }
 
     /// Keeps a record's tokens, if they fit at all.
-    pub fn insert(&mut self, place: Place, text: Tokens) {
+    pub fn insert(&mut self, place: RecordKey, text: Tokens) {
         if size(&text) > self.limit {
             return;
         }
@@ -94,7 +94,7 @@ mod tests {
         ) {
             let mut texts = Texts::new(Bytes::new(LIMIT as u64));
             // The twin: places and texts from the least to the most recently used.
-            let mut twin: Vec<(Place, Arc<str>)> = Vec::new();
+            let mut twin: Vec<(RecordKey, Arc<str>)> = Vec::new();
             for (seq, length) in uses {
                 let place = ("main".parse().unwrap(), Seq(seq));
                 let at = twin.iter().position(|(known, _)| *known == place);
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn text_larger_than_the_cache_is_not_kept() {
         let mut texts = Texts::new(Bytes::new(203));
-        let place: Place = ("main".parse().unwrap(), Seq(1));
+        let place: RecordKey = ("main".parse().unwrap(), Seq(1));
         texts.insert(place.clone(), Tokens::Bytes("abcd".into()));
         assert_eq!((texts.get(&place).is_none(), texts.used), (true, 0));
         texts.insert(place.clone(), Tokens::Bytes("abc".into()));

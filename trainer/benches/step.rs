@@ -14,8 +14,8 @@ use perennial_schemas::id::{Step, Version};
 use perennial_schemas::seed::{Seed, below};
 use perennial_schemas::wire::{Ticket, WIRE_FORMAT};
 use perennial_trainer::device::Precision;
-use perennial_trainer::feed::Sheet;
-use perennial_trainer::step::{Learner, Recipe};
+use perennial_trainer::feed::PackedBatch;
+use perennial_trainer::step::{Learner, TrainConfig};
 use perennial_trainer::torch::on_one_thread;
 use tch::{Device, Kind, Tensor};
 
@@ -31,19 +31,19 @@ fn ticket(step: Step) -> Ticket {
         config: String::new(),
         seed: Seed::new(0),
         row: 0,
-        fresh: BTreeMap::new(),
+        new_text: BTreeMap::new(),
     }
 }
 
 /// Documents of these lengths, of bytes that a seed gives.
-fn sheet(lengths: &[usize]) -> Sheet {
+fn packed(lengths: &[usize]) -> PackedBatch {
     let token = |document: usize, k: usize| below(Seed::new(1).at(&[document as u64, k as u64]), 256) as i64;
     let document = |(index, n): (usize, &usize)| {
         let tokens: Vec<i64> = (0..=*n).map(|k| token(index, k)).collect();
         (tokens[..*n].to_vec(), tokens[1..].to_vec())
     };
     let documents: Vec<_> = lengths.iter().enumerate().map(document).collect();
-    Sheet::of_documents(&documents)
+    PackedBatch::of_documents(&documents)
 }
 
 fn measure(criterion: &mut Criterion) -> Result<(), Failure> {
@@ -64,12 +64,12 @@ fn measure(criterion: &mut Criterion) -> Result<(), Failure> {
         ("12 documents of 12 lengths, bf16", &mixed, Bf16, 0),
     ];
     for (name, lengths, precision, micro_rows) in cases {
-        let sheet = sheet(lengths);
-        let recipe = Recipe { precision, micro_rows, ..Recipe::default() };
-        let mut learner = Learner::fresh(&recipe, Seed::new(0), Device::Cpu)?;
-        group.throughput(Throughput::Elements(sheet.tokens.len() as u64));
+        let packed = packed(lengths);
+        let train_config = TrainConfig { precision, micro_rows, ..TrainConfig::default() };
+        let mut learner = Learner::init(&train_config, Seed::new(0), Device::Cpu)?;
+        group.throughput(Throughput::Elements(packed.tokens.len() as u64));
         group.bench_function(name, |bench| {
-            bench.iter(|| assert!(learner.step(&ticket(learner.at()), &sheet).is_ok()));
+            bench.iter(|| assert!(learner.step(&ticket(learner.at()), &packed).is_ok()));
         });
     }
     group.throughput(Throughput::Elements(TOKENS as u64));

@@ -14,9 +14,9 @@ use perennial_schemas::wire::{Batch, Ticket};
 use perennial_store::Store;
 use tokio::runtime::Handle;
 
-use crate::checkpoint::Progress;
+use crate::checkpoint::JobPosition;
 use crate::config::Config;
-use crate::feed::{Delivery, Feed, Sheet, ahead};
+use crate::feed::{Delivery, Feed, PackedBatch, ahead};
 use crate::job::limit;
 
 /// How long to wait before looking again at a stream that has nothing new.
@@ -36,32 +36,32 @@ impl Fault for OtherPlan {
         Kind::Conflict
     }
     fn hint(&self) -> Option<String> {
-        Some("give the server and the job's `[replay]` the same seed, batch, fresh, mix, buffer and follow tables".into())
+        Some("give the server and the job's `[replay]` the same seed, batch, new_text, mix, buffer and follow tables".into())
     }
 }
 
-/// Notes of what was drawn.
-pub struct Notes {
-    reader: Reader,
+/// DrawLog of what was drawn.
+pub struct DrawLog {
+    source: Source,
     runtime: Handle,
 }
 
-impl Notes {
+impl DrawLog {
     /// Waits until the store has them.
     ///
     /// # Errors
     /// The store's, and where the server cannot be reached.
     pub fn flush(&self) -> Result<(), Failure> {
-        match &self.reader {
-            Reader::Here(session) => Ok(self.runtime.block_on(session.flush())?),
-            Reader::Server { client, .. } => Ok(self.runtime.block_on(client.flush())?),
+        match &self.source {
+            Source::Local(session) => Ok(self.runtime.block_on(session.flush())?),
+            Source::Server { client, .. } => Ok(self.runtime.block_on(client.flush())?),
         }
     }
 }
 
 /// Where batches come from.
 pub struct Batches {
-    reader: Reader,
+    source: Source,
     plan: Plan,
     clock: Clock,
     stop: Stop,
@@ -70,8 +70,8 @@ pub struct Batches {
 }
 
 #[derive(Clone)]
-enum Reader {
-    Here(Session),
+enum Source {
+    Local(Session),
     Server { client: Client, url: String },
 }
 
@@ -87,39 +87,39 @@ impl Batches {
         clock: &Clock,
         stop: &Stop,
     ) -> Result<Self, Failure> {
-        let reader = match &config.run.server {
+        let source = match &config.run.server {
             Some(url) => {
-                Reader::Server { client: Client::connect(url, clock.clone()).await?, url: url.clone() }
+                Source::Server { client: Client::connect(url, clock.clone()).await?, url: url.clone() }
             }
             None => {
                 let library = Library::open(store.clone(), plan.clone(), config.replay.cache.bytes).await?;
                 // A job asks for each batch once.
                 let settings = Settings { batches: 0, ..config.replay.serve.settings() };
-                Reader::Here(Session::start(library, store.clone(), settings))
+                Source::Local(Session::start(library, store.clone(), settings))
             }
         };
-        Ok(Self { reader, plan, clock: clock.clone(), stop: stop.clone(), read: None })
+        Ok(Self { source, plan, clock: clock.clone(), stop: stop.clone(), read: None })
     }
 
-    /// The notes of what this job draws.
+    /// The draw log of what this job draws.
     #[must_use]
-    pub fn notes(&self, runtime: &Handle) -> Notes {
-        Notes { reader: self.reader.clone(), runtime: runtime.clone() }
+    pub fn draw_log(&self, runtime: &Handle) -> DrawLog {
+        DrawLog { source: self.source.clone(), runtime: runtime.clone() }
     }
 
-    /// A feed of this job's batches from where `progress` stands, made ahead in a thread of its own.
+    /// A feed of this job's batches from where `position` stands, made ahead in a thread of its own.
     ///
     /// # Errors
     /// Where no thread can be started.
     pub fn feed(
         mut self,
-        progress: &Progress,
+        position: &JobPosition,
         step: Step,
         config: &Config,
         runtime: &Handle,
     ) -> Result<Feed, Failure> {
         let mut request =
-            Request { job: progress.job.clone(), step, row: progress.row, fresh: progress.next.clone() };
+            Request { job: position.job.clone(), step, row: position.row, new_text: position.next.clone() };
         let (model, weight) = (config.model.clone(), config.run.replay_weight);
         let until = config.run.steps.map(Step);
         let runtime = runtime.clone();
@@ -131,9 +131,9 @@ impl Batches {
             runtime.block_on(async {
                 let Some(ticket) = self.ticket(&request).await? else { return Ok(None) };
                 let (batch, next) = self.batch(&ticket).await?;
-                let sheet = Sheet::of_batch(&batch, &model, weight)?;
+                let packed = PackedBatch::of_batch(&batch, &model, weight)?;
                 request = next;
-                Ok(Some(Delivery { ticket, sheet, next: request.fresh.clone() }))
+                Ok(Some(Delivery { ticket, packed, next: request.new_text.clone() }))
             })
         };
         Ok(ahead(Box::new(make), limit(u64::from(config.run.prefetch)))?)
@@ -145,20 +145,20 @@ impl Batches {
             if self.stop.is_triggered() {
                 return Ok(None);
             }
-            let issued = match &mut self.reader {
-                Reader::Here(session) => session.ticket(request.clone()).await?,
-                Reader::Server { client, .. } => client.ticket(request).await?,
+            let issued = match &mut self.source {
+                Source::Local(session) => session.ticket(request.clone()).await?,
+                Source::Server { client, .. } => client.ticket(request).await?,
             };
             let missing = match issued {
                 Issued::Ticket(ticket) => return self.check(ticket).map(Some),
                 Issued::NotYet { missing } => missing,
             };
-            let read = match &mut self.reader {
-                Reader::Here(session) => {
+            let read = match &mut self.source {
+                Source::Local(session) => {
                     session.follow().await?;
                     session.version()
                 }
-                Reader::Server { client, .. } => client.follow().await?,
+                Source::Server { client, .. } => client.follow().await?,
             };
             if self.read.replace(read) != Some(read) {
                 continue;
@@ -177,7 +177,7 @@ impl Batches {
 
     /// A server's ticket must be of this job's plan: its checkpoints promise those batches.
     fn check(&self, ticket: Ticket) -> Result<Ticket, Failure> {
-        let Reader::Server { url, .. } = &self.reader else { return Ok(ticket) };
+        let Source::Server { url, .. } = &self.source else { return Ok(ticket) };
         let ours = self.plan.digest();
         if ticket.config == ours {
             return Ok(ticket);
@@ -186,12 +186,12 @@ impl Batches {
     }
 
     async fn batch(&mut self, ticket: &Ticket) -> Result<(Batch, Request), Failure> {
-        match &mut self.reader {
-            Reader::Here(session) => {
+        match &mut self.source {
+            Source::Local(session) => {
                 let served = session.batch(ticket.clone()).await?;
                 Ok((served.batch.clone(), served.next.clone()))
             }
-            Reader::Server { client, .. } => {
+            Source::Server { client, .. } => {
                 let received = client.batch(ticket).await?;
                 Ok((received.batch, received.next))
             }

@@ -168,7 +168,7 @@ fn begins(config: &Config, digest: &str, asked: &Asked) -> Result<Place, Failure
     };
     let state = checkpoint::state(&from)?;
     agree(&state, config, digest, &from)?;
-    if state.recipe.schedule.cooldown.is_some() {
+    if state.train_config.schedule.cooldown.is_some() {
         return Err(BranchError::Cooling(state.job).into());
     }
     let name = asked.name.clone().unwrap_or_else(|| format!("{}-cooldown-{}", state.job, state.step));

@@ -1,8 +1,8 @@
 //! From batches to tensors: shapes, token ranges and masks are checked here, once, and nowhere after.
 //!
-//! A batch becomes a [`Sheet`]: its tokens document by document, documents of equal length side by
-//! side, padding and erased text left out. A sheet is plain numbers, so it can be made ahead in any
-//! thread; [`Sheet::input`] makes its tensors in the thread that calls libtorch.
+//! A batch becomes a [`PackedBatch`]: its tokens document by document, documents of equal length side by
+//! side, padding and erased text left out. A packed batch is plain numbers, so it can be made ahead in any
+//! thread; [`PackedBatch::input`] makes its tensors in the thread that calls libtorch.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ pub enum FeedError {
     Length {
         /// Tokens of a row.
         length: usize,
-        /// `model.context`.
+        /// `model.max_position_embeddings`.
         context: u32,
     },
     /// A token that the vocabulary has not.
@@ -68,25 +68,25 @@ impl Fault for FeedError {
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Length { length, .. } => {
-                Some(format!("set `model.context` to {length}, or shorten the rows of replay"))
-            }
+            Self::Length { length, .. } => Some(format!(
+                "set `model.max_position_embeddings` to {length}, or shorten the rows of replay"
+            )),
             Self::Token { token, .. } => Some(format!(
-                "set `model.vocabulary` above {token}, or replay with the tokeniser of this model"
+                "set `model.vocab_size` above {token}, or replay with the tokeniser of this model"
             )),
             _ => None,
         }
     }
 }
 
-/// One document of a sheet: a piece of a record in one row of the batch.
+/// One document of a packed batch: a segment of a record in one row of the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
+pub struct Segment {
     /// The row in the batch.
     pub row: usize,
     /// Whether the row was replayed.
     pub replayed: bool,
-    /// First token in the sheet.
+    /// First token in the packed batch.
     pub start: usize,
     /// Tokens.
     pub tokens: usize,
@@ -94,9 +94,9 @@ pub struct Piece {
     pub counted: usize,
 }
 
-/// A batch as numbers, document by document. All lists but `pieces` have one entry per token.
+/// A batch as numbers, document by document. All lists but `segments` have one entry per token.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sheet {
+pub struct PackedBatch {
     /// Inputs.
     pub tokens: Vec<i64>,
     /// What follows each input.
@@ -108,37 +108,37 @@ pub struct Sheet {
     /// The documents' lengths, in the order of the tokens.
     pub documents: Documents,
     /// The documents, in the order of the tokens.
-    pub pieces: Vec<Piece>,
+    pub segments: Vec<Segment>,
     /// Rows of the batch.
     pub rows: u64,
 }
 
-impl Sheet {
+impl PackedBatch {
     /// Checks a batch and lays it out. Predictions in replayed rows weigh `replay_weight`, others 1.
     ///
     /// # Errors
     /// [`FeedError`] where the batch does not fit the model.
     pub fn of_batch(batch: &Batch, model: &ModelConfig, replay_weight: f32) -> Result<Self, FeedError> {
         let length = batch.length();
-        if length as u64 > u64::from(model.context) {
-            return Err(FeedError::Length { length, context: model.context });
+        if length as u64 > u64::from(model.max_position_embeddings) {
+            return Err(FeedError::Length { length, context: model.max_position_embeddings });
         }
         let mask = batch.mask();
-        check_tokens(batch, i64::from(model.vocabulary) - 1)?;
-        let mut pieces = Vec::new();
+        check_tokens(batch, i64::from(model.vocab_size) - 1)?;
+        let mut segments = Vec::new();
         for row in 0..batch.rows() {
             let first = row * length;
             let mut end = 0;
-            for piece in &batch.spans(row)? {
-                let (start, tokens) = (piece.start as usize, piece.tokens as usize);
+            for segment in &batch.spans(row)? {
+                let (start, tokens) = (segment.start as usize, segment.tokens as usize);
                 check_gap(&mask, row, length, end..start)?;
                 end = start + tokens;
                 let counted = mask
                     .get(first + start..first + end)
                     .map_or(0, |bits| bits.iter().filter(|bit| **bit).count());
                 // Erased text is padding: nothing is learnt from it and nothing reads it.
-                if !piece.erased {
-                    pieces.push(Piece {
+                if !segment.erased {
+                    segments.push(Segment {
                         row,
                         replayed: batch.is_replayed(row),
                         start: first + start,
@@ -151,44 +151,44 @@ impl Sheet {
             }
             check_gap(&mask, row, length, end..length)?;
         }
-        // Stable: pieces of equal length stay in the batch's order.
-        pieces.sort_by_key(|piece| piece.tokens);
-        let mut sheet = Self { rows: batch.rows() as u64, ..Self::default() };
-        for piece in pieces {
-            let from = piece.start..piece.start + piece.tokens;
+        // Stable: segments of equal length stay in the batch's order.
+        segments.sort_by_key(|segment| segment.tokens);
+        let mut packed = Self { rows: batch.rows() as u64, ..Self::default() };
+        for segment in segments {
+            let from = segment.start..segment.start + segment.tokens;
             let long = |tokens: &[i32]| -> Vec<i64> {
                 tokens.get(from.clone()).unwrap_or_default().iter().map(|token| i64::from(*token)).collect()
             };
             let counts = mask.get(from.clone()).unwrap_or_default();
-            let weight = if piece.replayed { replay_weight } else { 1.0 };
-            sheet.push(piece, long(batch.tokens()), long(batch.targets()), counts, weight);
+            let weight = if segment.replayed { replay_weight } else { 1.0 };
+            packed.push(segment, long(batch.tokens()), long(batch.targets()), counts, weight);
         }
-        sheet.lay_out();
-        Ok(sheet)
+        packed.lay_out();
+        Ok(packed)
     }
 
-    /// A sheet of documents to be predicted: `(inputs, targets)` of equal length, which must fit the
-    /// model; shorter ones first, so that equal lengths lie side by side. `Piece::row` is the
+    /// A packed batch of documents to be predicted: `(inputs, targets)` of equal length, which must fit the
+    /// model; shorter ones first, so that equal lengths lie side by side. `Segment::row` is the
     /// document's number.
     #[must_use]
     pub fn of_documents(documents: &[(Vec<i64>, Vec<i64>)]) -> Self {
         let mut order: Vec<usize> = (0..documents.len()).collect();
         order.sort_by_key(|index| documents.get(*index).map(|(tokens, _)| tokens.len()));
-        let mut sheet = Self { rows: documents.len() as u64, ..Self::default() };
+        let mut packed = Self { rows: documents.len() as u64, ..Self::default() };
         for row in order {
             let Some((tokens, targets)) = documents.get(row).filter(|(tokens, _)| !tokens.is_empty()) else {
                 continue;
             };
             let n = tokens.len();
-            let piece = Piece { row, replayed: false, start: 0, tokens: n, counted: n };
-            sheet.push(piece, tokens.clone(), targets.clone(), &vec![true; n], 1.0);
+            let segment = Segment { row, replayed: false, start: 0, tokens: n, counted: n };
+            packed.push(segment, tokens.clone(), targets.clone(), &vec![true; n], 1.0);
         }
-        sheet.lay_out();
-        sheet
+        packed.lay_out();
+        packed
     }
 
-    fn push(&mut self, piece: Piece, tokens: Vec<i64>, targets: Vec<i64>, counts: &[bool], weight: f32) {
-        self.pieces.push(Piece { start: self.tokens.len(), ..piece });
+    fn push(&mut self, segment: Segment, tokens: Vec<i64>, targets: Vec<i64>, counts: &[bool], weight: f32) {
+        self.segments.push(Segment { start: self.tokens.len(), ..segment });
         self.tokens.extend(tokens);
         self.targets.extend(targets);
         self.counts.extend(counts);
@@ -196,18 +196,18 @@ impl Sheet {
     }
 
     fn lay_out(&mut self) {
-        self.documents = Documents::of_lengths(self.pieces.iter().map(|piece| piece.tokens as i64));
+        self.documents = Documents::of_lengths(self.segments.iter().map(|segment| segment.tokens as i64));
     }
 
-    /// The sheet in parts of `rows` rows each, in the batch's order, without the rows in which nothing
-    /// counts; the sheet itself where `rows` is 0 or not below its own.
+    /// The packed batch in parts of `rows` rows each, in the batch's order, without the rows in which nothing
+    /// counts; the packed batch itself where `rows` is 0 or not below its own.
     #[must_use]
     pub fn split(&self, rows: u64) -> Vec<Cow<'_, Self>> {
         if rows == 0 || rows >= self.rows {
             return vec![Cow::Borrowed(self)];
         }
         let counts: BTreeSet<usize> =
-            self.pieces.iter().filter(|piece| piece.counted > 0).map(|piece| piece.row).collect();
+            self.segments.iter().filter(|segment| segment.counted > 0).map(|segment| segment.row).collect();
         let counts: Vec<usize> = counts.into_iter().collect();
         let parts = counts.chunks(usize::try_from(rows).unwrap_or(usize::MAX));
         parts.map(|rows| Cow::Owned(self.part(rows))).collect()
@@ -216,9 +216,9 @@ impl Sheet {
     /// The documents of these rows, which are sorted.
     fn part(&self, rows: &[usize]) -> Self {
         let mut part = Self { rows: rows.len() as u64, ..Self::default() };
-        for piece in self.pieces.iter().filter(|piece| rows.binary_search(&piece.row).is_ok()) {
-            let from = piece.start..piece.start + piece.tokens;
-            part.pieces.push(Piece { start: part.tokens.len(), ..*piece });
+        for segment in self.segments.iter().filter(|segment| rows.binary_search(&segment.row).is_ok()) {
+            let from = segment.start..segment.start + segment.tokens;
+            part.segments.push(Segment { start: part.tokens.len(), ..*segment });
             part.tokens.extend_from_slice(self.tokens.get(from.clone()).unwrap_or_default());
             part.targets.extend_from_slice(self.targets.get(from.clone()).unwrap_or_default());
             part.counts.extend_from_slice(self.counts.get(from.clone()).unwrap_or_default());
@@ -272,7 +272,7 @@ pub struct Delivery {
     /// Names the batch.
     pub ticket: Ticket,
     /// The batch, laid out.
-    pub sheet: Sheet,
+    pub packed: PackedBatch,
     /// Where the new text after this batch begins.
     pub next: Cursor,
 }

@@ -12,9 +12,9 @@ use perennial_store::Store;
 use tch::Device;
 use tokio::runtime::Handle;
 
-use crate::batches::{Batches, Notes};
+use crate::batches::{Batches, DrawLog};
 use crate::checkpoint::release::{self, Weights};
-use crate::checkpoint::{self, Branched, CheckpointError, Progress, Start, State};
+use crate::checkpoint::{self, Branched, CheckpointError, JobPosition, Start, State};
 use crate::config::Config;
 use crate::device::{self, Precision};
 use crate::evaluate::held_out;
@@ -22,7 +22,7 @@ use crate::evaluate::scorer::Scorer;
 use crate::feed::Feed;
 use crate::model::Decoder;
 use crate::report::collect::CONFIG;
-use crate::step::{Learner, Recipe};
+use crate::step::{Learner, TrainConfig};
 use crate::torch;
 use crate::train::{self, Act, End, Hooks, Plan, Report};
 
@@ -118,12 +118,12 @@ pub fn run(
     torch::on_one_thread(config.run.threads, || -> Result<Ended, Failure> {
         torch::check_version()?;
         let anew = checkpoint::complete(&config.job.folder)?.is_empty();
-        let (learner, progress) = begin(config, &digest, from)?;
+        let (learner, position) = begin(config, &digest, from)?;
         leave(&config.job.folder, effective)?;
-        let notes = batches.notes(runtime);
-        let feed = batches.feed(&progress, learner.at(), config, runtime)?;
+        let draw_log = batches.draw_log(runtime);
+        let feed = batches.feed(&position, learner.at(), config, runtime)?;
         let scorer = Scorer::new(config, &slices, store, runtime, anew);
-        Running { config, learner, progress, scorer, notes }.run(feed, clock, stop)
+        Running { config, learner, position, scorer, draw_log }.run(feed, clock, stop)
     })
 }
 
@@ -156,7 +156,7 @@ fn leave(folder: &Path, effective: &str) -> Result<(), CheckpointError> {
 
 /// The learner of the job's newest checkpoint, or of the checkpoint that it branches from, or one that
 /// has learnt nothing yet.
-fn begin(config: &Config, digest: &str, from: Option<&Path>) -> Result<(Learner, Progress), Failure> {
+fn begin(config: &Config, digest: &str, from: Option<&Path>) -> Result<(Learner, JobPosition), Failure> {
     let chosen = device::choose(config.run.device)?;
     if let Some(why) = &chosen.why_not_cuda {
         tracing::info!(why, "computing on the CPU");
@@ -176,17 +176,17 @@ fn computing(config: &Config, device: Device, begun: Option<Precision>) -> Preci
     found.precision
 }
 
-fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, Progress), Failure> {
-    let recipe = config.recipe(computing(config, device, None));
+fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, JobPosition), Failure> {
+    let train_config = config.train_config(computing(config, device, None));
     let (start, learner) = match &config.job.start {
         None => {
             let seed = config.weights_seed();
-            (Start::Seed(seed), Learner::fresh(&recipe, seed, device)?)
+            (Start::Seed(seed), Learner::init(&train_config, seed, device)?)
         }
         Some(path) => {
             let start = checkpoint::start_file(path)?;
-            let model = checkpoint::start_model(&start, &recipe, device)?;
-            (start, Learner::with_model(&recipe, model)?)
+            let model = checkpoint::start_model(&start, &train_config, device)?;
+            (start, Learner::with_model(&train_config, model)?)
         }
     };
     tracing::info!(
@@ -198,7 +198,7 @@ fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, Prog
             Start::File { path, .. } => format!("the weights of `{}`", path.display()),
         }
     );
-    let progress = Progress {
+    let position = JobPosition {
         job: config.job.name.clone(),
         tokens: 0,
         row: 0,
@@ -207,7 +207,7 @@ fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, Prog
         start,
         branched: None,
     };
-    Ok((learner, progress))
+    Ok((learner, position))
 }
 
 fn resume(
@@ -215,20 +215,20 @@ fn resume(
     digest: &str,
     path: &Path,
     device: Device,
-) -> Result<(Learner, Progress), Failure> {
-    let resumed = checkpoint::load(path, device, |recipe| in_parts(config, recipe))?;
+) -> Result<(Learner, JobPosition), Failure> {
+    let resumed = checkpoint::load(path, device, |train_config| in_parts(config, train_config))?;
     let start = agree(&resumed.state, config, digest, path)?;
     check_start(config, &start)?;
-    computing(config, device, Some(resumed.state.recipe.precision));
-    let progress = Progress { start, ..resumed.state.progress() };
+    computing(config, device, Some(resumed.state.train_config.precision));
+    let position = JobPosition { start, ..resumed.state.position() };
     tracing::info!(
-        job = progress.job,
+        job = position.job,
         step = resumed.state.step.0,
-        tokens = progress.tokens,
+        tokens = position.tokens,
         "going on from `{}`",
         path.display()
     );
-    Ok((resumed.learner, progress))
+    Ok((resumed.learner, position))
 }
 
 /// The first checkpoint of a branch is what it branches from, under its own name: from then on it needs
@@ -238,16 +238,16 @@ fn branch_off(
     digest: &str,
     from: &Path,
     device: Device,
-) -> Result<(Learner, Progress), Failure> {
-    let resumed = checkpoint::load(from, device, |recipe| {
-        recipe.schedule.cooldown = config.schedule.schedule().cooldown;
-        in_parts(config, recipe);
+) -> Result<(Learner, JobPosition), Failure> {
+    let resumed = checkpoint::load(from, device, |train_config| {
+        train_config.schedule.cooldown = config.schedule.schedule().cooldown;
+        in_parts(config, train_config);
     })?;
     let mut state = resumed.state;
     let job = std::mem::replace(&mut state.job, config.job.name.clone());
     let start = agree(&state, config, digest, from)?;
     check_start(config, &start)?;
-    computing(config, device, Some(state.recipe.precision));
+    computing(config, device, Some(state.train_config.precision));
     let model = state.model().cloned().ok_or_else(|| CheckpointError::None { path: from.to_owned() })?;
     let branched = Branched { job, step: state.step, checkpoint: from.to_owned(), model };
     tracing::info!(
@@ -258,14 +258,14 @@ fn branch_off(
         branched.job,
         from.display()
     );
-    let progress = Progress { start, branched: Some(branched), ..state.progress() };
-    checkpoint::save(&config.job.folder, &resumed.learner, &progress, limit(u64::from(config.run.keep)))?;
-    Ok((resumed.learner, progress))
+    let position = JobPosition { start, branched: Some(branched), ..state.position() };
+    checkpoint::save(&config.job.folder, &resumed.learner, &position, limit(u64::from(config.run.keep)))?;
+    Ok((resumed.learner, position))
 }
 
 /// Rows computed at a time may change where a job goes on: memory may have become scarce.
-fn in_parts(config: &Config, recipe: &mut Recipe) {
-    let (was, now) = (recipe.micro_rows, config.run.micro_rows);
+fn in_parts(config: &Config, train_config: &mut TrainConfig) {
+    let (was, now) = (train_config.micro_rows, config.run.micro_rows);
     if was != now {
         tracing::warn!(
             was,
@@ -273,7 +273,7 @@ fn in_parts(config: &Config, recipe: &mut Recipe) {
             "`run.micro_rows` is another: sums are made in another order, so the weights will differ in their \
              last bits from those of a job that never changed it"
         );
-        recipe.micro_rows = now;
+        train_config.micro_rows = now;
     }
 }
 
@@ -293,13 +293,17 @@ fn check_start(config: &Config, start: &Start) -> Result<(), JobError> {
 /// [`JobError::Changed`] with what differs.
 pub fn agree(state: &State, config: &Config, digest: &str, path: &Path) -> Result<Start, JobError> {
     let start = same_start(config, &state.start);
-    let precision = config.run.precision.of_job(state.recipe.precision);
-    let recipe = Recipe { micro_rows: state.recipe.micro_rows, ..config.recipe(precision) };
+    let precision = config.run.precision.of_job(state.train_config.precision);
+    let train_config =
+        TrainConfig { micro_rows: state.train_config.micro_rows, ..config.train_config(precision) };
     let same = [
         ("job.name", state.job == config.job.name),
-        ("run.precision", state.recipe.precision == precision),
-        ("run.replay_weight", state.recipe.replay_weight.to_bits() == config.run.replay_weight.to_bits()),
-        ("recipe (model, optim, schedule, average)", state.recipe == recipe),
+        ("run.precision", state.train_config.precision == precision),
+        (
+            "run.replay_weight",
+            state.train_config.replay_weight.to_bits() == config.run.replay_weight.to_bits(),
+        ),
+        ("training configuration (model, optim, schedule, average)", state.train_config == train_config),
         ("reading (replay)", state.config == digest),
     ];
     let other = same.into_iter().find(|(_, same)| !same).map(|(what, _)| what);
@@ -331,30 +335,30 @@ fn same_start(config: &Config, start: &Start) -> Option<Start> {
 struct Running<'a> {
     config: &'a Config,
     learner: Learner,
-    progress: Progress,
+    position: JobPosition,
     scorer: Scorer<'a>,
-    notes: Notes,
+    draw_log: DrawLog,
 }
 
 impl Running<'_> {
     fn run(self, mut feed: Feed, clock: &Clock, stop: &Stop) -> Result<Ended, Failure> {
-        let Self { config, mut learner, mut progress, mut scorer, notes } = self;
-        let first = progress.branched.as_ref().map_or(Step(0), |branched| branched.step);
+        let Self { config, mut learner, mut position, mut scorer, draw_log } = self;
+        let first = position.branched.as_ref().map_or(Step(0), |branched| branched.step);
         if learner.at() == first {
-            scorer.live(&learner, &progress)?;
+            scorer.live(&learner, &position)?;
         }
         let hooks = Hooks {
-            evaluate: Box::new(|learner, progress| scorer.live(learner, progress)),
-            settle: Box::new(|| notes.flush()),
+            evaluate: Box::new(|learner, position| scorer.live(learner, position)),
+            settle: Box::new(|| draw_log.flush()),
         };
         let plan = plan(config);
-        let report = train::train(&mut learner, &mut progress, &mut feed, &plan, hooks, clock, stop)?;
+        let report = train::train(&mut learner, &mut position, &mut feed, &plan, hooks, clock, stop)?;
         if report.end == End::Stopped {
             return Ok(Ended { report, release: None, short: 0 });
         }
-        let (all, start) = finish(config, &learner, &progress, &mut scorer)?;
-        let end = learner.recipe().schedule.cooldown.map_or(Step(0), |cooldown| cooldown.end());
-        let short = if progress.branched.is_some() { end.0.saturating_sub(report.steps.0) } else { 0 };
+        let (all, start) = finish(config, &learner, &position, &mut scorer)?;
+        let end = learner.train_config().schedule.cooldown.map_or(Step(0), |cooldown| cooldown.end());
+        let short = if position.branched.is_some() { end.0.saturating_sub(report.steps.0) } else { 0 };
         if short > 0 {
             tracing::warn!(
                 short,
@@ -363,7 +367,7 @@ impl Running<'_> {
             );
             return Ok(Ended { report, release: None, short });
         }
-        let release = release::write(&report.checkpoint, &learner, &progress, &all, start.as_ref())?;
+        let release = release::write(&report.checkpoint, &learner, &position, &all, start.as_ref())?;
         Ok(Ended { report, release: Some(release), short })
     }
 }
@@ -372,20 +376,20 @@ impl Running<'_> {
 fn finish(
     config: &Config,
     learner: &Learner,
-    progress: &Progress,
+    position: &JobPosition,
     scorer: &mut Scorer<'_>,
 ) -> Result<(Vec<Weights>, Option<Decoder>), Failure> {
-    let shares = config.average.shares(matches!(progress.start, Start::File { .. }));
-    let all = Weights::all(&config.average.horizons, &shares);
+    let shares = config.average.shares(matches!(position.start, Start::File { .. }));
+    let all = Weights::all(&config.average.windows, &shares);
     let (ways, averages): (Vec<Weights>, Vec<Weights>) = all.iter().partition(|one| one.is_interpolated());
-    scorer.live(learner, progress)?;
+    scorer.live(learner, position)?;
     if config.evaluate.averages {
-        scorer.rest(learner, progress, &averages, None)?;
+        scorer.rest(learner, position, &averages, None)?;
     }
     if ways.is_empty() {
         return Ok((all, None));
     }
-    let start = checkpoint::start_model(&progress.start, learner.recipe(), learner.model().device());
+    let start = checkpoint::start_model(&position.start, learner.train_config(), learner.model().device());
     let start = match start {
         Ok(start) => start,
         Err(error) => {
@@ -395,7 +399,7 @@ fn finish(
         }
     };
     if config.evaluate.averages {
-        scorer.rest(learner, progress, &ways, Some(&start))?;
+        scorer.rest(learner, position, &ways, Some(&start))?;
     }
     Ok((all, Some(start)))
 }

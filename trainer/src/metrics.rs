@@ -9,7 +9,7 @@ use perennial_program::error::{Fault, Kind};
 use perennial_schemas::id::Step;
 use serde::{Deserialize, Serialize};
 
-use crate::feed::Sheet;
+use crate::feed::PackedBatch;
 use crate::loss::next_token::Tally;
 use crate::step::Outcome;
 
@@ -46,7 +46,7 @@ pub struct Line {
     /// Mean joint norm of the gradients before clipping.
     pub grad_norm: f64,
     /// Learning rate of the last step.
-    pub rate: f64,
+    pub learning_rate: f64,
     /// Tokens of text read per second, waiting included.
     pub tokens_per_second: f64,
     /// Share of the time that was spent waiting for batches.
@@ -61,19 +61,19 @@ pub struct Interval {
     replayed_tokens: u64,
     tally: Tally,
     norms: f64,
-    rate: f64,
+    learning_rate: f64,
     waited: Duration,
 }
 
 impl Interval {
-    /// Adds a step over the text of `sheet`, that waited so long for it.
-    pub fn add(&mut self, outcome: &Outcome, sheet: &Sheet, waited: Duration) {
+    /// Adds a step over the text of `packed`, that waited so long for it.
+    pub fn add(&mut self, outcome: &Outcome, packed: &PackedBatch, waited: Duration) {
         self.steps += 1;
-        self.tokens += sheet.tokens.len() as u64;
-        let replayed = sheet.pieces.iter().filter(|piece| piece.replayed);
-        self.replayed_tokens += replayed.map(|piece| piece.tokens as u64).sum::<u64>();
+        self.tokens += packed.tokens.len() as u64;
+        let replayed = packed.segments.iter().filter(|segment| segment.replayed);
+        self.replayed_tokens += replayed.map(|segment| segment.tokens as u64).sum::<u64>();
         self.norms += outcome.norm;
-        self.rate = outcome.rate;
+        self.learning_rate = outcome.learning_rate;
         self.waited += waited;
         self.tally = self.tally + outcome.tally;
     }
@@ -93,11 +93,11 @@ impl Interval {
             step,
             tokens,
             loss: self.tally.all().mean(),
-            loss_new: self.tally.fresh.mean(),
+            loss_new: self.tally.new_text.mean(),
             loss_replayed: self.tally.replayed.mean(),
             replay_share: (self.tokens > 0).then(|| self.replayed_tokens as f64 / self.tokens as f64),
             grad_norm: self.norms / self.steps.max(1) as f64,
-            rate: self.rate,
+            learning_rate: self.learning_rate,
             tokens_per_second: per_second(self.tokens as f64),
             wait: per_second(self.waited.as_secs_f64()),
         }
@@ -168,7 +168,7 @@ fn kept(file: &mut File, after: Step) -> std::io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::Piece;
+    use crate::feed::Segment;
     use crate::loss::next_token::Sum;
 
     fn line(step: u64) -> Line {
@@ -202,23 +202,26 @@ mod tests {
 
     #[test]
     fn an_interval_sums_losses_by_token_and_time_by_share() {
-        let outcome = |fresh: (f64, u64), replayed: (f64, u64), norm: f64| {
+        let outcome = |new_text: (f64, u64), replayed: (f64, u64), norm: f64| {
             let sum = |(nats, tokens)| Sum { nats, tokens };
-            let tally = Tally { fresh: sum(fresh), replayed: sum(replayed) };
-            Outcome { step: Step(0), loss: None, tally, norm, rate: 0.5 }
+            let tally = Tally { new_text: sum(new_text), replayed: sum(replayed) };
+            Outcome { step: Step(0), loss: None, tally, norm, learning_rate: 0.5 }
         };
-        let sheet = |fresh: usize, replayed: usize| {
-            let piece = |tokens, replayed| Piece { row: 0, replayed, start: 0, tokens, counted: 0 };
-            let pieces = vec![piece(fresh, false), piece(replayed, true)];
-            Sheet { tokens: vec![0; fresh + replayed], pieces, ..Sheet::default() }
+        let packed = |new_text: usize, replayed: usize| {
+            let segment = |tokens, replayed| Segment { row: 0, replayed, start: 0, tokens, counted: 0 };
+            let segments = vec![segment(new_text, false), segment(replayed, true)];
+            PackedBatch { tokens: vec![0; new_text + replayed], segments, ..PackedBatch::default() }
         };
         let mut interval = Interval::default();
-        interval.add(&outcome((6.0, 2), (0.0, 0), 1.0), &sheet(10, 0), Duration::from_millis(500));
-        interval.add(&outcome((2.0, 2), (9.0, 3), 3.0), &sheet(26, 4), Duration::from_millis(500));
+        interval.add(&outcome((6.0, 2), (0.0, 0), 1.0), &packed(10, 0), Duration::from_millis(500));
+        interval.add(&outcome((2.0, 2), (9.0, 3), 3.0), &packed(26, 4), Duration::from_millis(500));
         let line = interval.line(Step(2), 40, Duration::from_secs(4));
         assert_eq!((line.loss_new, line.loss_replayed), (Some(2.0), Some(3.0)));
         assert_eq!(line.loss, Some(17.0 / 7.0));
         assert_eq!(line.replay_share, Some(0.1));
-        assert_eq!([line.grad_norm, line.rate, line.tokens_per_second, line.wait], [2.0, 0.5, 10.0, 0.25]);
+        assert_eq!(
+            [line.grad_norm, line.learning_rate, line.tokens_per_second, line.wait],
+            [2.0, 0.5, 10.0, 0.25]
+        );
     }
 }

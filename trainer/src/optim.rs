@@ -118,10 +118,10 @@ impl Optimizer {
     ///
     /// # Errors
     /// [`TorchError`] where a parameter has no gradient.
-    pub fn update(&mut self, rate: f64, clipped: &Clipped) -> Result<(), TorchError> {
+    pub fn update(&mut self, learning_rate: f64, clipped: &Clipped) -> Result<(), TorchError> {
         let OptimConfig { beta1, beta2, weight_decay, epsilon, .. } = self.config;
         for (group, decay) in self.groups.iter_mut().zip([weight_decay, 0.0]) {
-            let with = AdamW { rate, beta1, beta2, decay, epsilon };
+            let with = AdamW { learning_rate, beta1, beta2, decay, epsilon };
             torch::adamw(&mut group.moments, &clipped.skip, with)?;
         }
         Ok(())

@@ -24,9 +24,9 @@ use perennial_schemas::wire::Ticket;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use crate::average::{AverageConfig, Averages, HorizonError};
+use crate::average::{AverageConfig, Averages, WindowError};
 use crate::device::Precision;
-use crate::feed::{Sheet, to_host};
+use crate::feed::{PackedBatch, to_host};
 use crate::loss::next_token::{NextToken, Tally, next_token};
 use crate::model::config::ShapeError;
 use crate::model::decoder::WeightsError;
@@ -38,7 +38,7 @@ use crate::torch::{TorchError, guarded};
 /// Everything in a config that reaches the weights, but for the batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe {
+pub struct TrainConfig {
     /// The model's shape.
     pub model: ModelConfig,
     /// The optimiser.
@@ -56,7 +56,7 @@ pub struct Recipe {
     pub replay_weight: f32,
 }
 
-impl Default for Recipe {
+impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             model: ModelConfig::default(),
@@ -70,20 +70,20 @@ impl Default for Recipe {
     }
 }
 
-/// A recipe that no learner can follow.
+/// A training configuration that no learner can follow.
 #[derive(Debug, thiserror::Error)]
-pub enum RecipeError {
+pub enum TrainConfigError {
     /// The model's shape.
     #[error("`[model]` is wrong")]
     Model(#[from] ShapeError),
     /// The optimiser's numbers.
     #[error("`[optim]` is wrong")]
     Optim(#[from] OptimError),
-    /// The averages' horizons.
+    /// The averages' windows.
     #[error("`[average]` is wrong")]
-    Average(#[from] HorizonError),
+    Average(#[from] WindowError),
     /// The learning rate.
-    #[error("`schedule.rate` cannot be {0}: it must be a positive number")]
+    #[error("`schedule.learning_rate` cannot be {0}: it must be a positive number")]
     Rate(f64),
     /// The weights do not fit the model.
     #[error("these weights cannot be started from")]
@@ -93,7 +93,7 @@ pub enum RecipeError {
     Torch(#[from] TorchError),
 }
 
-impl Fault for RecipeError {
+impl Fault for TrainConfigError {
     fn kind(&self) -> Kind {
         match self {
             Self::Torch(error) => error.kind(),
@@ -109,17 +109,21 @@ impl Fault for RecipeError {
     }
 }
 
-impl Recipe {
-    /// Refuses a recipe that no learner can follow.
+impl TrainConfig {
+    /// Refuses a training configuration that no learner can follow.
     ///
     /// # Errors
-    /// [`RecipeError`] with the first key that breaks a rule.
-    pub fn check(&self) -> Result<(), RecipeError> {
+    /// [`TrainConfigError`] with the first key that breaks a rule.
+    pub fn check(&self) -> Result<(), TrainConfigError> {
         self.model.check()?;
         self.optim.check()?;
         self.average.check()?;
-        let rate = self.schedule.rate;
-        if rate.is_finite() && rate > 0.0 { Ok(()) } else { Err(RecipeError::Rate(rate)) }
+        let learning_rate = self.schedule.learning_rate;
+        if learning_rate.is_finite() && learning_rate > 0.0 {
+            Ok(())
+        } else {
+            Err(TrainConfigError::Rate(learning_rate))
+        }
     }
 }
 
@@ -172,7 +176,7 @@ impl Fault for StepError {
             Self::Torch { source, .. } => source.hint(),
             Self::NotFinite { .. } => Some(
                 "start another job, with a name and a folder of its own, `job.start` set to the last \
-                 checkpoint's folder and a smaller `schedule.rate`"
+                 checkpoint's folder and a smaller `schedule.learning_rate`"
                     .into(),
             ),
             Self::Order { .. } => None,
@@ -193,7 +197,7 @@ pub struct Outcome {
     /// Joint 2-norm of the gradients before clipping.
     pub norm: f64,
     /// Learning rate.
-    pub rate: f64,
+    pub learning_rate: f64,
 }
 
 /// A model and all that changes while it learns.
@@ -205,46 +209,46 @@ pub struct Learner {
     pub(crate) step: Step,
     /// The model in bf16, where it computes in that.
     rounded: Option<Rounded>,
-    recipe: Recipe,
+    train_config: TrainConfig,
 }
 
 impl Learner {
-    /// A learner at step 0 with fresh weights, a function of the recipe and the seed.
+    /// A learner at step 0 with fresh weights, a function of the training configuration and the seed.
     ///
     /// # Errors
-    /// [`RecipeError`] where the recipe is wrong or libtorch refuses.
-    pub fn fresh(recipe: &Recipe, seed: Seed, device: Device) -> Result<Self, RecipeError> {
-        recipe.check()?;
-        let model = guarded(|| Decoder::fresh(&recipe.model, seed, device))??;
-        Self::with_model(recipe, model)
+    /// [`TrainConfigError`] where the training configuration is wrong or libtorch refuses.
+    pub fn init(train_config: &TrainConfig, seed: Seed, device: Device) -> Result<Self, TrainConfigError> {
+        train_config.check()?;
+        let model = guarded(|| Decoder::init(&train_config.model, seed, device))??;
+        Self::with_model(train_config, model)
     }
 
     /// A learner at step 0 that starts from a model's weights, with an empty optimiser.
     ///
     /// # Errors
-    /// [`RecipeError`] where the recipe is wrong or libtorch refuses.
-    pub fn with_model(recipe: &Recipe, model: Decoder) -> Result<Self, RecipeError> {
-        recipe.check()?;
-        let optimizer = guarded(|| Optimizer::new(recipe.optim.clone(), model.parameters()))?;
-        let averages = guarded(|| Averages::new(&recipe.average, model.tensors()))?;
-        let rounded = match recipe.precision {
+    /// [`TrainConfigError`] where the training configuration is wrong or libtorch refuses.
+    pub fn with_model(train_config: &TrainConfig, model: Decoder) -> Result<Self, TrainConfigError> {
+        train_config.check()?;
+        let optimizer = guarded(|| Optimizer::new(train_config.optim.clone(), model.parameters()))?;
+        let averages = guarded(|| Averages::new(&train_config.average, model.tensors()))?;
+        let rounded = match train_config.precision {
             Precision::F32 => None,
             Precision::Bf16 => Some(guarded(|| Rounded::of(&model))??),
         };
-        Ok(Self { model, optimizer, averages, step: Step(0), rounded, recipe: recipe.clone() })
+        Ok(Self { model, optimizer, averages, step: Step(0), rounded, train_config: train_config.clone() })
     }
 
     /// Learns one batch.
     ///
     /// # Errors
     /// [`StepError`], with the ticket, where it could not; the learner must be dropped then.
-    pub fn step(&mut self, ticket: &Ticket, sheet: &Sheet) -> Result<Outcome, StepError> {
+    pub fn step(&mut self, ticket: &Ticket, packed: &PackedBatch) -> Result<Outcome, StepError> {
         let step = self.step;
         if ticket.step != step {
             return Err(StepError::Order { found: ticket.step, wanted: step });
         }
         // The one place where a panic of libtorch in training becomes an error.
-        let outcome = guarded(|| self.equation(sheet))
+        let outcome = guarded(|| self.equation(packed))
             .and_then(|made| made)
             .map_err(|source| StepError::Torch { step, ticket: ticket.to_json(), source })?;
         let loss = outcome.loss.unwrap_or(0.0);
@@ -255,26 +259,26 @@ impl Learner {
         Ok(outcome)
     }
 
-    fn equation(&mut self, sheet: &Sheet) -> Result<Outcome, TorchError> {
-        let rate = self.recipe.schedule.at(self.step);
-        let weight = sheet.weight();
+    fn equation(&mut self, packed: &PackedBatch) -> Result<Outcome, TorchError> {
+        let learning_rate = self.train_config.schedule.at(self.step);
+        let weight = packed.weight();
         if weight <= 0.0 {
             let tally = Tally::default();
-            return Ok(Outcome { step: self.step, loss: None, tally, norm: 0.0, rate });
+            return Ok(Outcome { step: self.step, loss: None, tally, norm: 0.0, learning_rate });
         }
         // round
         if let Some(rounded) = &mut self.rounded {
             rounded.refresh()?;
         }
         // split
-        let parts = sheet.split(u64::from(self.recipe.micro_rows));
+        let parts = packed.split(u64::from(self.train_config.micro_rows));
         // forward, terms, backward
         let losses: Vec<NextToken> =
             parts.iter().map(|part| self.backward(part, weight)).collect::<Result<_, _>>()?;
         // clip
         let clipped = self.optimizer.clip()?;
         // update
-        self.optimizer.update(rate, &clipped)?;
+        self.optimizer.update(learning_rate, &clipped)?;
         self.optimizer.drop_gradients()?;
         // average
         self.averages.update(self.model.tensors())?;
@@ -286,11 +290,11 @@ impl Learner {
             tally = tally + Tally::of(part, own);
             nll = rest;
         }
-        Ok(Outcome { step: self.step, loss: Some(mean), tally, norm, rate })
+        Ok(Outcome { step: self.step, loss: Some(mean), tally, norm, learning_rate })
     }
 
     /// Adds the gradients of a part of a batch, whose predictions all together weigh `total`, to the weights'.
-    fn backward(&self, part: &Sheet, total: f64) -> Result<NextToken, TorchError> {
+    fn backward(&self, part: &PackedBatch, total: f64) -> Result<NextToken, TorchError> {
         let input = part.input(self.model.device());
         // forward
         let logits = match &self.rounded {
@@ -328,8 +332,8 @@ impl Learner {
 
     /// What it follows.
     #[must_use]
-    pub const fn recipe(&self) -> &Recipe {
-        &self.recipe
+    pub const fn train_config(&self) -> &TrainConfig {
+        &self.train_config
     }
 }
 

@@ -9,11 +9,11 @@ use perennial_program::failpoint;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Step;
 
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, JobPosition};
 use crate::feed::{Delivery, Feed};
 use crate::metrics::{Interval, Metrics};
+use crate::progress::Progress;
 use crate::step::Learner;
-use crate::watch::Watch;
 
 /// What can happen every so many steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 /// Shown the learner and where the job is.
-pub type Evaluate<'a> = dyn FnMut(&Learner, &Progress) -> Result<(), Failure> + 'a;
+pub type Evaluate<'a> = dyn FnMut(&Learner, &JobPosition) -> Result<(), Failure> + 'a;
 
 /// What others do with a job while it runs; they get no way to change it.
 pub struct Hooks<'a> {
@@ -78,7 +78,7 @@ pub struct Report {
 /// A running job.
 struct Job<'a> {
     learner: &'a mut Learner,
-    progress: &'a mut Progress,
+    position: &'a mut JobPosition,
     plan: &'a Plan,
     hooks: Hooks<'a>,
     metrics: Metrics,
@@ -86,18 +86,18 @@ struct Job<'a> {
     clock: &'a Clock,
     /// When the interval began.
     since: Duration,
-    watch: Watch,
+    progress: Progress,
     saved: Option<PathBuf>,
 }
 
-/// Runs a job from where `learner` and `progress` are, until its plan, its stream or `stop` ends it, and
+/// Runs a job from where `learner` and `position` are, until its plan, its stream or `stop` ends it, and
 /// leaves a checkpoint. Must run on the thread that calls libtorch.
 ///
 /// # Errors
 /// What a step, the feed, a hook or the disk failed with: the newest checkpoint is then the one before.
 pub fn train(
     learner: &mut Learner,
-    progress: &mut Progress,
+    position: &mut JobPosition,
     feed: &mut Feed,
     plan: &Plan,
     hooks: Hooks<'_>,
@@ -106,8 +106,9 @@ pub fn train(
 ) -> Result<Report, Failure> {
     let metrics = Metrics::open(&plan.dir.join("metrics.jsonl"), learner.at())?;
     let (interval, since) = (Interval::default(), clock.monotonic());
-    let watch = Watch::new(since, plan.until);
-    let mut job = Job { learner, progress, plan, hooks, metrics, interval, clock, since, watch, saved: None };
+    let progress = Progress::new(since, plan.until);
+    let mut job =
+        Job { learner, position, plan, hooks, metrics, interval, clock, since, progress, saved: None };
     let end = loop {
         if plan.until.is_some_and(|until| job.learner.at() >= until) {
             break End::Done;
@@ -130,29 +131,31 @@ pub fn train(
         }
     };
     job.act(Act::Metrics)?;
-    if let Some(told) = job.watch.last(job.learner.at(), job.progress.tokens, clock.monotonic()) {
-        told.log();
+    if let Some(line) = job.progress.last(job.learner.at(), job.position.tokens, clock.monotonic()) {
+        line.log();
     }
     let checkpoint = match job.saved.take() {
         Some(path) => path,
         None => job.save()?,
     };
-    Ok(Report { end, steps: job.learner.at(), tokens: job.progress.tokens, checkpoint })
+    Ok(Report { end, steps: job.learner.at(), tokens: job.position.tokens, checkpoint })
 }
 
 impl Job<'_> {
     fn learn(&mut self, delivery: &Delivery, waited: Duration) -> Result<(), Failure> {
-        let outcome = self.learner.step(&delivery.ticket, &delivery.sheet)?;
+        let outcome = self.learner.step(&delivery.ticket, &delivery.packed)?;
         failpoint::hit("train.step.after_update");
-        let tokens = delivery.sheet.tokens.len() as u64;
+        let tokens = delivery.packed.tokens.len() as u64;
         self.saved = None;
-        self.progress.tokens += tokens;
-        self.progress.row = delivery.ticket.row + delivery.sheet.rows;
-        self.progress.next.clone_from(&delivery.next);
-        self.interval.add(&outcome, &delivery.sheet, waited);
-        self.watch.add(&outcome, &delivery.sheet, waited);
-        if let Some(told) = self.watch.told(self.learner.at(), self.progress.tokens, self.clock.monotonic()) {
-            told.log();
+        self.position.tokens += tokens;
+        self.position.row = delivery.ticket.row + delivery.packed.rows;
+        self.position.next.clone_from(&delivery.next);
+        self.interval.add(&outcome, &delivery.packed, waited);
+        self.progress.add(&outcome, &delivery.packed, waited);
+        if let Some(line) =
+            self.progress.due_line(self.learner.at(), self.position.tokens, self.clock.monotonic())
+        {
+            line.log();
         }
         Ok(())
     }
@@ -160,7 +163,7 @@ impl Job<'_> {
     fn act(&mut self, act: Act) -> Result<(), Failure> {
         match act {
             Act::Metrics => self.write_line(),
-            Act::Evaluate => (self.hooks.evaluate)(self.learner, self.progress),
+            Act::Evaluate => (self.hooks.evaluate)(self.learner, self.position),
             Act::Checkpoint => self.save().map(|path| self.saved = Some(path)),
         }
     }
@@ -171,7 +174,7 @@ impl Job<'_> {
         }
         let now = self.clock.monotonic();
         let lasted = now.saturating_sub(self.since);
-        let line = self.interval.line(self.learner.at(), self.progress.tokens, lasted);
+        let line = self.interval.line(self.learner.at(), self.position.tokens, lasted);
         self.metrics.write(&line)?;
         self.interval = Interval::default();
         self.since = now;
@@ -183,7 +186,7 @@ impl Job<'_> {
         self.write_line()?;
         self.metrics.sync()?;
         (self.hooks.settle)()?;
-        Ok(checkpoint::save(&self.plan.dir, self.learner, self.progress, self.plan.keep)?)
+        Ok(checkpoint::save(&self.plan.dir, self.learner, self.position, self.plan.keep)?)
     }
 }
 

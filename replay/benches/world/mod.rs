@@ -134,7 +134,7 @@ fn push(builder: &mut Builder, seq: i64, text: &str) -> u128 {
 /// The plan of these settings of replay's config; buffers may be drawn from at any place of the stream.
 pub fn plan(settings: &[String]) -> Plan {
     let mut plan = None;
-    let loader = Loader::new("replay").assign("--set", "follow.horizon=store");
+    let loader = Loader::new("replay").assign("--set", "follow.visible_until=store");
     let loader = settings.iter().fold(loader, |loader, setting| loader.assign("--set", setting.as_str()));
     loader
         .load_with(|config: &mut Config, problems| plan = config.plan("", problems))

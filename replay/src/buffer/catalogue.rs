@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use perennial_program::config::{ConfigError, Table};
 
-use super::{Recipe, decay, fifo, reservoir};
+use super::{PolicyConfig, decay, fifo, reservoir};
 
 /// One policy.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Entry {
     /// A table `[buffer.<name>]` that works.
     pub example: &'static str,
     /// Reads its settings from that table.
-    pub read: fn(&mut Table) -> Result<Arc<dyn Recipe>, ConfigError>,
+    pub read: fn(&mut Table) -> Result<Arc<dyn PolicyConfig>, ConfigError>,
 }
 
 /// Every policy, one line each.

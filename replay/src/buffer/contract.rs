@@ -9,7 +9,7 @@ use perennial_schemas::table::buffers::Op;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{CATALOGUE, Candidate, Capacity, Delta, Entry, Policy, Spec};
+use super::{CATALOGUE, Candidate, Capacity, Change, Entry, Policy, Spec};
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -31,7 +31,7 @@ fn spec(entry: &Entry, capacity: Option<Capacity>) -> Spec {
     Spec::read("main", config.buffer.get_mut("main").unwrap()).unwrap()
 }
 
-fn offer(policy: &mut dyn Policy, blocks: &[Vec<Candidate>]) -> Vec<Delta> {
+fn offer(policy: &mut dyn Policy, blocks: &[Vec<Candidate>]) -> Vec<Change> {
     let mut changes = Vec::new();
     for block in blocks {
         policy.offer(block, &mut changes);
@@ -40,7 +40,7 @@ fn offer(policy: &mut dyn Policy, blocks: &[Vec<Candidate>]) -> Vec<Delta> {
 }
 
 /// Applies the changes one by one, holding each to the rules.
-fn members(changes: &[Delta], capacity: Capacity) -> BTreeMap<(Shard, Seq), Candidate> {
+fn members(changes: &[Change], capacity: Capacity) -> BTreeMap<(Shard, Seq), Candidate> {
     let mut members = BTreeMap::new();
     for change in changes {
         let one = &change.candidate;

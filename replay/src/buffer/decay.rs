@@ -11,7 +11,7 @@ use perennial_schemas::seed::Seed;
 use serde::{Deserialize, Serialize};
 
 use super::keyed::{Keyed, Keys};
-use super::{Capacity, Entry, Policy, Recipe};
+use super::{Capacity, Entry, Policy, PolicyConfig};
 
 const NAME: &str = "decay";
 
@@ -44,7 +44,7 @@ impl Settings {
     }
 }
 
-impl Recipe for Settings {
+impl PolicyConfig for Settings {
     fn settings(&self) -> String {
         serde_json::json!({ "capacity": self.capacity, "half_life": self.half_life }).to_string()
     }

@@ -18,7 +18,7 @@ use perennial_schemas::seed::{Seed, unit};
 use perennial_schemas::table::buffers::Op;
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Capacity, Delta, Policy, Recipe};
+use super::{Candidate, Capacity, Change, Policy, PolicyConfig};
 
 /// What a record's key is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,7 +110,7 @@ impl Sample {
     }
 }
 
-impl Recipe for Sample {
+impl PolicyConfig for Sample {
     fn settings(&self) -> String {
         serde_json::json!({ "capacity": self.capacity }).to_string()
     }
@@ -161,7 +161,7 @@ impl Keyed {
 }
 
 impl Policy for Keyed {
-    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Delta>) {
+    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Change>) {
         // Whoever enters and leaves within the block leaves no trace.
         let mut entered = BTreeSet::new();
         let mut left = Vec::new();
@@ -181,18 +181,18 @@ impl Policy for Keyed {
             }
         }
         let keys = self.keys;
-        let delta = |op, key: Key, candidate| Delta {
+        let change = |op, key: Key, candidate| Change {
             op,
             candidate,
             key: keys.value(key),
             weight: None,
             class: None,
         };
-        changes.extend(left.into_iter().map(|(key, candidate)| delta(Op::Evict, key, candidate)));
+        changes.extend(left.into_iter().map(|(key, candidate)| change(Op::Evict, key, candidate)));
         let stay = entered.iter().filter_map(|key| Some((*key, self.members.get(key)?)));
         let mut stay: Vec<(Key, &Candidate)> = stay.collect();
         stay.sort_by(|(_, a), (_, b)| (a.seq, &a.shard).cmp(&(b.seq, &b.shard)));
-        changes.extend(stay.into_iter().map(|(key, candidate)| delta(Op::Admit, key, candidate.clone())));
+        changes.extend(stay.into_iter().map(|(key, candidate)| change(Op::Admit, key, candidate.clone())));
     }
 }
 

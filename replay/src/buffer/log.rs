@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use perennial_schemas::id::{Change, RecordId, Seq, Shard};
+use perennial_schemas::id::{RecordId, Revision, Seq, Shard};
 use perennial_schemas::table::buffers::{Op, Row};
 
 use super::{Member, Members};
@@ -38,10 +38,10 @@ struct Logged {
     seen: Arc<Seen>,
 }
 
-/// How many changes' members are held at once: jobs that read at different places.
+/// How many revisions are kept with their members at once: jobs that read at different places.
 const SNAPSHOTS: usize = 8;
 
-/// All changes of one buffer, dense from change 1.
+/// All changes of one buffer, dense from revision 1.
 #[derive(Debug)]
 pub struct Log {
     buffer: String,
@@ -66,13 +66,13 @@ impl Log {
         }
     }
 
-    /// The newest change; 0 when there is none.
+    /// The newest revision; 0 when there is none.
     #[must_use]
-    pub fn newest(&self) -> Change {
-        Change(self.rows.len() as u64)
+    pub fn newest(&self) -> Revision {
+        Revision(self.rows.len() as u64)
     }
 
-    /// What the policy had seen at the newest change.
+    /// What the policy had seen at the newest revision.
     #[must_use]
     pub fn seen(&self) -> &Seen {
         &self.seen
@@ -86,11 +86,11 @@ impl Log {
     pub fn push(&mut self, row: &Row<'_>) -> Result<()> {
         let number = self.newest().next();
         let bad = |why: &str| {
-            let why = format!("change {} of buffer `{}` {why}", row.change, self.buffer);
+            let why = format!("revision {} of buffer `{}` {why}", row.revision, self.buffer);
             ReplayError::Inconsistent { table: "buffers", why }
         };
-        if row.change != number.to_i64() {
-            return Err(bad(&format!("stands where change {number} belongs")));
+        if row.revision != number.to_i64() {
+            return Err(bad(&format!("stands where revision {number} belongs")));
         }
         let admit = match Op::parse(row.op) {
             Some(Op::Admit) => true,
@@ -116,31 +116,31 @@ impl Log {
         Ok(())
     }
 
-    /// The newest change that `allows`; it must allow all before one that it allows. 0 for none.
+    /// The newest revision that `allows`; it must allow all before one that it allows. 0 for none.
     #[must_use]
-    pub fn newest_where(&self, allows: impl Fn(&Seen) -> bool) -> Change {
-        Change(self.rows.partition_point(|row| allows(&row.seen)) as u64)
+    pub fn newest_where(&self, allows: impl Fn(&Seen) -> bool) -> Revision {
+        Revision(self.rows.partition_point(|row| allows(&row.seen)) as u64)
     }
 
-    /// The members at `change`: what remains when the rows up to it are applied to the empty set.
+    /// The members at `revision`: what remains when the rows up to it are applied to the empty set.
     ///
     /// # Errors
-    /// [`ReplayError::NoChange`] beyond the newest, [`ReplayError::Inconsistent`] when a member
+    /// [`ReplayError::NoRevision`] beyond the newest, [`ReplayError::Inconsistent`] when a member
     /// enters twice or leaves without having entered.
-    pub fn members(&mut self, change: Change) -> Result<Arc<Members>> {
-        if change > self.newest() {
+    pub fn members(&mut self, revision: Revision) -> Result<Arc<Members>> {
+        if revision > self.newest() {
             let (buffer, newest) = (self.buffer.clone(), self.newest());
-            return Err(ReplayError::NoChange { buffer, asked: change, newest });
+            return Err(ReplayError::NoRevision { buffer, asked: revision, newest });
         }
-        if let Some(at) = self.snapshots.iter().position(|members| members.change() == change) {
+        if let Some(at) = self.snapshots.iter().position(|members| members.revision() == revision) {
             let members = self.snapshots.remove(at);
             self.snapshots.push(Arc::clone(&members));
             return Ok(members);
         }
-        let below = self.snapshots.iter().filter(|members| members.change() < change);
-        let nearest = below.max_by_key(|members| members.change()).map(Arc::clone);
+        let below = self.snapshots.iter().filter(|members| members.revision() < revision);
+        let nearest = below.max_by_key(|members| members.revision()).map(Arc::clone);
         let from = nearest.unwrap_or_else(|| Arc::new(Members::none()));
-        let members = Arc::new(self.replay(&from, change)?);
+        let members = Arc::new(self.replay(&from, revision)?);
         if self.snapshots.len() == SNAPSHOTS {
             self.snapshots.remove(0);
         }
@@ -148,20 +148,20 @@ impl Log {
         Ok(members)
     }
 
-    /// The members at `to`, by way of the members at an earlier change.
-    fn replay(&self, from: &Members, to: Change) -> Result<Members> {
-        let place = |change: Change| usize::try_from(change.0).unwrap_or(usize::MAX);
-        let rows = self.rows.get(place(from.change())..place(to)).unwrap_or(&[]);
+    /// The members at `to`, by way of the members at an earlier revision.
+    fn replay(&self, from: &Members, to: Revision) -> Result<Members> {
+        let place = |revision: Revision| usize::try_from(revision.0).unwrap_or(usize::MAX);
+        let rows = self.rows.get(place(from.revision())..place(to)).unwrap_or(&[]);
         // What became of each place that was touched: a member again, or none.
         let mut touched: BTreeMap<(&Shard, Seq), Option<&Member>> = BTreeMap::new();
-        for (number, row) in (from.change().0 + 1..).zip(rows) {
+        for (number, row) in (from.revision().0 + 1..).zip(rows) {
             let key = (&row.member.shard, row.member.seq);
             let before = touched.get(&key).map_or_else(|| holds(from.list(), key), Option::is_some);
             if before == row.admit {
                 let (shard, seq) = key;
                 let verb = if row.admit { "admits a member" } else { "evicts a record that is no member" };
                 let why = format!(
-                    "change {number} of buffer `{}` {verb}: record {seq} of shard `{shard}`",
+                    "revision {number} of buffer `{}` {verb}: record {seq} of shard `{shard}`",
                     self.buffer
                 );
                 return Err(ReplayError::Inconsistent { table: "buffers", why });
@@ -186,10 +186,10 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn row<'a>(change: i64, op: &'a str, seq: i64, id: &'a [u8; 16], seen: &'a str) -> Row<'a> {
+    fn row<'a>(revision: i64, op: &'a str, seq: i64, id: &'a [u8; 16], seen: &'a str) -> Row<'a> {
         Row {
             buffer: "main",
-            change,
+            revision,
             op,
             shard: "main",
             seq,
@@ -214,13 +214,13 @@ mod tests {
     fn log(touches: &[i64]) -> (Log, Vec<BTreeSet<i64>>) {
         let mut log = Log::new("main");
         let mut sets = vec![BTreeSet::new()];
-        for (change, seq) in (1..).zip(touches) {
+        for (revision, seq) in (1..).zip(touches) {
             let mut set = sets.last().unwrap().clone();
             let op = if set.remove(seq) { "evict" } else { "admit" };
             if op == "admit" {
                 set.insert(*seq);
             }
-            log.push(&row(change, op, *seq, &[1; 16], &format!("{{\"main\":{}}}", change / 3))).unwrap();
+            log.push(&row(revision, op, *seq, &[1; 16], &format!("{{\"main\":{}}}", revision / 3))).unwrap();
             sets.push(set);
         }
         (log, sets)
@@ -233,18 +233,18 @@ mod tests {
             asked in proptest::collection::vec(0_usize..60, 1..30),
         ) {
             let (mut log, sets) = log(&touches);
-            for change in asked.into_iter().map(|change| change.min(touches.len())) {
-                let members = log.members(Change(change as u64)).unwrap();
-                prop_assert_eq!(members.change(), Change(change as u64));
+            for revision in asked.into_iter().map(|revision| revision.min(touches.len())) {
+                let members = log.members(Revision(revision as u64)).unwrap();
+                prop_assert_eq!(members.revision(), Revision(revision as u64));
                 let seqs: Vec<i64> = members.list().iter().map(|member| member.seq.to_i64()).collect();
-                prop_assert_eq!(seqs, sets[change].iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(seqs, sets[revision].iter().copied().collect::<Vec<_>>());
             }
         }
 
         #[test]
         fn newest_where_is_that_of_a_scan(touches in proptest::collection::vec(0_i64..12, 0..60), upto in 0_u64..25) {
             let (log, _) = log(&touches);
-            let allowed = (1..=touches.len() as u64).filter(|change| change / 3 < upto).max();
+            let allowed = (1..=touches.len() as u64).filter(|revision| revision / 3 < upto).max();
             let shard: Shard = "main".parse().unwrap();
             prop_assert_eq!(log.newest_where(|seen| seen[&shard].0 < upto).0, allowed.unwrap_or(0));
         }
@@ -273,9 +273,9 @@ mod tests {
         {
             let mut log = fill();
             log.push(&bad).unwrap();
-            assert!(log.members(Change(2)).is_err());
+            assert!(log.members(Revision(2)).is_err());
         }
-        assert!(matches!(fill().members(Change(2)), Err(ReplayError::NoChange { .. })));
+        assert!(matches!(fill().members(Revision(2)), Err(ReplayError::NoRevision { .. })));
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The members of a buffer at one change, laid out to be drawn from.
+//! The members of a buffer at one revision, laid out to be drawn from.
 
-use perennial_schemas::id::{Change, RecordId, Seq, Shard};
+use perennial_schemas::id::{RecordId, Revision, Seq, Shard};
 use perennial_schemas::seed::{Seed, below};
 
 use crate::tokenise::byte_tokens;
@@ -20,10 +20,10 @@ pub struct Member {
     pub weight: Option<f32>,
 }
 
-/// The members of a buffer at one change, in the order of (shard, seq).
+/// The members of a buffer at one revision, in the order of (shard, seq).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Members {
-    change: Change,
+    revision: Revision,
     list: Vec<Member>,
     /// Sums of the weights up to and with each member.
     ends: Vec<u64>,
@@ -33,9 +33,9 @@ pub struct Members {
 const PARTS: f64 = (1_u64 << 20) as f64;
 
 impl Members {
-    /// The members at `change`, each once, in the order of (shard, seq).
+    /// The members at `revision`, each once, in the order of (shard, seq).
     #[must_use]
-    pub fn new(change: Change, list: Vec<Member>) -> Self {
+    pub fn new(revision: Revision, list: Vec<Member>) -> Self {
         let mut end = 0_u64;
         let weigh = |member: &Member| match member.weight {
             // A weight that is no number, or below zero, is zero.
@@ -47,19 +47,19 @@ impl Members {
             end
         };
         let ends = list.iter().map(sum).collect();
-        Self { change, list, ends }
+        Self { revision, list, ends }
     }
 
-    /// The empty buffer: change 0.
+    /// The empty buffer: revision 0.
     #[must_use]
     pub fn none() -> Self {
-        Self::new(Change(0), Vec::new())
+        Self::new(Revision(0), Vec::new())
     }
 
-    /// The change at which they are the members.
+    /// The revision at which they are the members.
     #[must_use]
-    pub const fn change(&self) -> Change {
-        self.change
+    pub const fn revision(&self) -> Revision {
+        self.revision
     }
 
     /// The members in the order of (shard, seq).
@@ -109,7 +109,7 @@ mod tests {
 
     fn counts(list: Vec<Member>, draws: u64) -> Vec<Vec<f64>> {
         let sizes: Vec<u64> = list.iter().map(|member| member.bytes + 1).collect();
-        let members = Members::new(Change(1), list);
+        let members = Members::new(Revision(1), list);
         let mut counts: Vec<Vec<f64>> =
             sizes.iter().map(|size| vec![0.0; usize::try_from(*size).unwrap()]).collect();
         for j in 0..draws {
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn members_without_weight_are_as_none() {
         for list in [vec![], vec![member(0, 5, Some(0.0))]] {
-            let members = Members::new(Change(1), list);
+            let members = Members::new(Revision(1), list);
             assert!(members.is_empty());
             assert_eq!(members.draw(Seed::new(1), 0, 0), None);
         }

@@ -43,7 +43,7 @@ pub struct Candidate {
 
 /// What a policy does to its buffer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Delta {
+pub struct Change {
     /// [`Op::Admit`] or [`Op::Evict`].
     pub op: Op,
     /// The record that enters or leaves.
@@ -63,11 +63,11 @@ pub struct Delta {
 pub trait Policy: Send + fmt::Debug {
     /// Offers one block, in the order of its seq; appends what leaves, then what enters, so that
     /// the capacity holds after every single change. The order of changes is part of the result.
-    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Delta>);
+    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Change>);
 }
 
 /// The settings of a policy: what makes one.
-pub trait Recipe: Send + Sync + fmt::Debug {
+pub trait PolicyConfig: Send + Sync + fmt::Debug {
     /// The settings as canonical JSON, for digests.
     fn settings(&self) -> String;
 
@@ -86,7 +86,7 @@ pub struct Spec {
     /// The catalogue's entry.
     pub entry: &'static Entry,
     /// The settings.
-    pub recipe: Arc<dyn Recipe>,
+    pub config: Arc<dyn PolicyConfig>,
 }
 
 impl Spec {
@@ -96,7 +96,7 @@ impl Spec {
     /// [`ConfigError`] for an unknown policy, and for all that is wrong with its settings.
     pub fn read(name: &str, table: &mut Table) -> Result<Self, ConfigError> {
         let entry = table.choose("policy", CATALOGUE, |entry| entry.name)?;
-        Ok(Self { name: name.to_owned(), entry, recipe: (entry.read)(table)? })
+        Ok(Self { name: name.to_owned(), entry, config: (entry.read)(table)? })
     }
 
     /// The seed of this buffer's policy: another for each name, or two reservoirs would be one.
@@ -108,13 +108,13 @@ impl Spec {
     /// A policy that was offered nothing yet; `seed` is the plan's.
     #[must_use]
     pub fn policy(&self, seed: Seed) -> Box<dyn Policy> {
-        self.recipe.policy(self.seed(seed))
+        self.config.policy(self.seed(seed))
     }
 
     /// Digest of all that decides this buffer's changes beside the store, 32 hexadecimal digits.
     #[must_use]
     pub fn digest(&self, seed: Seed, block: u64) -> String {
-        let what = serde_json::json!([1, self.entry.name, self.recipe.settings(), self.seed(seed), block]);
+        let what = serde_json::json!([1, self.entry.name, self.config.settings(), self.seed(seed), block]);
         format!("{:032x}", xxh3_128(what.to_string().as_bytes()))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | call | what is sent | what comes back |
 //! |---|---|---|
-//! | `do_action` `ticket` | JSON `{job, step, row, fresh}` | JSON `{"ticket": ..}` or `{"not_yet": {"missing": n}}` |
+//! | `do_action` `ticket` | JSON `{job, step, row, new_text}` | JSON `{"ticket": ..}` or `{"not_yet": {"missing": n}}` |
 //! | `do_action` `follow` | nothing | JSON `{"version": n}`, after what the store has was read |
 //! | `do_action` `flush` | nothing | JSON `{}`, after what was served is noted |
 //! | `do_get` | a ticket's JSON | the batch; its digest is in the schema's metadata |
@@ -51,7 +51,7 @@ const SCORES: usize = 1 << 20;
 
 /// The actions, and what each does.
 const ACTIONS: [(&str, &str); 3] = [
-    ("ticket", "the ticket of a job's next batch; body: JSON {job, step, row, fresh}"),
+    ("ticket", "the ticket of a job's next batch; body: JSON {job, step, row, new_text}"),
     ("follow", "reads what the store has got, and says up to which version of `records`"),
     ("flush", "waits until all that was served is noted in the table `draws`"),
 ];

@@ -249,36 +249,36 @@ async fn evaluations(State(session): State<Session>, body: Result<Bytes, BytesRe
 }
 
 async fn ready(State(session): State<Session>) -> Response {
-    let counts = session.counts();
-    let ready = counts.ready.load(Relaxed);
+    let counters = session.counters();
+    let ready = counters.ready.load(Relaxed);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_response(status, &json!({"ready": ready, "records": counts.version.load(Relaxed)}))
+    json_response(status, &json!({"ready": ready, "records": counters.version.load(Relaxed)}))
 }
 
 async fn metrics(State(session): State<Session>) -> Response {
-    let counts = session.counts();
+    let counters = session.counters();
     let mut text = String::new();
     let mut say = |name: &str, kind: &str, help: &str, value: &dyn std::fmt::Display| {
         let name = format!("perennial_replay_{name}");
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     };
     let of = |count: &AtomicU64| count.load(Relaxed);
-    say("ready", "gauge", "1 if the store answered last", &u8::from(counts.ready.load(Relaxed)));
-    say("records_version", "gauge", "version of records that was read", &of(&counts.version));
+    say("ready", "gauge", "1 if the store answered last", &u8::from(counters.ready.load(Relaxed)));
+    say("records_version", "gauge", "version of records that was read", &of(&counters.version));
     say("queue_length", "gauge", "requests that wait", &session.queue());
-    say("unnoted_steps", "gauge", "served steps that wait to be noted", &of(&counts.unnoted));
-    say("tickets_total", "counter", "tickets issued", &of(&counts.tickets));
-    say("not_yet_total", "counter", "requests the stream had not enough for", &of(&counts.not_yet));
-    say("batches_total", "counter", "batches served", &of(&counts.batches));
-    say("batch_bytes_total", "counter", "bytes of the columns served", &of(&counts.bytes));
-    say("cache_hits_total", "counter", "batches that were still assembled", &of(&counts.hits));
-    say("failures_total", "counter", "requests that failed", &of(&counts.failures));
-    let seconds = of(&counts.batch_us) as f64 / 1e6;
+    say("unnoted_steps", "gauge", "served steps that wait to be noted", &of(&counters.unnoted));
+    say("tickets_total", "counter", "tickets issued", &of(&counters.tickets));
+    say("not_yet_total", "counter", "requests the stream had not enough for", &of(&counters.not_yet));
+    say("batches_total", "counter", "batches served", &of(&counters.batches));
+    say("batch_bytes_total", "counter", "bytes of the columns served", &of(&counters.bytes));
+    say("cache_hits_total", "counter", "batches that were still assembled", &of(&counters.hits));
+    say("failures_total", "counter", "requests that failed", &of(&counters.failures));
+    let seconds = of(&counters.batch_us) as f64 / 1e6;
     let name = "perennial_replay_batch_seconds";
     let _ = writeln!(
         text,
         "# HELP {name} from request to answer\n# TYPE {name} summary\n{name}_sum {seconds}\n{name}_count {}",
-        of(&counts.batches)
+        of(&counters.batches)
     );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -23,9 +23,9 @@ use perennial_store::Store;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+use crate::draw_log::Groups;
 use crate::error::ReplayError;
 use crate::library::Library;
-use crate::note::Groups;
 use session::{Session, Settings};
 
 /// `[serve]`: where and how batches are served.

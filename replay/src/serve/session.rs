@@ -14,11 +14,11 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ServeError;
+use crate::draw_log::{DrawLog, Groups};
 use crate::error::ReplayError;
 use crate::inspect::{Inspection, inspect};
 use crate::issue::{Issued, Request};
 use crate::library::Library;
-use crate::note::{Groups, Notes};
 use crate::receive::{self, Evaluation, Received};
 
 type Result<T> = std::result::Result<T, ServeError>;
@@ -63,9 +63,9 @@ pub struct Evaluations {
     pub scores: Vec<Evaluation>,
 }
 
-/// What a server counts. All but `ready` only grows.
+/// What a server counters. All but `ready` only grows.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct ServerCounters {
     /// Whether the store answered when it was last followed.
     pub ready: AtomicBool,
     /// The newest version of `records` that was read.
@@ -104,7 +104,7 @@ enum Command {
 #[derive(Debug, Clone)]
 pub struct Session {
     sender: mpsc::Sender<Command>,
-    counts: Arc<Counts>,
+    counters: Arc<ServerCounters>,
     store: Store,
 }
 
@@ -114,21 +114,21 @@ impl Session {
     #[must_use]
     pub fn start(library: Library, store: Store, settings: Settings) -> Self {
         let (sender, receiver) = mpsc::channel(settings.queue.max(1));
-        let counts = Arc::new(Counts::default());
-        counts.ready.store(true, Relaxed);
-        counts.version.store(library.version().0, Relaxed);
-        let notes = Notes::new(store.clone(), settings.groups);
+        let counters = Arc::new(ServerCounters::default());
+        counters.ready.store(true, Relaxed);
+        counters.version.store(library.version().0, Relaxed);
+        let draw_log = DrawLog::new(store.clone(), settings.groups);
         let owner = Owner {
             clock: store.clock().clone(),
             store: store.clone(),
             library,
-            notes,
+            draw_log,
             settings,
-            counts: Arc::clone(&counts),
+            counters: Arc::clone(&counters),
             assembled: VecDeque::new(),
         };
         tokio::spawn(owner.run(receiver));
-        Self { sender, counts, store }
+        Self { sender, counters, store }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T> {
@@ -136,7 +136,7 @@ impl Session {
         self.sender.send(command(answer)).await.map_err(|_| ServeError::Stopping)?;
         let result = answered.await.unwrap_or(Err(ServeError::Stopping));
         if result.is_err() {
-            self.counts.failures.fetch_add(1, Relaxed);
+            self.counters.failures.fetch_add(1, Relaxed);
         }
         result
     }
@@ -155,7 +155,7 @@ impl Session {
     /// The batch that a ticket names; its draw is noted.
     ///
     /// # Errors
-    /// As [`Library::batch`] and [`Notes::note`].
+    /// As [`Library::batch`] and [`DrawLog::append`].
     pub async fn batch(&self, ticket: Ticket) -> Result<Arc<Served>> {
         check_name("job", &ticket.job).map_err(ReplayError::from)?;
         in_range("step", ticket.step.0)?;
@@ -198,18 +198,18 @@ impl Session {
         self.ask(Command::Follow).await
     }
 
-    /// Notes what waits.
+    /// DrawLog what waits.
     ///
     /// # Errors
-    /// As [`Notes::flush`].
+    /// As [`DrawLog::flush`].
     pub async fn flush(&self) -> Result<()> {
         self.ask(Command::Flush).await
     }
 
-    /// Notes what waits and ends the owner; later requests are refused.
+    /// DrawLog what waits and ends the owner; later requests are refused.
     ///
     /// # Errors
-    /// As [`Notes::flush`].
+    /// As [`DrawLog::flush`].
     pub async fn close(&self) -> Result<()> {
         self.ask(Command::Close).await
     }
@@ -232,13 +232,13 @@ impl Session {
     /// The newest version of `records` that was read.
     #[must_use]
     pub fn version(&self) -> Version {
-        Version(self.counts.version.load(Relaxed))
+        Version(self.counters.version.load(Relaxed))
     }
 
     /// What was counted.
     #[must_use]
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    pub fn counters(&self) -> &ServerCounters {
+        &self.counters
     }
 
     /// Requests that wait.
@@ -263,7 +263,7 @@ const fn is_ahead(error: &ReplayError) -> bool {
     matches!(
         error,
         ReplayError::NoVersion { .. }
-            | ReplayError::NoChange { .. }
+            | ReplayError::NoRevision { .. }
             | ReplayError::Store(StoreError::Version { .. })
     )
 }
@@ -272,9 +272,9 @@ struct Owner {
     library: Library,
     store: Store,
     clock: Clock,
-    notes: Notes,
+    draw_log: DrawLog,
     settings: Settings,
-    counts: Arc<Counts>,
+    counters: Arc<ServerCounters>,
     /// The batches assembled last, newest at the end, by their ticket.
     assembled: VecDeque<(Ticket, Arc<Served>)>,
 }
@@ -296,7 +296,7 @@ impl Owner {
             match command {
                 Some(Command::Close(answer)) => {
                     receiver.close();
-                    let _ = answer.send(self.notes.flush().await.map_err(ServeError::from));
+                    let _ = answer.send(self.draw_log.flush().await.map_err(ServeError::from));
                     return;
                 }
                 Some(command) => self.obey(command).await,
@@ -305,9 +305,9 @@ impl Owner {
                     due = self.clock.monotonic() + self.settings.follow;
                 }
             }
-            self.counts.unnoted.store(self.notes.waiting() as u64, Relaxed);
+            self.counters.unnoted.store(self.draw_log.waiting() as u64, Relaxed);
         }
-        if let Err(error) = self.notes.flush().await {
+        if let Err(error) = self.draw_log.flush().await {
             tracing::error!(%error, "draws could not be noted");
         }
     }
@@ -322,11 +322,11 @@ impl Owner {
                 let result = self.batch(ticket).await;
                 if let Ok(served) = &result {
                     let took = self.clock.monotonic().saturating_sub(asked);
-                    self.counts.batches.fetch_add(1, Relaxed);
+                    self.counters.batches.fetch_add(1, Relaxed);
                     let bytes = served.batch.columns().get_array_memory_size();
-                    self.counts.bytes.fetch_add(bytes as u64, Relaxed);
+                    self.counters.bytes.fetch_add(bytes as u64, Relaxed);
                     let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                    self.counts.batch_us.fetch_add(us, Relaxed);
+                    self.counters.batch_us.fetch_add(us, Relaxed);
                 }
                 let _ = answer.send(result);
             }
@@ -342,7 +342,7 @@ impl Owner {
                 let _ = answer.send(self.follow().await);
             }
             Command::Flush(answer) => {
-                let _ = answer.send(self.notes.flush().await.map_err(ServeError::from));
+                let _ = answer.send(self.draw_log.flush().await.map_err(ServeError::from));
             }
             // The loop answers it: nothing is served after it.
             Command::Close(_) => {}
@@ -353,7 +353,7 @@ impl Owner {
         if let Err(error) = self.follow().await {
             tracing::warn!(%error, "the store cannot be followed");
         }
-        if let Err(error) = self.notes.tick().await {
+        if let Err(error) = self.draw_log.tick().await {
             tracing::warn!(%error, "draws are not noted yet");
         }
     }
@@ -361,8 +361,8 @@ impl Owner {
     async fn follow(&mut self) -> Result<()> {
         let before = self.library.version();
         let followed = self.library.follow().await;
-        self.counts.ready.store(followed.is_ok(), Relaxed);
-        self.counts.version.store(self.library.version().0, Relaxed);
+        self.counters.ready.store(followed.is_ok(), Relaxed);
+        self.counters.version.store(self.library.version().0, Relaxed);
         if self.library.version() != before {
             // The new version may have removed text: what holds it must not be served.
             self.assembled.clear();
@@ -376,8 +376,8 @@ impl Owner {
             None => self.library.ticket(request).await?,
         };
         let count = match issued {
-            Issued::Ticket(_) => &self.counts.tickets,
-            Issued::NotYet { .. } => &self.counts.not_yet,
+            Issued::Ticket(_) => &self.counters.tickets,
+            Issued::NotYet { .. } => &self.counters.not_yet,
         };
         count.fetch_add(1, Relaxed);
         Ok(issued)
@@ -386,11 +386,11 @@ impl Owner {
     /// The ticket that the job was served at this step before: if it asks for the same place of the stream,
     /// and its batch can still be had. Else what was noted of this step and those behind it is void.
     async fn served(&mut self, request: &Request) -> Result<Option<Ticket>> {
-        let Some(ticket) = self.notes.served(&request.job, request.step).await? else { return Ok(None) };
+        let Some(ticket) = self.draw_log.served(&request.job, request.step).await? else { return Ok(None) };
         if ticket.config != self.library.plan().digest() {
             return Err(ReplayError::Served { job: request.job.clone(), step: request.step.0 }.into());
         }
-        let why = if ticket.row != request.row || ticket.fresh != request.fresh {
+        let why = if ticket.row != request.row || ticket.new_text != request.new_text {
             "it goes on from another place of the stream"
         } else {
             let mut after = self.library.after(&ticket).await;
@@ -411,15 +411,15 @@ impl Owner {
             why,
             "the job gets other batches than it was served before; `draws` says what was served first"
         );
-        self.notes.void(&request.job);
+        self.draw_log.void(&request.job);
         Ok(None)
     }
 
     async fn batch(&mut self, ticket: Ticket) -> Result<Arc<Served>> {
         if let Some((_, served)) = self.assembled.iter().find(|(known, _)| *known == ticket) {
             let served = Arc::clone(served);
-            self.counts.hits.fetch_add(1, Relaxed);
-            self.notes.note(&ticket, &served.batch, served.digest).await?;
+            self.counters.hits.fetch_add(1, Relaxed);
+            self.draw_log.append(&ticket, &served.batch, served.digest).await?;
             return Ok(served);
         }
         let mut batch = self.library.batch(&ticket).await;
@@ -431,7 +431,7 @@ impl Owner {
         let next = self.library.after(&ticket).await?;
         let digest = batch.digest();
         let served = Arc::new(Served { batch, digest, next });
-        self.notes.note(&ticket, &served.batch, digest).await?;
+        self.draw_log.append(&ticket, &served.batch, digest).await?;
         if self.settings.batches > 0 {
             if self.assembled.len() >= self.settings.batches {
                 self.assembled.pop_front();

@@ -6,7 +6,7 @@ use perennial_program::error::{Fault, Kind};
 
 use super::FORMAT;
 use crate::model::decoder::listed;
-use crate::step::RecipeError;
+use crate::step::TrainConfigError;
 use crate::torch::TorchError;
 
 /// A checkpoint that cannot be written or gone on from.
@@ -41,6 +41,14 @@ pub enum CheckpointError {
     /// Written by a newer program.
     #[error("`{path}` has format {found}; this program reads up to {FORMAT}")]
     Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// Written by an older program.
+    #[error("`{path}` has format {found}; this program reads format {FORMAT}")]
+    Older {
         /// The file.
         path: PathBuf,
         /// Its format.
@@ -84,14 +92,14 @@ pub enum CheckpointError {
         /// The folder.
         path: PathBuf,
     },
-    /// The recipe of the checkpoint cannot be followed.
+    /// The training configuration of the checkpoint cannot be followed.
     #[error("the learner of `{path}` cannot be made")]
-    Recipe {
+    TrainConfig {
         /// The folder.
         path: PathBuf,
         /// Why.
         #[source]
-        source: Box<RecipeError>,
+        source: Box<TrainConfigError>,
     },
     /// libtorch refused.
     #[error("libtorch cannot give or take back its state")]
@@ -115,11 +123,12 @@ impl Fault for CheckpointError {
             Self::Write { .. } | Self::Read { .. } => Kind::Unavailable,
             Self::Broken { .. }
             | Self::Newer { .. }
+            | Self::Older { .. }
             | Self::Names { .. }
             | Self::Size { .. }
             | Self::Type { .. } => Kind::Corrupt,
             Self::None { .. } => Kind::NotFound,
-            Self::Recipe { source, .. } => source.kind(),
+            Self::TrainConfig { source, .. } => source.kind(),
             Self::Torch(error) => error.kind(),
             Self::Unusable { source, .. } => source.kind(),
         }
@@ -129,6 +138,11 @@ impl Fault for CheckpointError {
             Self::Newer { .. } => {
                 Some("resume with the release of perennial-train that wrote it, or a newer one".into())
             }
+            Self::Older { .. } => Some(
+                "resume with the release of perennial-train that wrote it, or start a new job with its weights: \
+                 set `job.start` to the checkpoint's folder"
+                    .into(),
+            ),
             Self::Unusable { path, previous, source } => {
                 let back = previous.as_ref().map_or_else(
                     || {
@@ -149,7 +163,7 @@ impl Fault for CheckpointError {
                 );
                 Some(source.hint().map_or_else(|| back.clone(), |hint| format!("{hint}; or {back}")))
             }
-            Self::Recipe { source, .. } => source.hint(),
+            Self::TrainConfig { source, .. } => source.hint(),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <dir>/step-<n>/model.safetensors     the weights, names as Hugging Face's Llama has them
-//!                trainer.safetensors   exp_avg.*, exp_avg_sq.*, step.*, average.<horizon>.*, rng.cpu, rng.cuda
+//!                trainer.safetensors   exp_avg.*, exp_avg_sq.*, step.*, average.<window>.*, rng.cpu, rng.cuda
 //!                state.json            where the job is, and the size and hash of the two files
 //! ```
 //!
@@ -28,14 +28,14 @@ use tch::{Device, Tensor};
 
 use crate::model::Decoder;
 use crate::model::decoder::WeightsError;
-use crate::step::{Learner, Recipe};
+use crate::step::{Learner, TrainConfig};
 use crate::torch;
 
 pub use error::CheckpointError;
 pub use tensors::{TensorFile, note, write as write_tensors};
 
 /// The format of what this program writes. It changes whenever an older program could misread it.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const MODEL: &str = "model.safetensors";
 const TRAINER: &str = "trainer.safetensors";
@@ -100,7 +100,7 @@ pub struct State {
     /// Digest of the config that the job runs with.
     pub config: String,
     /// What the learner follows.
-    pub recipe: Recipe,
+    pub train_config: TrainConfig,
     /// Where the weights came from; of a branch, what its parent started from.
     pub start: Start,
     /// The job that it branched from.
@@ -120,7 +120,7 @@ pub struct State {
 
 /// What a checkpoint says beside the learner's own state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
+pub struct JobPosition {
     /// The job.
     pub job: String,
     /// Tokens of text read.
@@ -146,8 +146,8 @@ impl State {
 
     /// Where the job goes on.
     #[must_use]
-    pub fn progress(&self) -> Progress {
-        Progress {
+    pub fn position(&self) -> JobPosition {
+        JobPosition {
             job: self.job.clone(),
             tokens: self.tokens,
             row: self.row,
@@ -167,7 +167,7 @@ impl State {
 pub fn save(
     dir: &Path,
     learner: &Learner,
-    progress: &Progress,
+    position: &JobPosition,
     keep: usize,
 ) -> Result<PathBuf, CheckpointError> {
     let at = |path: &Path| {
@@ -185,15 +185,15 @@ pub fn save(
     }
     let state = State {
         format: FORMAT,
-        job: progress.job.clone(),
+        job: position.job.clone(),
         step: learner.at(),
-        tokens: progress.tokens,
-        row: progress.row,
-        next: progress.next.clone(),
-        config: progress.config.clone(),
-        recipe: learner.recipe().clone(),
-        start: progress.start.clone(),
-        branched: progress.branched.clone(),
+        tokens: position.tokens,
+        row: position.row,
+        next: position.next.clone(),
+        config: position.config.clone(),
+        train_config: learner.train_config().clone(),
+        start: position.start.clone(),
+        branched: position.branched.clone(),
         averaged: learner.averages.updates(),
         libtorch: torch::version()?,
         threads: u16::try_from(tch::get_num_threads()).unwrap_or(1),
@@ -304,7 +304,7 @@ pub struct Resumed {
 }
 
 /// Reads a checkpoint and puts everything back: weights, moments, averages and the state of the random
-/// numbers. The learner follows the checkpoint's recipe as `change` leaves it; so says the state.
+/// numbers. The learner follows the checkpoint's training configuration as `change` leaves it; so says the state.
 ///
 /// # Errors
 /// [`CheckpointError::Unusable`] with the reason, and the complete checkpoint before it as the mend:
@@ -312,7 +312,7 @@ pub struct Resumed {
 pub fn load(
     path: &Path,
     device: Device,
-    change: impl FnOnce(&mut Recipe),
+    change: impl FnOnce(&mut TrainConfig),
 ) -> Result<Resumed, CheckpointError> {
     read(path, device, change).map_err(|error| {
         let step = step_of(path);
@@ -329,23 +329,28 @@ pub fn load(
 /// What a checkpoint says, without its tensors.
 ///
 /// # Errors
-/// [`CheckpointError`] where it cannot be read or is of a newer format.
+/// [`CheckpointError`] where it cannot be read or has another format.
 pub fn state(path: &Path) -> Result<State, CheckpointError> {
     let file = path.join(STATE);
     let json = fs::read(&file).map_err(|source| CheckpointError::Read { path: file.clone(), source })?;
     let broken =
         |error: serde_json::Error| CheckpointError::Broken { path: file.clone(), why: error.to_string() };
-    // A newer format may have keys that this program does not know: look at the number first.
+    // Another format has other keys: the number is read first.
     let value: serde_json::Value = serde_json::from_slice(&json).map_err(broken)?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
         Some(found) if found > u64::from(FORMAT) => Err(CheckpointError::Newer { path: file, found }),
+        Some(found) if found < u64::from(FORMAT) => Err(CheckpointError::Older { path: file, found }),
         _ => serde_json::from_value(value).map_err(broken),
     }
 }
 
-fn read(path: &Path, device: Device, change: impl FnOnce(&mut Recipe)) -> Result<Resumed, CheckpointError> {
+fn read(
+    path: &Path,
+    device: Device,
+    change: impl FnOnce(&mut TrainConfig),
+) -> Result<Resumed, CheckpointError> {
     let mut state = state(path)?;
-    change(&mut state.recipe);
+    change(&mut state.train_config);
     for name in [MODEL, TRAINER] {
         let file = path.join(name);
         let found = note(&file)?;
@@ -363,11 +368,12 @@ fn read(path: &Path, device: Device, change: impl FnOnce(&mut Recipe)) -> Result
             }
         }
     }
-    let recipe = |source| CheckpointError::Recipe { path: path.to_owned(), source: Box::new(source) };
+    let train_config =
+        |source| CheckpointError::TrainConfig { path: path.to_owned(), source: Box::new(source) };
     // Only the shapes matter: `read_into` refuses to leave a tensor as it was.
-    let blank = torch::guarded(|| Decoder::blank(&state.recipe.model, device))?;
-    let model = blank.map_err(|error| recipe(error.into()))?;
-    let mut learner = Learner::with_model(&state.recipe, model).map_err(recipe)?;
+    let blank = torch::guarded(|| Decoder::blank(&state.train_config.model, device))?;
+    let model = blank.map_err(|error| train_config(error.into()))?;
+    let mut learner = Learner::with_model(&state.train_config, model).map_err(train_config)?;
     TensorFile::open(&path.join(MODEL))?.read_into(&mut weights(&learner.model))?;
     let mut targets = rest(&learner)?;
     let mut file = TensorFile::open(&path.join(TRAINER))?;
@@ -413,9 +419,15 @@ fn rest(learner: &Learner) -> Result<Vec<(String, Tensor)>, CheckpointError> {
 ///
 /// # Errors
 /// [`CheckpointError`] where the file is gone or changed, or does not fit.
-pub fn start_model(start: &Start, recipe: &Recipe, device: Device) -> Result<Decoder, CheckpointError> {
+pub fn start_model(
+    start: &Start,
+    train_config: &TrainConfig,
+    device: Device,
+) -> Result<Decoder, CheckpointError> {
     let (path, made) = match start {
-        Start::Seed(seed) => (PathBuf::from("fresh weights"), Decoder::fresh(&recipe.model, *seed, device)),
+        Start::Seed(seed) => {
+            (PathBuf::from("fresh weights"), Decoder::init(&train_config.model, *seed, device))
+        }
         Start::File { path, note: wanted } => {
             if note(path)? != *wanted {
                 return Err(CheckpointError::Broken {
@@ -423,10 +435,10 @@ pub fn start_model(start: &Start, recipe: &Recipe, device: Device) -> Result<Dec
                     why: "its bytes have changed".into(),
                 });
             }
-            (path.clone(), read_model(path, recipe, device)?)
+            (path.clone(), read_model(path, train_config, device)?)
         }
     };
-    made.map_err(|source| CheckpointError::Recipe { path, source: Box::new(source.into()) })
+    made.map_err(|source| CheckpointError::TrainConfig { path, source: Box::new(source.into()) })
 }
 
 /// [`Start::File`] of the weights at `path`: a file of tensors, or a folder that holds
@@ -442,13 +454,13 @@ pub fn start_file(path: &Path) -> Result<Start, CheckpointError> {
 
 fn read_model(
     path: &Path,
-    recipe: &Recipe,
+    train_config: &TrainConfig,
     device: Device,
 ) -> Result<Result<Decoder, WeightsError>, CheckpointError> {
     let mut file = TensorFile::open(path)?;
     let read = file.names().into_iter().map(|name| file.read(&name).map(|tensor| (name, tensor)));
     let weights = read.collect::<Result<BTreeMap<String, Tensor>, _>>()?;
-    Ok(Decoder::from_weights(&recipe.model, weights, device))
+    Ok(Decoder::from_weights(&train_config.model, weights, device))
 }
 
 #[cfg(test)]

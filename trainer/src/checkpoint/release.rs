@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! <dir>/release/step-<n>/live.safetensors              the last weights
-//!                        average-<horizon>.safetensors  their average over that many steps
-//!                        average-<horizon>@<A>.safetensors  start + A (average - start)
+//!                        average-<window>.safetensors  their average over that many steps
+//!                        average-<window>@<A>.safetensors  start + A (average - start)
 //!                        release.json                   what they are, the size and hash of each
 //! ```
 //!
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{
-    Branched, CheckpointError, FORMAT, FileNote, Progress, Start, state, sync_folder, write_json,
+    Branched, CheckpointError, FORMAT, FileNote, JobPosition, Start, state, sync_folder, write_json,
     write_tensors,
 };
 use crate::average::interpolate;
@@ -36,21 +36,21 @@ const MANIFEST: &str = "release.json";
 /// Which weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
-    /// The horizon of an average, or `None` for the last weights.
-    horizon: Option<u32>,
+    /// The window of an average, or `None` for the last weights.
+    window: Option<u32>,
     /// How far from the start to them; `None` for all the way.
     share: Option<f64>,
 }
 
 impl Weights {
     /// The last weights.
-    pub const LIVE: Self = Self { horizon: None, share: None };
+    pub const LIVE: Self = Self { window: None, share: None };
 
-    /// All that a job leaves: the last weights, the average of each horizon, and the interpolation of each
+    /// All that a job leaves: the last weights, the average of each window, and the interpolation of each
     /// share towards each average; towards the last weights where no average is kept.
     #[must_use]
-    pub fn all(horizons: &[u32], shares: &[f64]) -> Vec<Self> {
-        let averages = || horizons.iter().map(|horizon| Self { horizon: Some(*horizon), share: None });
+    pub fn all(windows: &[u32], shares: &[f64]) -> Vec<Self> {
+        let averages = || windows.iter().map(|window| Self { window: Some(*window), share: None });
         let mut ends: Vec<Self> = averages().collect();
         if ends.is_empty() {
             ends.push(Self::LIVE);
@@ -63,7 +63,7 @@ impl Weights {
     /// What they are called in evaluations and files: `live`, `average-120`, `average-120@0.85`.
     #[must_use]
     pub fn name(&self) -> String {
-        let end = self.horizon.map_or_else(|| "live".to_owned(), |horizon| format!("average-{horizon}"));
+        let end = self.window.map_or_else(|| "live".to_owned(), |window| format!("average-{window}"));
         self.share.map_or(end.clone(), |share| format!("{end}@{share}"))
     }
 
@@ -83,10 +83,10 @@ impl Weights {
         learner: &Learner,
         start: Option<&Decoder>,
     ) -> Result<Option<Vec<Tensor>>, TorchError> {
-        let end = match self.horizon {
+        let end = match self.window {
             None => Some(detached(learner.model().tensors())),
-            Some(horizon) => {
-                let average = learner.averages().all().iter().find(|average| average.horizon() == horizon);
+            Some(window) => {
+                let average = learner.averages().all().iter().find(|average| average.window() == window);
                 average.map(|average| detached(average.values()))
             }
         };
@@ -135,7 +135,7 @@ pub struct Manifest {
 pub fn write(
     checkpoint: &Path,
     learner: &Learner,
-    progress: &Progress,
+    position: &JobPosition,
     all: &[Weights],
     start: Option<&Decoder>,
 ) -> Result<PathBuf, CheckpointError> {
@@ -149,12 +149,12 @@ pub fn write(
         ["", ".partial", ".replaced"].map(|end| folder.join(format!("{name}{end}")));
     let mut manifest = Manifest {
         format: FORMAT,
-        job: progress.job.clone(),
+        job: position.job.clone(),
         step: learner.at(),
-        tokens: progress.tokens,
-        model: learner.recipe().model.clone(),
-        start: progress.start.clone(),
-        branched: progress.branched.clone(),
+        tokens: position.tokens,
+        model: learner.train_config().model.clone(),
+        start: position.start.clone(),
+        branched: position.branched.clone(),
         files: BTreeMap::new(),
     };
     // A kill between the two renames left the old release under its other name alone.

@@ -12,11 +12,11 @@ use tokio::runtime::Handle;
 
 use super::held_out::Slice;
 use super::slices::{Score, score};
-use crate::checkpoint::Progress;
+use crate::checkpoint::JobPosition;
 use crate::checkpoint::release::Weights;
 use crate::config::Config;
 use crate::model::Decoder;
-use crate::step::{Learner, RecipeError};
+use crate::step::{Learner, TrainConfigError};
 use crate::torch;
 
 /// The name of a job that begins is another's.
@@ -65,14 +65,14 @@ impl<'a> Scorer<'a> {
     ///
     /// # Errors
     /// [`NameTaken`], and what libtorch or the store refuses.
-    pub fn live(&mut self, learner: &Learner, progress: &Progress) -> Result<(), Failure> {
+    pub fn live(&mut self, learner: &Learner, position: &JobPosition) -> Result<(), Failure> {
         if self.scored == Some(learner.at()) {
             return Ok(());
         }
         let name = Weights::LIVE.name();
-        let scores = self.score(&name, learner.model(), progress)?;
+        let scores = self.score(&name, learner.model(), position)?;
         self.scored = Some(learner.at());
-        self.send(&name, learner.at(), progress, &scores)
+        self.send(&name, learner.at(), position, &scores)
     }
 
     /// Scores what the job leaves beside the live weights: the averages as one series, each way from the
@@ -83,7 +83,7 @@ impl<'a> Scorer<'a> {
     pub fn rest(
         &self,
         learner: &Learner,
-        progress: &Progress,
+        position: &JobPosition,
         all: &[Weights],
         start: Option<&Decoder>,
     ) -> Result<(), Failure> {
@@ -91,20 +91,25 @@ impl<'a> Scorer<'a> {
         for weights in all.iter().filter(|weights| **weights != Weights::LIVE) {
             let Some(values) = weights.values(learner, start)? else { continue };
             let model = torch::guarded(|| learner.model().with_values(&values))?;
-            let model = model.map_err(RecipeError::from)?;
-            let scores = self.score(&weights.name(), &model, progress)?;
+            let model = model.map_err(TrainConfigError::from)?;
+            let scores = self.score(&weights.name(), &model, position)?;
             if weights.is_interpolated() {
                 // A series is named with fewer characters than weights are.
                 let series = weights.name().replace('@', "-at-").replace('.', "_");
-                self.send(&series, learner.at(), progress, &scores)?;
+                self.send(&series, learner.at(), position, &scores)?;
             } else {
                 averages.extend(scores);
             }
         }
-        self.send("averages", learner.at(), progress, &averages)
+        self.send("averages", learner.at(), position, &averages)
     }
 
-    fn score(&self, weights: &str, model: &Decoder, progress: &Progress) -> Result<Vec<Evaluation>, Failure> {
+    fn score(
+        &self,
+        weights: &str,
+        model: &Decoder,
+        position: &JobPosition,
+    ) -> Result<Vec<Evaluation>, Failure> {
         let window = usize::try_from(self.config.replay.batch.tokens).unwrap_or(usize::MAX);
         // As many rows at a time as a step takes, and no more than four.
         let rows = match self.config.run.micro_rows {
@@ -129,7 +134,7 @@ impl<'a> Scorer<'a> {
         if let Some(bits) = Score::sum(&sums).bits_per_byte() {
             tracing::info!(
                 weights,
-                tokens = progress.tokens,
+                tokens = position.tokens,
                 "evaluated: {bits:.3} bits per byte over all slices"
             );
         }
@@ -140,14 +145,14 @@ impl<'a> Scorer<'a> {
         &self,
         series: &str,
         step: Step,
-        progress: &Progress,
+        position: &JobPosition,
         scores: &[Evaluation],
     ) -> Result<(), Failure> {
         if scores.is_empty() {
             return Ok(());
         }
         let job = &self.config.job.name;
-        let sent = receive::evaluations(self.store, job, series, step, progress.tokens, scores);
+        let sent = receive::evaluations(self.store, job, series, step, position.tokens, scores);
         match self.runtime.block_on(sent)? {
             Received::Written(_) => {}
             // A job that was killed, or begun again, comes by the same scores.

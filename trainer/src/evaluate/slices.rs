@@ -4,7 +4,7 @@ use perennial_program::error::{Fault, Kind};
 use perennial_replay::tokenise::{EncodeError, Tokenizer};
 use tch::Tensor;
 
-use crate::feed::{Sheet, to_host};
+use crate::feed::{PackedBatch, to_host};
 use crate::loss::next_token::losses;
 use crate::model::Decoder;
 use crate::torch::{TorchError, guarded};
@@ -109,13 +109,14 @@ pub fn score(
     window: usize,
     tokens_per_batch: usize,
 ) -> Result<Vec<Score>, ScoreError> {
-    let last = i64::from(model.config().vocabulary) - 1;
+    let last = i64::from(model.config().vocab_size) - 1;
     for (document, text) in documents.iter().enumerate() {
         if let Some(token) = text.tokens.iter().find(|token| !(0..=last).contains(*token)) {
             return Err(ScoreError::Token { document, token: *token, last });
         }
     }
-    let window = window.clamp(1, usize::try_from(model.config().context).unwrap_or(usize::MAX));
+    let window =
+        window.clamp(1, usize::try_from(model.config().max_position_embeddings).unwrap_or(usize::MAX));
     let mut windows: Vec<Window> = Vec::new();
     for (document, text) in documents.iter().enumerate() {
         let predicted = text.tokens.len().saturating_sub(1);
@@ -140,7 +141,7 @@ pub fn score(
     Ok(scores)
 }
 
-/// A piece of a document: `tokens` inputs from `start`, each predicting the one after it.
+/// A segment of a document: `tokens` inputs from `start`, each predicting the one after it.
 #[derive(Debug, Clone, Copy)]
 struct Window {
     document: usize,
@@ -164,20 +165,20 @@ fn batches(windows: &[Window], limit: usize) -> impl Iterator<Item = &[Window]> 
 
 /// The nats of each window.
 fn score_batch(model: &Decoder, documents: &[Document], windows: &[Window]) -> Result<Vec<f64>, TorchError> {
-    let piece = |window: &Window, shift: usize| -> Vec<i64> {
+    let segment = |window: &Window, shift: usize| -> Vec<i64> {
         let from = window.start + shift;
         let tokens =
             documents.get(window.document).and_then(|text| text.tokens.get(from..from + window.tokens));
         tokens.unwrap_or_default().to_vec()
     };
-    let pairs: Vec<_> = windows.iter().map(|window| (piece(window, 0), piece(window, 1))).collect();
-    let sheet = Sheet::of_documents(&pairs);
-    let logits: Tensor = model.logits(&sheet.input(model.device()));
-    let nll = to_host(&losses(&logits, &sheet))?;
+    let pairs: Vec<_> = windows.iter().map(|window| (segment(window, 0), segment(window, 1))).collect();
+    let packed = PackedBatch::of_documents(&pairs);
+    let logits: Tensor = model.logits(&packed.input(model.device()));
+    let nll = to_host(&losses(&logits, &packed))?;
     let mut nats = vec![0.0; windows.len()];
-    for piece in &sheet.pieces {
-        let losses = nll.get(piece.start..piece.start + piece.tokens).unwrap_or_default();
-        if let Some(sum) = nats.get_mut(piece.row) {
+    for segment in &packed.segments {
+        let losses = nll.get(segment.start..segment.start + segment.tokens).unwrap_or_default();
+        if let Some(sum) = nats.get_mut(segment.row) {
             *sum = losses.iter().map(|nats| f64::from(*nats)).sum();
         }
     }

@@ -25,17 +25,17 @@ store.url = "FOLDER/store"
 batch = { rows = 2, tokens = 64 }
 mix.main = 0.5
 follow.block = 8
-fresh.drain = true
+new_text.drain = true
 [model]
-width = 16
-layers = 1
-heads = 2
-context = 64
+hidden_size = 16
+num_hidden_layers = 1
+num_attention_heads = 2
+max_position_embeddings = 64
 [schedule]
-rate = 3e-3
+learning_rate = 3e-3
 warmup = 4
 [average]
-horizons = [4]
+windows = [4]
 [run]
 device = "cpu"
 steps = 12
@@ -191,7 +191,7 @@ fn a_branch_cools_down_under_its_own_name_and_leaves_its_parent_as_it_was() {
     assert_eq!((state.job.as_str(), branched.job.as_str(), branched.step), ("a-cooldown-12", "a", Step(12)));
     assert_eq!((Some(&branched.model), &state.start), (parent.model(), &parent.start));
     assert_eq!(state.averaged, 18, "averages go on");
-    let rates: Vec<f64> = world.lines("b").iter().map(|line| line.rate).collect();
+    let rates: Vec<f64> = world.lines("b").iter().map(|line| line.learning_rate).collect();
     assert_eq!((rates[0], rates[5]), (3e-3, 3e-3 * 0.01));
     assert!(rates.windows(2).all(|pair| pair[1] < pair[0]) && rates.len() == 6, "{rates:?}");
 
@@ -294,7 +294,7 @@ fn branches_that_cannot_be_are_refused_with_the_reason() {
     let renamed = Asked { name: Some("c".into()), ..world.asked(None, "b", 4) };
     assert!(world.refused(&renamed).ends_with("holds the branch `a-cooldown-10` of job `a`"));
     let longer = world.branch(&world.asked(None, "b", 5)).unwrap_err().to_string();
-    assert!(longer.contains("made with another `recipe"), "{longer}");
+    assert!(longer.contains("made with another `training configuration"), "{longer}");
 
     // Beside a copy of a checkpoint, where no job is, a branch may be kept.
     let copy = world.path("copy");
@@ -380,17 +380,17 @@ fn a_start_that_goes_missing_while_the_job_runs_costs_the_ways_from_it_and_nothi
     let (config, plan) =
         world.load(&["job.name=b".into(), set("job.folder", &folder), set("job.start", &file)]);
     let slices = held_out::load(&world.path("slices.toml"), &plan.tokenizer, 1000, 1000).unwrap();
-    let (learner, progress) = start(&config, &plan.digest(), Device::Cpu).unwrap();
+    let (learner, position) = start(&config, &plan.digest(), Device::Cpu).unwrap();
     let (clock, stop, runtime) = (Clock::manual(0), Stop::new(), world.runtime.handle());
     let batches = runtime.block_on(Batches::open(&config, plan, &world.store, &clock, &stop)).unwrap();
     let scorer = Scorer::new(&config, &slices, &world.store, runtime, true);
-    let notes = batches.notes(runtime);
+    let draw_log = batches.draw_log(runtime);
     let feed: Feed = Box::new(move || {
         std::fs::remove_file(&file).unwrap();
         Ok(None)
     });
     let ended =
-        Running { config: &config, learner, progress, scorer, notes }.run(feed, &clock, &stop).unwrap();
+        Running { config: &config, learner, position, scorer, draw_log }.run(feed, &clock, &stop).unwrap();
     let mut left: Vec<_> =
         files(&ended.release.unwrap()).into_keys().map(|path| path.file_name().unwrap().to_owned()).collect();
     left.sort();
@@ -409,7 +409,7 @@ fn a_job_that_begins_under_the_name_of_another_is_refused_where_their_scores_dif
     };
     // The same job from its beginning comes by the same scores.
     elsewhere("b", "run.steps=12").unwrap();
-    for (folder, setting, step) in [("c", "job.seed=9", 0), ("d", "schedule.rate=1e-3", 12)] {
+    for (folder, setting, step) in [("c", "job.seed=9", 0), ("d", "schedule.learning_rate=1e-3", 12)] {
         let taken = elsewhere(folder, setting).unwrap_err();
         let wanted = format!("the store holds other scores of a job named `a` at step {step}");
         assert_eq!((taken.kind(), taken.to_string()), (Kind::Conflict, wanted));
@@ -446,12 +446,16 @@ fn a_job_stays_in_the_precision_it_began_in_and_refuses_another_by_name() {
     }
     // `auto`, whatever this machine would take for a new job.
     world.ran(&[]);
-    let recipe = state(&world.path("a/step-12")).unwrap().recipe;
-    assert_eq!((recipe.precision, recipe.micro_rows), (Precision::Bf16, 0));
+    let train_config = state(&world.path("a/step-12")).unwrap().train_config;
+    assert_eq!((train_config.precision, train_config.micro_rows), (Precision::Bf16, 0));
 
     let world = World::new();
     world.ran(&["run.precision=f32", "run.micro_rows=1", "run.steps=6"]);
     world.ran(&["run.micro_rows=0"]);
-    let recipe = state(&world.path("a/step-12")).unwrap().recipe;
-    assert_eq!((recipe.precision, recipe.micro_rows), (Precision::F32, 0), "rows at a time may change");
+    let train_config = state(&world.path("a/step-12")).unwrap().train_config;
+    assert_eq!(
+        (train_config.precision, train_config.micro_rows),
+        (Precision::F32, 0),
+        "rows at a time may change"
+    );
 }

@@ -15,7 +15,7 @@ unsafe extern "C" {
         second: *const *mut C_tensor,
         steps: *const *mut C_tensor,
         skip: *const C_tensor,
-        rate: f64,
+        learning_rate: f64,
         beta1: f64,
         beta2: f64,
         decay: f64,

@@ -146,12 +146,12 @@ fn taken(pointer: *mut C_tensor) -> Tensor {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
-    pub rate: f64,
+    pub learning_rate: f64,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Decoupled weight decay: a parameter loses `rate * decay` of itself per step.
+    /// Decoupled weight decay: a parameter loses `learning_rate * decay` of itself per step.
     pub decay: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
@@ -192,7 +192,7 @@ pub fn adamw(moments: &mut Moments, skip: &Tensor, with: AdamW) -> Result<()> {
             second.as_ptr(),
             steps.as_ptr(),
             skip.as_ptr(),
-            with.rate,
+            with.learning_rate,
             with.beta1,
             with.beta2,
             with.decay,

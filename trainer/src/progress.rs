@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use perennial_schemas::id::Step;
 
-use crate::feed::Sheet;
+use crate::feed::PackedBatch;
 use crate::metrics::{Interval, Line};
 use crate::report::number;
 use crate::step::Outcome;
@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_secs(10);
 
 /// Gathers what happened since the last line, and tells when the next is due.
 #[derive(Debug)]
-pub struct Watch {
+pub struct Progress {
     interval: Interval,
     /// Steps made in this run of the program.
     steps: u64,
@@ -30,7 +30,7 @@ pub struct Watch {
 
 /// One line.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Told {
+pub struct ProgressLine {
     /// What happened since the line before.
     pub line: Line,
     /// Steps the job is to make in all, where that is known.
@@ -39,26 +39,26 @@ pub struct Told {
     pub left: Option<Duration>,
 }
 
-impl Watch {
+impl Progress {
     /// Of a job that begins `now` and ends at `until`, where that is known.
     #[must_use]
     pub fn new(now: Duration, until: Option<Step>) -> Self {
         Self { interval: Interval::default(), steps: 0, began: now, since: now, due: now + FIRST, until }
     }
 
-    /// Adds a step over the text of `sheet`, that waited so long for it.
-    pub fn add(&mut self, outcome: &Outcome, sheet: &Sheet, waited: Duration) {
-        self.interval.add(outcome, sheet, waited);
+    /// Adds a step over the text of `packed`, that waited so long for it.
+    pub fn add(&mut self, outcome: &Outcome, packed: &PackedBatch, waited: Duration) {
+        self.interval.add(outcome, packed, waited);
         self.steps += 1;
     }
 
     /// The line, where one is due `now`, after `step` steps and `tokens` tokens of the job.
-    pub fn told(&mut self, step: Step, tokens: u64, now: Duration) -> Option<Told> {
+    pub fn due_line(&mut self, step: Step, tokens: u64, now: Duration) -> Option<ProgressLine> {
         (now >= self.due).then(|| self.last(step, tokens, now)).flatten()
     }
 
     /// The line, due or not; nothing where no step was made since the last.
-    pub fn last(&mut self, step: Step, tokens: u64, now: Duration) -> Option<Told> {
+    pub fn last(&mut self, step: Step, tokens: u64, now: Duration) -> Option<ProgressLine> {
         if self.interval.is_empty() {
             return None;
         }
@@ -69,11 +69,11 @@ impl Watch {
         let left = left.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
         self.interval = Interval::default();
         (self.since, self.due) = (now, now + EVERY);
-        Some(Told { line, until: self.until, left })
+        Some(ProgressLine { line, until: self.until, left })
     }
 }
 
-impl Told {
+impl ProgressLine {
     /// Logs it.
     pub fn log(&self) {
         let Self { line, until, left } = self;
@@ -88,7 +88,7 @@ impl Told {
             loss_replayed = loss(line.loss_replayed),
             replay_share = line.replay_share.map(|share| rounded(share, 3)),
             wait = rounded(line.wait, 3),
-            rate = %format_args!("{:.3e}", line.rate),
+            learning_rate = %format_args!("{:.3e}", line.learning_rate),
             left = left.map(|left| number::duration(left.as_secs_f64()).replace('\u{a0}', " ")),
             "trained"
         );
@@ -105,45 +105,45 @@ mod tests {
     use super::*;
     use crate::loss::next_token::{Sum, Tally};
 
-    fn step(watch: &mut Watch, nats: f64) {
+    fn step(progress: &mut Progress, nats: f64) {
         let sum = |nats, tokens| Sum { nats, tokens };
-        let tally = Tally { fresh: sum(nats, 1), replayed: sum(0.0, 0) };
-        let outcome = Outcome { step: Step(0), loss: None, tally, norm: 1.0, rate: 1.0 };
-        let sheet = Sheet { tokens: vec![0; 50], ..Sheet::default() };
-        watch.add(&outcome, &sheet, Duration::ZERO);
+        let tally = Tally { new_text: sum(nats, 1), replayed: sum(0.0, 0) };
+        let outcome = Outcome { step: Step(0), loss: None, tally, norm: 1.0, learning_rate: 1.0 };
+        let packed = PackedBatch { tokens: vec![0; 50], ..PackedBatch::default() };
+        progress.add(&outcome, &packed, Duration::ZERO);
     }
 
     #[test]
     fn the_first_line_comes_within_seconds_and_the_others_ten_seconds_apart() {
         let second = Duration::from_secs(1);
-        let mut watch = Watch::new(100 * second, Some(Step(61)));
-        let mut told = Vec::new();
+        let mut progress = Progress::new(100 * second, Some(Step(61)));
+        let mut lines = Vec::new();
         for made in 1..=30_u64 {
-            step(&mut watch, made as f64);
+            step(&mut progress, made as f64);
             let now = 100 * second + u32::try_from(made).unwrap() * second;
-            told.extend(watch.told(Step(made), made * 50, now));
+            lines.extend(progress.due_line(Step(made), made * 50, now));
         }
-        let steps: Vec<u64> = told.iter().map(|told| told.line.step.0).collect();
+        let steps: Vec<u64> = lines.iter().map(|line| line.line.step.0).collect();
         assert_eq!(steps, [2, 12, 22]);
         // Steps 3 to 12, and the pace of all so far: a second each.
-        assert_eq!(told[1].line.loss, Some(7.5));
-        assert_eq!(told[1].line.tokens_per_second, 50.0);
-        assert_eq!(told[1].left, Some(49 * second));
+        assert_eq!(lines[1].line.loss, Some(7.5));
+        assert_eq!(lines[1].line.tokens_per_second, 50.0);
+        assert_eq!(lines[1].left, Some(49 * second));
 
-        let last = watch.last(Step(30), 1_500, 130 * second).unwrap();
+        let last = progress.last(Step(30), 1_500, 130 * second).unwrap();
         assert_eq!((last.line.loss, last.left), (Some(26.5), Some(31 * second)));
-        assert_eq!(watch.last(Step(30), 1_500, 131 * second), None, "nothing new");
-        step(&mut watch, 1.0);
-        assert_eq!(watch.last(Step(61), 3_050, 140 * second).unwrap().left, None, "it is there");
+        assert_eq!(progress.last(Step(30), 1_500, 131 * second), None, "nothing new");
+        step(&mut progress, 1.0);
+        assert_eq!(progress.last(Step(61), 3_050, 140 * second).unwrap().left, None, "it is there");
     }
 
     #[test]
     fn a_job_without_an_end_has_no_time_left() {
-        let mut watch = Watch::new(Duration::ZERO, None);
-        step(&mut watch, 1.0);
-        assert_eq!(watch.told(Step(1), 50, Duration::from_secs(1)), None, "not yet");
-        let told = watch.told(Step(1), 50, Duration::from_secs(3)).unwrap();
-        assert_eq!((told.until, told.left), (None, None));
-        told.log();
+        let mut progress = Progress::new(Duration::ZERO, None);
+        step(&mut progress, 1.0);
+        assert_eq!(progress.due_line(Step(1), 50, Duration::from_secs(1)), None, "not yet");
+        let line = progress.due_line(Step(1), 50, Duration::from_secs(3)).unwrap();
+        assert_eq!((line.until, line.left), (None, None));
+        line.log();
     }
 }
