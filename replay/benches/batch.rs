@@ -68,7 +68,7 @@ fn count(bytes: usize, sign: i64) {
     LIVE.fetch_add(sign * i64::try_from(bytes).unwrap_or(i64::MAX), Relaxed);
 }
 
-// SAFETY: every call is the system's own with the same arguments; what is counted beside it touches no memory
+// SAFETY: every call is the system's own with the same arguments; the counters next to it touch no memory
 // that was allocated.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -258,7 +258,7 @@ impl Steps<'_, '_> {
                 runtime.block_on(futures::future::join_all(asked))
             })
         });
-        for (kept, said) in [(0, "assembled anew"), (TICKETS, "still assembled")] {
+        for (kept, said) in [(0, "assembled"), (TICKETS, "cached")] {
             let server = runtime.block_on(Server::start(self.world, kept));
             if kept == 0 {
                 self.batch("Flight, ticket", SOCKET, USUAL, || {

@@ -6,8 +6,8 @@
 //!                            \--> a buffer: draw  --> segments of records --text--> pack --> batch
 //! ```
 //!
-//! [`layout`] decides which tokens of which records go where; [`fill`] writes them. Who serves
-//! fetches the texts in between, all at once. With bytes for tokens an layout needs no text at all;
+//! [`layout`] decides which tokens of which records go where; [`fill`] writes them. The server
+//! fetches the texts in between, all at once. With bytes for tokens a layout needs no text at all;
 //! with a subword tokenizer it may say which texts it needs to go on, and is asked again with them.
 //! How often, and what was read beside, plays no part in what comes of it.
 
@@ -63,7 +63,7 @@ impl BatchLayout {
     }
 }
 
-/// What came of an layout.
+/// The result of [`layout`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LayoutOutcome {
     /// It is whole.
@@ -140,7 +140,7 @@ fn members<'a>(ticket: &Ticket, view: View<'a>, buffer: &str) -> Result<&'a Memb
     }
 }
 
-/// Writes the tokens of an layout's records into a batch. What `contents` has not was removed.
+/// Writes the tokens of a layout's records into a batch. What `contents` does not have was removed.
 ///
 /// # Errors
 /// [`ReplayError::Inconsistent`] when a text is not as long as its record says.

@@ -5,7 +5,7 @@
 //! row goes. Draws follow each other until the row is full or has less than [`LEAST`] tokens left;
 //! those stay padding. Draws are with replacement, within a row too. Everything is a function of the
 //! job's seed, the row's number in the job, the buffer's members and their texts: who asks, when, and
-//! in how many segments plays no part.
+//! in how many segments does not matter.
 //!
 //! Because spans begin at passages, the first tokens of a passage are read a little more often than
 //! its last; the record's boundary token comes with the first passage.

@@ -1,4 +1,4 @@
-//! DrawLog what was served: which spans of which records went into which step of which job.
+//! The log of draws: which spans of which records went into which step of which job.
 //!
 //! A ticket names versions that expire; a row of `draws` lasts. Rows are committed in groups under
 //! the fence `draws/<job>`, which holds the last step noted plus one: a step that is served again,
@@ -80,7 +80,7 @@ struct Job {
     void: u64,
 }
 
-/// DrawLog the draws of all jobs that one server serves.
+/// The log of the draws of all jobs of one server.
 #[derive(Debug)]
 pub struct DrawLog {
     store: Store,
@@ -99,7 +99,7 @@ impl DrawLog {
         Self { store, groups, jobs: BTreeMap::new() }
     }
 
-    /// DrawLog that `ticket` gave `batch`, whose digest is `digest`.
+    /// Records that `ticket` gave `batch`, whose digest is `digest`.
     ///
     /// # Errors
     /// A job that has no name, a step that no column can hold, and the store's errors once too many

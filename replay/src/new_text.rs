@@ -170,7 +170,7 @@ impl<'a> NewTextReader<'a> {
     }
 
     /// The next `room` tokens, or as many as there are before reading is [`held`](Self::held). The
-    /// segment of a removed record takes all that is left of the room.
+    /// segment of a removed record takes all of the remaining room.
     pub fn take(&mut self, mut room: u64) -> Vec<Segment> {
         let mut segments = Vec::new();
         while room > 0 && self.held.is_none() {
@@ -252,7 +252,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// DrawLog in the cursor that the record was delivered up to token `end`, `whole` if that is all of it.
+    /// Notes in the cursor that the record was delivered up to token `end`, `whole` if that is all of it.
     fn advance(&self, cursor: &mut Cursor, reading: &Reading<'_>, end: u64, whole: bool) {
         let seq = reading.record.seq;
         let place = match self {

@@ -7,8 +7,8 @@
 //! mask       1 .. (1)          1   1  ..    1         1   1  1  1
 //! ```
 //!
-//! Every input of a segment has a target in its own record, so every one counts. What no segment holds,
-//! and what a removed record held, is padding with mask false.
+//! Every input of a segment has a target in its own record, so every prediction counts. Tokens outside of
+//! segments and tokens of a removed record are padding with mask false.
 
 use perennial_schemas::id::{RecordId, Seq, Shard};
 use perennial_schemas::wire::{BatchRow, Span};
@@ -22,7 +22,7 @@ use crate::tokenise::{Contents, Tokenizer};
 pub struct Segment {
     /// The record's shard.
     pub shard: Shard,
-    /// Its place in the shard.
+    /// Its seq in the shard.
     pub seq: Seq,
     /// The id of its text.
     pub id: RecordId,
@@ -30,7 +30,7 @@ pub struct Segment {
     pub bytes: u64,
     /// The segment's first token in the record.
     pub first: u64,
-    /// How many tokens it has, at least 1.
+    /// Number of tokens, at least 1.
     pub tokens: u64,
 }
 
@@ -49,14 +49,21 @@ pub struct PlannedRow {
     pub row: u64,
     /// The buffer it was drawn from; `None` for new text.
     pub buffer: Option<String>,
-    /// Its segments, in order, of at most T tokens together.
+    /// Its segments, in order, with a total of at most T tokens.
     pub segments: Vec<Segment>,
 }
 
-/// Writes the tokens of a row. `contents` has the tokens of its records; what it has not was removed.
+/// A position in a row as the wire has it.
+#[expect(clippy::expect_used, reason = "the configuration limits a row to 2^20 tokens")]
+fn position(index: usize) -> u32 {
+    u32::try_from(index).expect("a row has at most 2^20 tokens")
+}
+
+/// Writes the tokens of a row. `contents` has the tokens of its records; a record that is not in it was
+/// removed.
 ///
 /// # Errors
-/// [`ReplayError::Inconsistent`] when a text is not as long as its record says.
+/// [`ReplayError::Inconsistent`] if a text does not have the size that its record states.
 pub fn fill(row: &PlannedRow, length: usize, tokenizer: &Tokenizer, contents: &Contents) -> Result<BatchRow> {
     let mut tokens = vec![tokenizer.pad(); length];
     let mut targets = tokens.clone();
@@ -64,19 +71,19 @@ pub fn fill(row: &PlannedRow, length: usize, tokenizer: &Tokenizer, contents: &C
     let mut spans = Vec::with_capacity(row.segments.len());
     let mut start = 0;
     for segment in &row.segments {
-        let end = start + usize::try_from(segment.tokens).unwrap_or(usize::MAX).min(length - start);
+        let end = start + segment.tokens.min((length - start) as u64) as usize;
         let content = contents.get(&(segment.shard.clone(), segment.seq)).and_then(Option::as_ref);
         spans.push(Span {
-            start: u32::try_from(start).unwrap_or(u32::MAX),
-            tokens: u32::try_from(end - start).unwrap_or(u32::MAX),
+            start: position(start),
+            tokens: position(end - start),
             shard: segment.shard.clone(),
             seq: segment.seq,
             id: segment.id,
             first_token: segment.first,
             erased: content.is_none(),
         });
-        let room = (tokens.get_mut(start..end), targets.get_mut(start..end), mask.get_mut(start..end));
-        if let (Some(tokens), (Some(inputs), Some(targets), Some(mask))) = (content, room) {
+        let slices = (tokens.get_mut(start..end), targets.get_mut(start..end), mask.get_mut(start..end));
+        if let (Some(tokens), (Some(inputs), Some(targets), Some(mask))) = (content, slices) {
             let written = tokens.copy(segment.first, inputs, targets);
             if tokens.text_bytes() != segment.bytes || written != inputs.len() {
                 let (seq, shard, found, bytes) =

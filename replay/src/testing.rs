@@ -1,4 +1,4 @@
-//! What several modules' tests need: a store in a folder of its own, its readings, and a plan.
+//! Helpers of several modules' tests: a store in its own folder, its readings, and a plan.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -35,8 +35,8 @@ pub(crate) fn shard(name: &str) -> Shard {
 
 /// The text of a reading: its own, of a length that varies, but some repeat the text of three before.
 pub(crate) fn text(name: &str, seq: i64) -> String {
-    let of = if seq % 11 == 10 { seq - 3 } else { seq };
-    format!("{name} {of} {}", "lorem ipsum ".repeat(usize::try_from(of % 7).unwrap()))
+    let repeated = if seq % 11 == 10 { seq - 3 } else { seq };
+    format!("{name} {repeated} {}", "lorem ipsum ".repeat(usize::try_from(repeated % 7).unwrap()))
 }
 
 /// What became of a reading.
@@ -66,7 +66,7 @@ impl World {
     pub(crate) async fn write(&mut self, name: &'static str, count: i64) {
         let first = self.next.get(name).copied().unwrap_or(0);
         let mut builder = Builder::new();
-        // A file's order is nobody's promise.
+        // The order of rows in a file is not guaranteed.
         for seq in (first..first + count).rev() {
             let text = text(name, seq);
             let id = xxh3_128(text.as_bytes()).to_be_bytes();

@@ -1,8 +1,8 @@
-//! One training step of the one-million-parameter byte model on one CPU thread, 1,024 tokens: in documents
-//! of equal length and of many, in f32 and in bf16, at once and in parts. Run `cargo bench -p perennial-trainer`.
+//! One training step of the byte model of one million parameters on one CPU thread, 1,024 tokens: documents
+//! of one length and of many, f32 and bf16, at once and in parts. Run `cargo bench -p perennial-trainer`.
 //!
-//! The floor is the matrix products alone: 6 operations per parameter and token, at the rate that one
-//! product of the same shape reaches.
+//! The lower bound is the time of the matrix products: 6 operations per parameter and token, at the speed of
+//! a single product of the same shape.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -35,7 +35,7 @@ fn ticket(step: Step) -> Ticket {
     }
 }
 
-/// Documents of these lengths, of bytes that a seed gives.
+/// Documents of these lengths with random bytes.
 fn packed(lengths: &[usize]) -> PackedBatch {
     let token = |document: usize, k: usize| below(Seed::new(1).at(&[document as u64, k as u64]), 256) as i64;
     let document = |(index, n): (usize, &usize)| {
@@ -88,7 +88,7 @@ fn measure(criterion: &mut Criterion) -> Result<(), Failure> {
 }
 
 fn main() -> Result<(), Failure> {
-    // As a job runs: on the thread that calls libtorch.
+    // As in a job: on the thread that calls libtorch.
     on_one_thread(1, || {
         let mut criterion = Criterion::default().configure_from_args();
         measure(&mut criterion)?;

@@ -1,4 +1,4 @@
-//! Exponential averages of the weights over several windows, and the way from the start to an average.
+//! Exponential averages of the weights over several windows, and interpolation between two sets of weights.
 
 use perennial_program::error::{Fault, Kind};
 use serde::{Deserialize, Serialize};
@@ -6,37 +6,37 @@ use tch::Tensor;
 
 use crate::torch::{self, TorchError};
 
-/// Which averages are kept.
+/// The averages to keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AverageConfig {
-    /// Windows in steps, each an average of its own.
+    /// Averaging windows in steps, one average each.
     pub windows: Vec<u32>,
 }
 
-/// `[average]`: the averages that are kept, and how far a release goes towards them.
+/// `[average]`: the averages to keep, and the interpolated weights of a release.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Averaging {
-    /// Windows in steps, each an average of its own.
+    /// Averaging windows in steps, one average each.
     pub windows: Vec<u32>,
-    /// Shares A of the way from the start to each average that are scored and released too; absent: 0.85
-    /// where the job started from weights, none where it started from random ones.
+    /// Interpolation shares A: start + A (average - start) is scored and released for each average; absent:
+    /// 0.85 if the job started from given weights, no interpolation if it started from random ones.
     pub interpolate: Option<Vec<f64>>,
 }
 
-/// A that keeps most of the old text and costs 1 to 2 % on new text where a trained model goes on
-/// learning (Wortsman et al. 2022, and measured).
+/// The share for a trained model that learns further: it keeps most of the old text and costs 1 to 2 % on new
+/// text (Wortsman et al. 2022, and measured).
 const FROM_WEIGHTS: [f64; 1] = [0.85];
 
 impl Averaging {
-    /// What reaches the learner: how far a release goes does not.
+    /// The part that the learner needs.
     #[must_use]
     pub fn kept(&self) -> AverageConfig {
         AverageConfig { windows: self.windows.clone() }
     }
 
-    /// The shares of a job that started from weights, or from random ones.
+    /// The shares of a job that started from given weights, or from random ones.
     #[must_use]
     pub fn shares(&self, from_weights: bool) -> Vec<f64> {
         match &self.interpolate {
@@ -46,7 +46,7 @@ impl Averaging {
         }
     }
 
-    /// Why `interpolate` cannot be what it is.
+    /// The rule that `interpolate` breaks.
     #[must_use]
     pub fn problem(&self) -> Option<&'static str> {
         let shares = self.interpolate.as_deref().unwrap_or_default();
@@ -57,13 +57,13 @@ impl Averaging {
             return Some("must be shares above 0 and up to 1");
         }
         if !shares.iter().all(|share| ((share * 1e4).round() / 1e4).to_bits() == share.to_bits()) {
-            return Some("must be shares of at most 4 decimals: weights are named by them");
+            return Some("must be shares of at most 4 decimals: they are part of the weights' names");
         }
         (sorted.len() != shares.len()).then_some("names a share twice")
     }
 }
 
-/// Windows that cannot be kept.
+/// Invalid averaging windows.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`windows` cannot be {value}: {}", Self::WHY)]
 pub struct WindowError {
@@ -72,8 +72,8 @@ pub struct WindowError {
 }
 
 impl WindowError {
-    /// The rule.
-    pub const WHY: &str = "each must be at least 1, and none may come twice";
+    /// The rule that they break.
+    pub const WHY: &str = "each must be at least 1 and occur once";
 }
 
 impl Fault for WindowError {
@@ -83,7 +83,7 @@ impl Fault for WindowError {
 }
 
 impl AverageConfig {
-    /// Refuses a window of 0, or one that comes twice.
+    /// Refuses a window of 0 and a repeated one.
     ///
     /// # Errors
     /// [`WindowError`] with the windows.
@@ -100,7 +100,7 @@ impl AverageConfig {
 
 /// Averages of the weights. After update t, with window h, an average has moved by `1 / min(t, h)`
 /// towards the weights: the plain mean of all steps so far until step h, then exponential with decay
-/// `1 - 1/h`. So the start has no share in it, and no correction is needed.
+/// `1 - 1/h`. The initial weights have no influence, so no bias correction is needed.
 #[derive(Debug)]
 pub struct Averages {
     updates: u64,
@@ -115,7 +115,7 @@ pub struct Average {
 }
 
 impl Average {
-    /// Steps it remembers.
+    /// Its window, in steps.
     #[must_use]
     pub const fn window(&self) -> u32 {
         self.window
@@ -141,15 +141,15 @@ impl Averages {
     /// Moves every average towards the weights, in the parameters' order.
     ///
     /// # Errors
-    /// [`TorchError`] where the weights are others.
+    /// [`TorchError`] if number or shapes of the weights do not match.
     pub fn update<'a>(
         &mut self,
         weights: impl Iterator<Item = &'a Tensor> + Clone,
     ) -> Result<(), TorchError> {
         self.updates += 1;
         for average in &mut self.all {
-            let memory = self.updates.min(u64::from(average.window));
-            torch::lerp(&mut average.values, weights.clone(), 1.0 / memory as f64)?;
+            let steps = self.updates.min(u64::from(average.window));
+            torch::lerp(&mut average.values, weights.clone(), 1.0 / steps as f64)?;
         }
         Ok(())
     }
@@ -166,13 +166,12 @@ impl Averages {
         self.updates
     }
 
-    /// Goes on from a checkpoint's number of updates, after the values were put back.
+    /// Sets the number of updates of a checkpoint, after its values were read.
     pub const fn set_updates(&mut self, updates: u64) {
         self.updates = updates;
     }
 
-    /// Its state by name, to be saved and to be written into: `average.<window>.` before the
-    /// parameter's name.
+    /// Its state by name, to save it or to read into it: `average.<window>.` and the parameter's name.
     #[must_use]
     pub fn state(&self, names: &[&str]) -> Vec<(String, Tensor)> {
         let named = |average: &Average| -> Vec<(String, Tensor)> {
@@ -185,8 +184,8 @@ impl Averages {
     }
 }
 
-/// `base + share * (to - base)` for each pair: 0 gives the start, 1 the other end (Wortsman et al. 2022).
-/// Panics as `tch` does where shapes do not agree.
+/// `base + share * (to - base)` for each pair: 0 gives `base`, 1 gives `to` (Wortsman et al. 2022). Panics as
+/// `tch` does if shapes do not match.
 #[must_use]
 pub fn interpolate(base: &[Tensor], to: &[Tensor], share: f64) -> Vec<Tensor> {
     tch::no_grad(|| base.iter().zip(to).map(|(base, to)| base + (to - base) * share).collect())

@@ -33,8 +33,8 @@ pub struct Config {
     pub schedule: ScheduleConfig,
     /// Averages of the weights, and which of them a release contains.
     pub average: Averaging,
-    /// How the job runs. Of these keys only `precision`, `micro_rows` and `replay_weight` change what is learnt;
-    /// another device or number of threads changes the last bits of results.
+    /// How the job runs. Of these keys only `precision`, `micro_rows` and `replay_weight` change what is
+    /// learnt; another device or number of threads changes the last bits of results.
     pub run: RunConfig,
     /// What is evaluated during the job.
     pub evaluate: EvaluateConfig,
@@ -51,7 +51,8 @@ pub struct JobConfig {
     /// The seed of randomly initialised weights.
     pub seed: u64,
     /// Weights to start from instead of random ones: a safetensors file with the tensor names of the Llama
-    /// family, or a folder that contains `model.safetensors`. A job with a checkpoint resumes from that instead.
+    /// family, or a folder that contains `model.safetensors`. A job with a checkpoint resumes from that
+    /// instead.
     pub start: Option<PathBuf>,
 }
 
@@ -68,16 +69,16 @@ pub struct RunConfig {
     /// `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA if it is available.
     pub device: DeviceChoice,
     /// The number format of the forward and backward pass: `f32`, `bf16`, or `auto`: bf16 if the device has
-    /// instructions for it (CUDA from compute capability 8 on, a CPU with avx512_bf16), else f32. A resumed job
-    /// keeps the format that it started with. Master weights, moments, averages and checkpoints are f32.
+    /// instructions for it (CUDA from compute capability 8 on, a CPU with avx512_bf16), else f32. A resumed
+    /// job keeps the format that it started with. Master weights, moments, averages and checkpoints are f32.
     pub precision: PrecisionChoice,
-    /// Rows of a batch that are computed at a time, to save memory; 0: all. Gradients are accumulated over the
-    /// whole batch before the weights are updated.
+    /// Rows of a batch that are computed at a time, to save memory; 0: all. Gradients are accumulated over
+    /// the whole batch before the weights are updated.
     pub micro_rows: u32,
     /// Threads of libtorch. Use 1 if several jobs share a machine.
     pub threads: u16,
-    /// The Flight address of a replay server to read batches from, such as `http://127.0.0.1:7401`; absent: this
-    /// process reads the store. The server must be configured with the same tables as `[replay]`.
+    /// The Flight address of a replay server to read batches from, such as `http://127.0.0.1:7401`; absent:
+    /// this process reads the store. The server must be configured with the same tables as `[replay]`.
     pub server: Option<String>,
     /// Steps after which the job ends; absent: it ends with its stream (`replay.new_text.drain`), or never.
     pub steps: Option<u64>,

@@ -1,5 +1,5 @@
-//! A job from its configuration to its end: it starts, branches off another, or goes on exactly where its
-//! last checkpoint stands, and leaves a checkpoint, its evaluations and a release behind.
+//! A job from its configuration to its end: it starts, branches off another job, or resumes exactly from its
+//! newest checkpoint; it writes checkpoints, evaluations and a release.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ use crate::step::{Learner, TrainConfig};
 use crate::torch;
 use crate::train::{self, Act, End, Hooks, Plan, Report};
 
-/// A job that cannot go on from where it stands.
+/// A job that cannot be resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     /// The checkpoint was made under another configuration.
@@ -37,12 +37,12 @@ pub enum JobError {
         /// What differs.
         what: &'static str,
     },
-    /// The weights that it started from are gone.
-    #[error("the weights that job `{job}` started from cannot be had again")]
+    /// The weights that it started from are missing or changed.
+    #[error("the weights that job `{job}` started from cannot be read")]
     Start {
-        /// The job.
+        /// Its configuration.
         job: String,
-        /// Why.
+        /// The reason.
         #[source]
         source: CheckpointError,
     },
@@ -58,45 +58,45 @@ impl Fault for JobError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Changed { .. } => {
-                "go on with the job's own configuration, or give the new one another `job.name` and `job.folder`"
+                "resume with the job's own configuration, or give the new one another `job.name` and `job.folder`"
                     .into()
             }
             Self::Start { .. } => {
-                "put them back and run the job again, or set `average.interpolate` to `[]`".into()
+                "restore the file and run the job again, or set `average.interpolate` to `[]`".into()
             }
         })
     }
 }
 
-/// What is to be run.
+/// A job to run.
 pub struct Task<'a> {
-    /// The job.
+    /// Its configuration.
     pub config: &'a Config,
-    /// The configuration as text, which is left in the job's folder.
+    /// The effective configuration as text, written to the job's folder.
     pub effective: &'a str,
-    /// Its reading.
+    /// Its reading plan.
     pub plan: ReadingPlan,
-    /// The checkpoint that it branches from where it has none of its own.
+    /// The checkpoint to branch from if the job has no checkpoint yet.
     pub from: Option<&'a Path>,
 }
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// How its training did.
+    /// The report of its training.
     pub report: Report,
-    /// The release it left.
+    /// The release that it wrote.
     pub release: Option<PathBuf>,
-    /// Steps that a branch is short of its cool-down, because its stream has ended.
+    /// Steps that are missing from a branch's cool-down, because its stream ended.
     pub short: u64,
 }
 
-/// Runs a job until its steps or its stream end, or `stop` asks. Must be called on a tokio runtime's
-/// blocking thread: it makes the one thread that calls libtorch and waits for it.
+/// Runs a job until its steps or its stream end, or `stop` is triggered. Call it on a blocking thread of a
+/// tokio runtime: it starts the one thread that calls libtorch and waits for it.
 ///
 /// # Errors
-/// [`JobError`] where the job's checkpoint belongs to another configuration, and whatever the store,
-/// libtorch or the disk refuses.
+/// [`JobError`] if the job's checkpoint belongs to another configuration; errors of the store, libtorch and
+/// the disk.
 pub fn run(
     task: Task<'_>,
     store: &Store,
@@ -117,12 +117,12 @@ pub fn run(
     };
     torch::on_one_thread(config.run.threads, || -> Result<Ended, Failure> {
         torch::check_version()?;
-        let anew = checkpoint::complete(&config.job.folder)?.is_empty();
+        let is_new = checkpoint::complete(&config.job.folder)?.is_empty();
         let (learner, position) = begin(config, &digest, from)?;
-        leave(&config.job.folder, effective)?;
+        write_config(&config.job.folder, effective)?;
         let draw_log = batches.draw_log(runtime);
         let feed = batches.feed(&position, learner.at(), config, runtime)?;
-        let scorer = Scorer::new(config, &slices, store, runtime, anew);
+        let scorer = Scorer::new(config, &slices, store, runtime, is_new);
         Running { config, learner, position, scorer, draw_log }.run(feed, clock, stop)
     })
 }
@@ -144,8 +144,8 @@ fn plan(config: &Config) -> Plan {
     }
 }
 
-/// Leaves the configuration in the job's folder, for reports and for whoever finds it.
-fn leave(folder: &Path, effective: &str) -> Result<(), CheckpointError> {
+/// Writes the effective configuration to the job's folder, for reports and for reference.
+fn write_config(folder: &Path, effective: &str) -> Result<(), CheckpointError> {
     let (path, partial) = (folder.join(CONFIG), folder.join(format!("{CONFIG}.partial")));
     let failed = |source| CheckpointError::Write { path: path.clone(), source };
     std::fs::create_dir_all(folder)
@@ -154,8 +154,7 @@ fn leave(folder: &Path, effective: &str) -> Result<(), CheckpointError> {
         .map_err(failed)
 }
 
-/// The learner of the job's newest checkpoint, or of the checkpoint that it branches from, or one that
-/// has learnt nothing yet.
+/// The learner of the job's newest checkpoint, else of the checkpoint that it branches from, else a new one.
 fn begin(config: &Config, digest: &str, from: Option<&Path>) -> Result<(Learner, JobPosition), Failure> {
     let chosen = device::choose(config.run.device)?;
     if let Some(why) = &chosen.why_not_cuda {
@@ -169,7 +168,7 @@ fn begin(config: &Config, digest: &str, from: Option<&Path>) -> Result<(Learner,
     }
 }
 
-/// What a job computes in, that is new or has `begun` in this; says so, and why.
+/// The precision of a new job, or of a job that started with `begun`; logs it with the reason.
 fn computing(config: &Config, device: Device, begun: Option<Precision>) -> Precision {
     let found = device::precision(config.run.precision, device, begun);
     tracing::info!(precision = %found.precision, why = found.why, "computing");
@@ -194,7 +193,7 @@ fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, JobP
         parameters = learner.model().size(),
         "starting with {}",
         match &start {
-            Start::Seed(_) => "fresh weights".to_owned(),
+            Start::Seed(_) => "random weights".to_owned(),
             Start::File { path, .. } => format!("the weights of `{}`", path.display()),
         }
     );
@@ -225,14 +224,14 @@ fn resume(
         job = position.job,
         step = resumed.state.step.0,
         tokens = position.tokens,
-        "going on from `{}`",
+        "resuming from `{}`",
         path.display()
     );
     Ok((resumed.learner, position))
 }
 
-/// The first checkpoint of a branch is what it branches from, under its own name: from then on it needs
-/// nothing of its parent, which may remove the checkpoint at any time.
+/// A branch first writes its parent's checkpoint under its own name: the parent may then remove its
+/// checkpoint at any time.
 fn branch_off(
     config: &Config,
     digest: &str,
@@ -263,21 +262,21 @@ fn branch_off(
     Ok((resumed.learner, position))
 }
 
-/// Rows computed at a time may change where a job goes on: memory may have become scarce.
+/// Takes over `run.micro_rows`, which a resumed job may change: less memory may be available.
 fn in_parts(config: &Config, train_config: &mut TrainConfig) {
     let (was, now) = (train_config.micro_rows, config.run.micro_rows);
     if was != now {
         tracing::warn!(
             was,
             now,
-            "`run.micro_rows` is another: sums are made in another order, so the weights will differ in their \
-             last bits from those of a job that never changed it"
+            "`run.micro_rows` has changed: gradients are summed in another order, so the weights will differ in \
+             their last bits from those of a job that never changed it"
         );
         train_config.micro_rows = now;
     }
 }
 
-/// Refuses to go on without the file that the job's end goes back to, before the steps are made.
+/// Refuses to resume without the initial weights that the release interpolates from, before any step.
 fn check_start(config: &Config, start: &Start) -> Result<(), JobError> {
     let Start::File { path, .. } = start else { return Ok(()) };
     if config.average.shares(true).is_empty() {
@@ -287,10 +286,10 @@ fn check_start(config: &Config, start: &Start) -> Result<(), JobError> {
     found.map(|_| ()).map_err(|source| JobError::Start { job: config.job.name.clone(), source })
 }
 
-/// Refuses a checkpoint of another configuration; gives the start that the job has, where it is now.
+/// Refuses a checkpoint of another configuration; returns the job's start with the current path of its file.
 ///
 /// # Errors
-/// [`JobError::Changed`] with what differs.
+/// [`JobError::Changed`] with the part that differs.
 pub fn agree(state: &State, config: &Config, digest: &str, path: &Path) -> Result<Start, JobError> {
     let start = same_start(config, &state.start);
     let precision = config.run.precision.of_job(state.train_config.precision);
@@ -316,8 +315,8 @@ pub fn agree(state: &State, config: &Config, digest: &str, path: &Path) -> Resul
     }
 }
 
-/// The start of a checkpoint, where the configuration names the same. The file need not be there any more,
-/// and may have moved; it may not have changed.
+/// The start of a checkpoint, if the configuration names the same one. The file may have been moved or
+/// removed, but not changed.
 fn same_start(config: &Config, start: &Start) -> Option<Start> {
     let Some(path) = &config.job.start else {
         return (*start == Start::Seed(config.weights_seed())).then(|| start.clone());
@@ -331,7 +330,7 @@ fn same_start(config: &Config, start: &Start) -> Option<Start> {
     }
 }
 
-/// A job that has a learner.
+/// A job with its learner.
 struct Running<'a> {
     config: &'a Config,
     learner: Learner,
@@ -362,8 +361,8 @@ impl Running<'_> {
         if short > 0 {
             tracing::warn!(
                 short,
-                "the cool-down was cut short: these weights are no release; run it again when the stream has \
-                 more text"
+                "the cool-down is incomplete, so no release was written; run it again when the stream has more \
+                 text"
             );
             return Ok(Ended { report, release: None, short });
         }
@@ -372,7 +371,7 @@ impl Running<'_> {
     }
 }
 
-/// Scores all that a job leaves, and gives it: which weights, and what the interpolated ones begin at.
+/// Scores the weights that a job ends with; returns their list and the start of the interpolated ones.
 fn finish(
     config: &Config,
     learner: &Learner,
@@ -381,12 +380,13 @@ fn finish(
 ) -> Result<(Vec<Weights>, Option<Decoder>), Failure> {
     let shares = config.average.shares(matches!(position.start, Start::File { .. }));
     let all = Weights::all(&config.average.windows, &shares);
-    let (ways, averages): (Vec<Weights>, Vec<Weights>) = all.iter().partition(|one| one.is_interpolated());
+    let (interpolated, averages): (Vec<Weights>, Vec<Weights>) =
+        all.iter().partition(|one| one.is_interpolated());
     scorer.live(learner, position)?;
     if config.evaluate.averages {
-        scorer.rest(learner, position, &averages, None)?;
+        scorer.others(learner, position, &averages, None)?;
     }
-    if ways.is_empty() {
+    if interpolated.is_empty() {
         return Ok((all, None));
     }
     let start = checkpoint::start_model(&position.start, learner.train_config(), learner.model().device());
@@ -394,12 +394,12 @@ fn finish(
         Ok(start) => start,
         Err(error) => {
             let why = perennial_program::error::render(&error);
-            tracing::warn!(why, "the start cannot be had again: the ways from it are left out");
+            tracing::warn!(why, "the initial weights cannot be read: interpolated weights are left out");
             return Ok((averages, None));
         }
     };
     if config.evaluate.averages {
-        scorer.rest(learner, position, &ways, Some(&start))?;
+        scorer.others(learner, position, &interpolated, Some(&start))?;
     }
     Ok((all, Some(start)))
 }

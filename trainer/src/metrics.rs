@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one line of JSON per interval of steps, in order, never one twice.
+//! `metrics.jsonl`: one line of JSON per interval of steps, in order, each interval once.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -15,7 +15,7 @@ use crate::step::Outcome;
 
 /// The file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot keep `{path}`")]
+#[error("cannot read or write `{path}`")]
 pub struct MetricsError {
     path: PathBuf,
     #[source]
@@ -28,32 +28,32 @@ impl Fault for MetricsError {
     }
 }
 
-/// One line: what happened since the line before it. Losses are nats per prediction, before the update.
+/// One line: the steps since the previous line. Losses are nats per prediction, before the update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// Steps made.
     pub step: Step,
     /// Tokens of text read since the job began.
     pub tokens: u64,
-    /// Mean loss over all rows, unweighted; `null` where no prediction counted.
+    /// Mean loss over all rows, unweighted; `null` if no prediction counted.
     pub loss: Option<f64>,
     /// Mean loss over new text.
     pub loss_new: Option<f64>,
     /// Mean loss over replayed text.
     pub loss_replayed: Option<f64>,
-    /// Share of the tokens of text that were replayed; `null` where there were none.
+    /// Share of the text's tokens that were replayed; `null` without tokens.
     pub replay_share: Option<f64>,
     /// Mean joint norm of the gradients before clipping.
     pub grad_norm: f64,
     /// Learning rate of the last step.
     pub learning_rate: f64,
-    /// Tokens of text read per second, waiting included.
+    /// Tokens of text read per second, including waiting.
     pub tokens_per_second: f64,
     /// Share of the time that was spent waiting for batches.
     pub wait: f64,
 }
 
-/// What is gathered between two lines.
+/// The sums between two lines.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Interval {
     steps: u64,
@@ -66,7 +66,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Adds a step over the text of `packed`, that waited so long for it.
+    /// Adds a step over `packed`, which the step waited for during `waited`.
     pub fn add(&mut self, outcome: &Outcome, packed: &PackedBatch, waited: Duration) {
         self.steps += 1;
         self.tokens += packed.tokens.len() as u64;
@@ -84,7 +84,7 @@ impl Interval {
         self.steps == 0
     }
 
-    /// Its line, after `step` steps and `tokens` tokens of the job; it lasted `lasted`.
+    /// The interval's line, after `step` steps and `tokens` tokens of the job; `lasted` is its duration.
     #[must_use]
     pub fn line(&self, step: Step, tokens: u64, lasted: Duration) -> Line {
         let seconds = lasted.as_secs_f64();
@@ -112,11 +112,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file to go on after `after` steps: lines of later steps, and a line that was cut
-    /// short, are removed.
+    /// Opens the file to append lines after step `after`: lines of later steps and an incomplete line are
+    /// removed.
     ///
     /// # Errors
-    /// [`MetricsError`] where the disk refuses.
+    /// [`MetricsError`] if the file cannot be read or written.
     pub fn open(path: &Path, after: Step) -> Result<Self, MetricsError> {
         let io = |source| MetricsError { path: path.to_owned(), source };
         let mut file =
@@ -129,7 +129,7 @@ impl Metrics {
     /// Appends a line.
     ///
     /// # Errors
-    /// [`MetricsError`] where the disk refuses.
+    /// [`MetricsError`] if the file cannot be written.
     pub fn write(&mut self, line: &Line) -> Result<(), MetricsError> {
         let io = |source| MetricsError { path: self.path.clone(), source };
         let mut json = serde_json::to_vec(line).map_err(|error| io(error.into()))?;
@@ -137,16 +137,16 @@ impl Metrics {
         self.file.write_all(&json).map_err(io)
     }
 
-    /// Waits until the disk has every line.
+    /// Flushes every line to the disk.
     ///
     /// # Errors
-    /// [`MetricsError`] where the disk refuses.
+    /// [`MetricsError`] if the file cannot be written.
     pub fn sync(&self) -> Result<(), MetricsError> {
         self.file.sync_data().map_err(|source| MetricsError { path: self.path.clone(), source })
     }
 }
 
-/// The length of the file's part that is whole lines of steps up to `after`.
+/// The length in bytes of the complete lines of steps up to `after`.
 fn kept(file: &mut File, after: Step) -> std::io::Result<u64> {
     #[derive(Deserialize)]
     struct Numbered {

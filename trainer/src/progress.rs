@@ -1,4 +1,4 @@
-//! What a person who watches a job is told: one line now and then, the first within seconds.
+//! The progress log of a job: one line every ten seconds, the first within seconds.
 
 use std::time::Duration;
 
@@ -9,55 +9,55 @@ use crate::metrics::{Interval, Line};
 use crate::report::number;
 use crate::step::Outcome;
 
-/// The first line comes with the first step that ends so long after the start.
+/// The first line follows the first step that ends this long after the start.
 const FIRST: Duration = Duration::from_secs(2);
 
-/// No two lines are closer than this, but for the last.
+/// The least time between two lines, except for the last line.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Gathers what happened since the last line, and tells when the next is due.
+/// Sums the steps since the last line, and makes the next line in time.
 #[derive(Debug)]
 pub struct Progress {
     interval: Interval,
-    /// Steps made in this run of the program.
+    /// Steps done in this run of the program.
     steps: u64,
     began: Duration,
-    /// When the interval began.
+    /// The start of the interval.
     since: Duration,
     due: Duration,
     until: Option<Step>,
 }
 
-/// One line.
+/// One line of the progress log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProgressLine {
-    /// What happened since the line before.
+    /// The steps since the previous line.
     pub line: Line,
-    /// Steps the job is to make in all, where that is known.
+    /// The step at which the job ends, if known.
     pub until: Option<Step>,
-    /// How long it will take at the pace of this run so far, where its end is known and not reached.
+    /// The remaining time at the speed of this run so far, if the end is known and not reached.
     pub left: Option<Duration>,
 }
 
 impl Progress {
-    /// Of a job that begins `now` and ends at `until`, where that is known.
+    /// The progress of a job that starts `now` and ends at step `until`, if known.
     #[must_use]
     pub fn new(now: Duration, until: Option<Step>) -> Self {
         Self { interval: Interval::default(), steps: 0, began: now, since: now, due: now + FIRST, until }
     }
 
-    /// Adds a step over the text of `packed`, that waited so long for it.
+    /// Adds a step over `packed`, which the step waited for during `waited`.
     pub fn add(&mut self, outcome: &Outcome, packed: &PackedBatch, waited: Duration) {
         self.interval.add(outcome, packed, waited);
         self.steps += 1;
     }
 
-    /// The line, where one is due `now`, after `step` steps and `tokens` tokens of the job.
+    /// The line after `step` steps and `tokens` tokens of the job, if it is time for one.
     pub fn due_line(&mut self, step: Step, tokens: u64, now: Duration) -> Option<ProgressLine> {
         (now >= self.due).then(|| self.last(step, tokens, now)).flatten()
     }
 
-    /// The line, due or not; nothing where no step was made since the last.
+    /// The line, whatever the time; `None` if no step was done since the last one.
     pub fn last(&mut self, step: Step, tokens: u64, now: Duration) -> Option<ProgressLine> {
         if self.interval.is_empty() {
             return None;

@@ -1,6 +1,6 @@
-//! The learning rate: a linear warm-up, then constant, without an end. It knows no total, so a job can
-//! always go on. A release is cut from it on a branch, where the learning rate is annealed over a known number of
-//! steps (Hu et al. 2024; Ibrahim et al. 2024).
+//! The learning rate: a linear warm-up, then constant, without an end. It does not depend on a total number
+//! of steps, so a job can always continue. A release is made on a branch, which anneals the learning rate
+//! over a known number of steps (Hu et al. 2024; Ibrahim et al. 2024).
 
 use perennial_schemas::id::Step;
 use serde::{Deserialize, Serialize};
@@ -17,18 +17,18 @@ pub struct ScheduleConfig {
     pub cooldown: CooldownConfig,
 }
 
-/// `[schedule.cooldown]`: how the learning rate goes down, on a branch and nowhere else.
+/// `[schedule.cooldown]`: how a branch anneals the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CooldownConfig {
     /// `root`, `linear` or `exponential`.
     pub shape: CooldownShape,
-    /// The learning rate of the last step, as a share of that of the first: 0 to 1.
+    /// The last step's learning rate as a share of the first step's: 0 to 1.
     #[serde(rename = "final")]
     pub last: f64,
-    /// Its first step. `branch` sets it; a job without it never cools down.
+    /// The first step of the cool-down. `branch` sets it; a job without it never cools down.
     pub from: Option<u64>,
-    /// How many steps it takes. `branch` sets it.
+    /// Number of steps of the cool-down. `branch` sets it.
     pub steps: Option<u64>,
 }
 
@@ -38,11 +38,12 @@ impl Default for CooldownConfig {
     }
 }
 
-/// The way from the learning rate down to its final share f, with p going from 0 at the first step to 1 at the last.
+/// The share of the learning rate during a cool-down to the final share f; p goes from 0 (first step) to 1
+/// (last).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CooldownShape {
-    /// `f + (1 - f)(1 - sqrt(p))`: soon low, then long low (Haegele et al. 2024).
+    /// `f + (1 - f)(1 - sqrt(p))` (Haegele et al. 2024).
     #[default]
     Root,
     /// `f + (1 - f)(1 - p)` (Zhai et al. 2022).
@@ -64,17 +65,17 @@ pub struct Schedule {
     pub cooldown: Option<Cooldown>,
 }
 
-/// A cool-down: from the learning rate of step `from`, in `steps` steps, to its share `last`, where it stays.
+/// A cool-down: from the learning rate of step `from` to its share `last` in `steps` steps, then constant.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cooldown {
-    /// The first step: it still has the learning rate it would have had without.
+    /// The first step: its learning rate is that of the schedule without a cool-down.
     pub from: Step,
-    /// How many steps; the last of them has the final learning rate.
+    /// Number of steps; the last one has the final learning rate.
     pub steps: u64,
-    /// The way down.
+    /// The shape of the decrease.
     pub shape: CooldownShape,
-    /// The final learning rate, as a share of that of step `from`.
+    /// The final learning rate as a share of that of step `from`.
     #[serde(rename = "final")]
     pub last: f64,
 }
@@ -92,7 +93,7 @@ impl Default for Schedule {
 }
 
 impl ScheduleConfig {
-    /// The learning rate at each step. How a job would cool down is no part of it before it does.
+    /// The schedule. It holds a cool-down only if that has a first step and a number of steps.
     #[must_use]
     pub fn schedule(&self) -> Schedule {
         let CooldownConfig { shape, last, from, steps } = self.cooldown;
@@ -105,7 +106,7 @@ impl ScheduleConfig {
 }
 
 impl CooldownConfig {
-    /// The keys below `schedule.cooldown` that break a rule, and the rule.
+    /// The keys of `schedule.cooldown` that break a rule, each with the rule.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
         let lowest = match self.shape {
@@ -114,8 +115,7 @@ impl CooldownConfig {
         };
         let mut problems = Vec::new();
         if !(lowest..=1.0).contains(&self.last) {
-            problems
-                .push(("final", "must be a share from 0 to 1, and above 0 where the shape is exponential"));
+            problems.push(("final", "must be a share from 0 to 1, and above 0 if the shape is exponential"));
         }
         if self.steps == Some(0) {
             problems.push(("steps", "must be at least 1"));
@@ -128,17 +128,20 @@ impl CooldownConfig {
 }
 
 impl Schedule {
-    /// The learning rate of step `step`: `learning_rate * (step + 1) / warmup` until that reaches `learning_rate`, then `learning_rate`; from
-    /// the first step of a cool-down on, the learning rate of that step times [`Cooldown::share`].
+    /// The learning rate of step `step`: `learning_rate * (step + 1) / warmup` during the warm-up, then
+    /// `learning_rate`; from the first step of a cool-down on, that step's learning rate times
+    /// [`Cooldown::share`].
     #[must_use]
     pub fn at(&self, step: Step) -> f64 {
         match &self.cooldown {
-            Some(cooldown) if step >= cooldown.from => self.endless(cooldown.from) * cooldown.share(step),
-            _ => self.endless(step),
+            Some(cooldown) if step >= cooldown.from => {
+                self.without_cooldown(cooldown.from) * cooldown.share(step)
+            }
+            _ => self.without_cooldown(step),
         }
     }
 
-    fn endless(&self, step: Step) -> f64 {
+    fn without_cooldown(&self, step: Step) -> f64 {
         let done = step.0.saturating_add(1);
         if done >= self.warmup {
             self.learning_rate
@@ -149,7 +152,8 @@ impl Schedule {
 }
 
 impl Cooldown {
-    /// The share of the first step's learning rate that `step` has: 1 at the first step, `last` at the last and after.
+    /// The share of the first step's learning rate at `step`: 1 at the first step, `last` at the last one and
+    /// later.
     #[must_use]
     pub fn share(&self, step: Step) -> f64 {
         let (made, last) = (step.0.saturating_sub(self.from.0), self.steps.saturating_sub(1));
@@ -164,7 +168,7 @@ impl Cooldown {
         }
     }
 
-    /// The step at which it is done.
+    /// The step after its last one.
     #[must_use]
     pub const fn end(&self) -> Step {
         Step(self.from.0.saturating_add(self.steps))
@@ -203,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_does_not_cool_down_has_no_word_of_it_in_its_recipe() {
+    fn a_job_without_a_cooldown_does_not_mention_it_in_its_train_config() {
         let mut config = ScheduleConfig::default();
         config.cooldown.shape = CooldownShape::Linear;
         assert_eq!(config.schedule(), Schedule::default());
@@ -263,7 +267,7 @@ mod tests {
             }
             let first = before.at(cooldown.from);
             if cooldown.steps > 1 {
-                // Whoever branches goes on with the learning rate that the parent would have had.
+                // A branch starts with the learning rate that its parent would have had.
                 prop_assert!((schedule.at(cooldown.from) / first - 1.0).abs() < 1e-12);
             }
             let rates: Vec<f64> =
@@ -275,7 +279,7 @@ mod tests {
 
         #[test]
         fn steps_of_a_longer_cooldown_are_smaller(cooldown in cooldowns(), shape_steps in 2_u64..200) {
-            // Nothing jumps: halving the step of p never widens the largest fall.
+            // A longer cool-down never has a larger single decrease.
             let largest = |steps: u64| {
                 let longer = Cooldown { steps, ..cooldown };
                 let shares: Vec<f64> =

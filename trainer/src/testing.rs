@@ -1,4 +1,4 @@
-//! What several modules' tests need: small models, batches and texts.
+//! Helpers of several modules' tests: small models, batches and texts.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +34,8 @@ pub fn train_config() -> TrainConfig {
     train_config
 }
 
-/// A row of documents of these lengths, one after another from place `gap`, the rest padding. Tokens are
-/// those of `text`, each predicting the next; the last of a document predicts the boundary.
+/// A row of documents of these lengths, consecutive from position `gap`, the rest padding. Tokens are those
+/// of `text`, each predicting the next one; the last of a document predicts the boundary.
 pub fn row(
     number: u64,
     length: usize,
@@ -83,7 +83,7 @@ pub fn ticket(step: u64) -> Ticket {
     }
 }
 
-/// The text that small learners learn.
+/// The training text of small learners.
 pub const TEXT: &[u8] = b"what is learnt today is not to be forgotten tomorrow; ";
 
 /// The delivery of a step: two rows of several documents, the second replayed.
@@ -102,8 +102,8 @@ pub fn delivery(step: u64, model: &ModelConfig) -> Delivery {
     Delivery { ticket: ticket(step), packed, next }
 }
 
-/// A batch of rows of 28 places that hold documents of these lengths, every second row replayed; nothing
-/// counts in row k where bit k of `masked` is set.
+/// A batch of rows of 28 tokens with documents of these lengths, every second row replayed; no prediction of
+/// row k counts if bit k of `masked` is set.
 pub fn rows_of(cuts: &[Vec<usize>], masked: u32, replay_weight: f32) -> PackedBatch {
     let mut rows: Vec<BatchRow> =
         (0..).zip(cuts).map(|(number, lengths)| row(number, 28, lengths, 1, TEXT, number % 2 == 1)).collect();
@@ -113,7 +113,7 @@ pub fn rows_of(cuts: &[Vec<usize>], masked: u32, replay_weight: f32) -> PackedBa
     PackedBatch::of_batch(&Batch::from_rows(28, &rows).unwrap(), &tiny(), replay_weight).unwrap()
 }
 
-/// A learner that follows `train_config` and has learnt nothing.
+/// An untrained learner.
 pub fn following(train_config: &TrainConfig) -> Learner {
     Learner::init(train_config, Seed::new(11), Device::Cpu).unwrap()
 }
@@ -125,7 +125,7 @@ pub fn learned(steps: u64) -> Learner {
     learner
 }
 
-/// Goes on until `until` steps are made.
+/// Trains until `until` steps are done.
 pub fn learn(learner: &mut Learner, until: u64) {
     while learner.at().0 < until {
         let delivery = delivery(learner.at().0, &train_config().model);
@@ -133,7 +133,7 @@ pub fn learn(learner: &mut Learner, until: u64) {
     }
 }
 
-/// Where the job of these learners begins.
+/// The initial position of these learners' job.
 pub fn position() -> JobPosition {
     JobPosition {
         job: "test".into(),
@@ -146,7 +146,7 @@ pub fn position() -> JobPosition {
     }
 }
 
-/// Numbers from -1 to 1 that depend on the seed alone.
+/// Numbers from -1 to 1, a function of the seed.
 pub fn numbers(seed: u64, shape: &[i64]) -> Tensor {
     let count: i64 = shape.iter().product();
     let values: Vec<f32> = (0..count as u64)

@@ -1,4 +1,4 @@
-//! The loop: a step for each batch, and what happens every so many steps.
+//! The training loop: a step for each batch, and what happens every N steps.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::metrics::{Interval, Metrics};
 use crate::progress::Progress;
 use crate::step::Learner;
 
-/// What can happen every so many steps.
+/// What can happen every N steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// A line in `metrics.jsonl`.
@@ -26,50 +26,50 @@ pub enum Act {
     Checkpoint,
 }
 
-/// How a job runs: nothing here reaches the weights.
+/// How a job runs; none of it affects the weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The job's folder, which must exist: `metrics.jsonl` and `step-<n>` lie in it.
+    /// The job's folder, which must exist; it holds `metrics.jsonl` and `step-<n>`.
     pub dir: PathBuf,
-    /// Where the job ends; `None` where it ends with its stream.
+    /// The step at which the job ends; `None`: it ends with its stream.
     pub until: Option<Step>,
-    /// What happens every how many steps, in this order where several fall on one step. 0 is never.
+    /// Pairs of an interval in steps and what happens then, in this order within a step. 0 is never.
     pub every: Vec<(u64, Act)>,
-    /// How many checkpoints are kept.
+    /// How many checkpoints to keep.
     pub keep: usize,
 }
 
-/// Shown the learner and where the job is.
+/// Called with the learner and the job's position.
 pub type Evaluate<'a> = dyn FnMut(&Learner, &JobPosition) -> Result<(), Failure> + 'a;
 
-/// What others do with a job while it runs; they get no way to change it.
+/// Callbacks of a running job; they cannot change it.
 pub struct Hooks<'a> {
     /// Called by [`Act::Evaluate`].
     pub evaluate: Box<Evaluate<'a>>,
-    /// Called before a checkpoint is written: what must outlive the steps that it covers, for those are
-    /// never made again.
+    /// Called before a checkpoint is written: it must make durable what belongs to the steps that the
+    /// checkpoint covers, because those steps never run again.
     pub settle: Box<dyn FnMut() -> Result<(), Failure> + 'a>,
 }
 
-/// Why a job ended well.
+/// Why a job ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It made the steps it was to make.
+    /// All its steps are done.
     Done,
-    /// Its stream has ended.
+    /// Its stream ended.
     Stream,
-    /// It was asked to stop.
+    /// It was told to stop by a signal.
     Stopped,
 }
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Why.
+    /// The reason.
     pub end: End,
-    /// Steps made, those before a resume included.
+    /// Steps done, including those before a resume.
     pub steps: Step,
-    /// Tokens of text read, those before a resume included.
+    /// Tokens of text read, including those before a resume.
     pub tokens: u64,
     /// Its last checkpoint.
     pub checkpoint: PathBuf,
@@ -90,11 +90,12 @@ struct Job<'a> {
     saved: Option<PathBuf>,
 }
 
-/// Runs a job from where `learner` and `position` are, until its plan, its stream or `stop` ends it, and
-/// leaves a checkpoint. Must run on the thread that calls libtorch.
+/// Runs a job from the state of `learner` and `position` until its plan, its stream or `stop` ends it, and
+/// writes a checkpoint. Must run on the thread that calls libtorch.
 ///
 /// # Errors
-/// What a step, the feed, a hook or the disk failed with: the newest checkpoint is then the one before.
+/// The error of a step, the feed, a hook or the disk; the newest checkpoint is then the last one written
+/// before.
 pub fn train(
     learner: &mut Learner,
     position: &mut JobPosition,
@@ -118,7 +119,7 @@ pub fn train(
         }
         let asked = clock.monotonic();
         let Some(delivery) = feed()? else {
-            // A feed that waits for text gives up when it is asked to stop: its stream has not ended.
+            // A feed that waits for text returns at a stop: its stream has not ended.
             break if stop.is_triggered() { End::Stopped } else { End::Stream };
         };
         let waited = clock.monotonic().saturating_sub(asked);
@@ -181,7 +182,8 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// A line never spans a checkpoint, so that a resumed job writes the lines of one that never stopped.
+    /// No line of metrics spans a checkpoint, so a resumed job writes the same lines as one that never
+    /// stopped.
     fn save(&mut self) -> Result<PathBuf, Failure> {
         self.write_line()?;
         self.metrics.sync()?;

@@ -1,4 +1,4 @@
-//! The changes of one buffer in order, and the members at any of them.
+//! The changes of one buffer in order, and its members at any revision.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use perennial_schemas::table::buffers::{Op, Row};
 use super::{Member, Members};
 use crate::error::{ReplayError, Result};
 
-/// Up to and with which seq of each shard a policy had seen the stream.
+/// The last seq of each shard that a policy had seen.
 pub type Seen = BTreeMap<Shard, Seq>;
 
-/// How `seen` stands in its column: a JSON object shard -> seq.
+/// The value of column `seen`: a JSON object shard -> seq.
 #[must_use]
 pub fn seen_to_json(seen: &Seen) -> String {
     let object: serde_json::Map<String, serde_json::Value> =
@@ -20,10 +20,10 @@ pub fn seen_to_json(seen: &Seen) -> String {
     serde_json::Value::Object(object).to_string()
 }
 
-/// Reads what [`seen_to_json`] wrote.
+/// The inverse of [`seen_to_json`].
 fn seen_from_json(json: &str) -> Result<Seen> {
     serde_json::from_str(json).map_err(|error| {
-        let why = format!("`{json}` in column `seen` is no object of shard to seq: {error}");
+        let why = format!("`{json}` in column `seen` is not an object of shard to seq: {error}");
         ReplayError::Inconsistent { table: "buffers", why }
     })
 }
@@ -31,14 +31,14 @@ fn seen_from_json(json: &str) -> Result<Seen> {
 /// One change of a buffer.
 #[derive(Debug)]
 struct Logged {
-    /// Whether the record entered.
+    /// Whether the record was admitted.
     admit: bool,
     member: Member,
-    /// What the policy had seen when it decided.
+    /// What the policy had seen at its decision.
     seen: Arc<Seen>,
 }
 
-/// How many revisions are kept with their members at once: jobs that read at different places.
+/// Number of revisions whose members are cached, for jobs at different positions of the stream.
 const SNAPSHOTS: usize = 8;
 
 /// All changes of one buffer, dense from revision 1.
@@ -47,14 +47,14 @@ pub struct Log {
     buffer: String,
     rows: Vec<Logged>,
     seen: Arc<Seen>,
-    /// The text `seen` was read from: rows of one block share it.
+    /// The JSON of `seen`, which the rows of one block share.
     seen_json: String,
-    /// Members at changes asked for lately, the latest at the end.
+    /// Members at recently requested revisions, the most recent at the end.
     snapshots: Vec<Arc<Members>>,
 }
 
 impl Log {
-    /// Of a buffer that nothing happened to.
+    /// The log of an empty buffer.
     #[must_use]
     pub fn new(buffer: &str) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Log {
         }
     }
 
-    /// The newest revision; 0 when there is none.
+    /// The newest revision; 0 for an empty log.
     #[must_use]
     pub fn newest(&self) -> Revision {
         Revision(self.rows.len() as u64)
@@ -78,11 +78,11 @@ impl Log {
         &self.seen
     }
 
-    /// Adds the next change, as the store has it.
+    /// Appends the next change from the store.
     ///
     /// # Errors
-    /// [`ReplayError::Inconsistent`] for a change that does not follow the newest, whose `seen`
-    /// goes back, or that says what no policy of this program says.
+    /// [`ReplayError::Inconsistent`] for a change whose revision is not the next one, whose `seen` goes back,
+    /// or that no policy of this program writes.
     pub fn push(&mut self, row: &Row<'_>) -> Result<()> {
         let number = self.newest().next();
         let bad = |why: &str| {
@@ -90,7 +90,7 @@ impl Log {
             ReplayError::Inconsistent { table: "buffers", why }
         };
         if row.revision != number.to_i64() {
-            return Err(bad(&format!("stands where revision {number} belongs")));
+            return Err(bad(&format!("is out of order: revision {number} comes next")));
         }
         let admit = match Op::parse(row.op) {
             Some(Op::Admit) => true,
@@ -106,7 +106,7 @@ impl Log {
         if row.seen != self.seen_json {
             let seen = seen_from_json(row.seen)?;
             if self.seen.iter().any(|(shard, seq)| seen.get(shard).is_none_or(|now| now < seq)) {
-                return Err(bad("has seen less than the change before it"));
+                return Err(bad("has seen less than the previous change"));
             }
             self.seen = Arc::new(seen);
             row.seen.clone_into(&mut self.seen_json);
@@ -116,7 +116,8 @@ impl Log {
         Ok(())
     }
 
-    /// The newest revision that `allows`; it must allow all before one that it allows. 0 for none.
+    /// The newest revision whose `seen` satisfies `allows`, which must hold for every earlier one too; 0 for
+    /// none.
     #[must_use]
     pub fn newest_where(&self, allows: impl Fn(&Seen) -> bool) -> Revision {
         Revision(self.rows.partition_point(|row| allows(&row.seen)) as u64)
@@ -125,8 +126,8 @@ impl Log {
     /// The members at `revision`: what remains when the rows up to it are applied to the empty set.
     ///
     /// # Errors
-    /// [`ReplayError::NoRevision`] beyond the newest, [`ReplayError::Inconsistent`] when a member
-    /// enters twice or leaves without having entered.
+    /// [`ReplayError::NoRevision`] beyond the newest, [`ReplayError::Inconsistent`] if a member is admitted
+    /// twice or a record is evicted that is not a member.
     pub fn members(&mut self, revision: Revision) -> Result<Arc<Members>> {
         if revision > self.newest() {
             let (buffer, newest) = (self.buffer.clone(), self.newest());
@@ -148,18 +149,18 @@ impl Log {
         Ok(members)
     }
 
-    /// The members at `to`, by way of the members at an earlier revision.
+    /// The members at `to`, from the members at an earlier revision.
     fn replay(&self, from: &Members, to: Revision) -> Result<Members> {
-        let place = |revision: Revision| usize::try_from(revision.0).unwrap_or(usize::MAX);
-        let rows = self.rows.get(place(from.revision())..place(to)).unwrap_or(&[]);
-        // What became of each place that was touched: a member again, or none.
+        let index = |revision: Revision| usize::try_from(revision.0).unwrap_or(usize::MAX);
+        let rows = self.rows.get(index(from.revision())..index(to)).unwrap_or(&[]);
+        // For each record with a change: its member, or `None` if it was evicted.
         let mut touched: BTreeMap<(&Shard, Seq), Option<&Member>> = BTreeMap::new();
         for (number, row) in (from.revision().0 + 1..).zip(rows) {
             let key = (&row.member.shard, row.member.seq);
             let before = touched.get(&key).map_or_else(|| holds(from.list(), key), Option::is_some);
             if before == row.admit {
                 let (shard, seq) = key;
-                let verb = if row.admit { "admits a member" } else { "evicts a record that is no member" };
+                let verb = if row.admit { "admits a member" } else { "evicts a record that is not a member" };
                 let why = format!(
                     "revision {number} of buffer `{}` {verb}: record {seq} of shard `{shard}`",
                     self.buffer
@@ -210,7 +211,7 @@ mod tests {
         }
     }
 
-    /// A log that touches these places in turn: enters when out, leaves when in.
+    /// A log that admits each of these records if it is not a member, and evicts it if it is.
     fn log(touches: &[i64]) -> (Log, Vec<BTreeSet<i64>>) {
         let mut log = Log::new("main");
         let mut sets = vec![BTreeSet::new()];

@@ -1,4 +1,4 @@
-//! The one owner of the library, and the handle by which many clients ask it.
+//! The task that owns the library, and the handle through which many clients use it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,27 +23,27 @@ use crate::receive::{self, Evaluation, Received};
 
 type Result<T> = std::result::Result<T, ServeError>;
 
-/// How the owner works.
+/// The settings of the owner task.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Requests that may wait.
+    /// Capacity of the request queue.
     pub queue: usize,
-    /// Assembled batches that are kept.
+    /// Number of assembled batches to cache.
     pub batches: usize,
-    /// How often the store is followed.
+    /// Interval between two looks at the store.
     pub follow: Duration,
-    /// When draws are noted.
+    /// When draws are recorded.
     pub groups: Groups,
 }
 
-/// A batch with what is sent beside it.
+/// A batch with the metadata that is sent with it.
 #[derive(Debug)]
 pub struct Served {
     /// The batch.
     pub batch: Batch,
     /// Its digest.
     pub digest: u128,
-    /// Where the job stands after it.
+    /// The job's next request.
     pub next: Request,
 }
 
@@ -53,38 +53,38 @@ pub struct Served {
 pub struct Evaluations {
     /// The job.
     pub job: String,
-    /// What its steps rise within.
+    /// The series within which steps ascend.
     pub series: String,
     /// The step.
     pub step: Step,
-    /// Tokens learnt until then.
+    /// Tokens trained so far.
     pub tokens: u64,
     /// The scores.
     pub scores: Vec<Evaluation>,
 }
 
-/// What a server counters. All but `ready` only grows.
+/// The counters of a server. All except `ready`, `version` and `unnoted` only increase.
 #[derive(Debug, Default)]
 pub struct ServerCounters {
-    /// Whether the store answered when it was last followed.
+    /// Whether the last look at the store succeeded.
     pub ready: AtomicBool,
     /// The newest version of `records` that was read.
     pub version: AtomicU64,
     /// Tickets issued.
     pub tickets: AtomicU64,
-    /// Requests for which the stream had not enough.
+    /// Requests for which the stream did not have enough text.
     pub not_yet: AtomicU64,
     /// Batches served.
     pub batches: AtomicU64,
     /// Bytes of their columns.
     pub bytes: AtomicU64,
-    /// Batches that were still assembled.
+    /// Batches that were in the cache.
     pub hits: AtomicU64,
     /// Requests that failed.
     pub failures: AtomicU64,
-    /// Microseconds from request to answer, of all batches.
+    /// Total microseconds from request to answer, over all batches.
     pub batch_us: AtomicU64,
-    /// Steps that wait to be noted.
+    /// Served steps whose draws wait to be recorded.
     pub unnoted: AtomicU64,
 }
 
@@ -100,7 +100,7 @@ enum Command {
     Close(Answer<()>),
 }
 
-/// Asks the owner. Cheap to clone.
+/// A handle to the owner task. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Session {
     sender: mpsc::Sender<Command>,
@@ -109,8 +109,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts the owner of `library`, which must have been opened on `store`. It ends with
-    /// [`Session::close`], or when no session is left.
+    /// Starts the owner task of `library`, which must have been opened on `store`. It ends with
+    /// [`Session::close`], or when the last session is dropped.
     #[must_use]
     pub fn start(library: Library, store: Store, settings: Settings) -> Self {
         let (sender, receiver) = mpsc::channel(settings.queue.max(1));
@@ -144,7 +144,7 @@ impl Session {
     /// The ticket of a job's next batch.
     ///
     /// # Errors
-    /// As [`Library::ticket`]; a job without a name, a step or row beyond what the store can hold.
+    /// As [`Library::ticket`]; an invalid job name, a step or row above the store's range.
     pub async fn ticket(&self, request: Request) -> Result<Issued> {
         check_name("job", &request.job).map_err(ReplayError::from)?;
         in_range("step", request.step.0)?;
@@ -152,7 +152,7 @@ impl Session {
         self.ask(|answer| Command::Ticket(request, answer)).await
     }
 
-    /// The batch that a ticket names; its draw is noted.
+    /// The batch that a ticket names; its draw is recorded.
     ///
     /// # Errors
     /// As [`Library::batch`] and [`DrawLog::append`].
@@ -167,7 +167,7 @@ impl Session {
     /// Receives evaluations.
     ///
     /// # Errors
-    /// As [`receive::evaluations`]; a step or a count beyond what the store can hold, a loss that is no number.
+    /// As [`receive::evaluations`]; a step or a count above the store's range, a loss that is not finite.
     pub async fn evaluations(&self, evaluations: Evaluations) -> Result<Received> {
         in_range("step", evaluations.step.0)?;
         in_range("tokens", evaluations.tokens)?;
@@ -182,7 +182,7 @@ impl Session {
         self.ask(|answer| Command::Evaluations(evaluations, answer)).await
     }
 
-    /// What the buffers hold.
+    /// Statistics of the buffers.
     ///
     /// # Errors
     /// As [`inspect`].
@@ -198,7 +198,7 @@ impl Session {
         self.ask(Command::Follow).await
     }
 
-    /// DrawLog what waits.
+    /// Records the waiting draws.
     ///
     /// # Errors
     /// As [`DrawLog::flush`].
@@ -206,7 +206,7 @@ impl Session {
         self.ask(Command::Flush).await
     }
 
-    /// DrawLog what waits and ends the owner; later requests are refused.
+    /// Records the waiting draws and ends the owner task; later requests are refused.
     ///
     /// # Errors
     /// As [`DrawLog::flush`].
@@ -214,15 +214,15 @@ impl Session {
         self.ask(Command::Close).await
     }
 
-    /// The draws noted of `count` steps of a job from `first` on, in order, as the table's rows.
+    /// The recorded draws of `count` steps of a job from `first` on, in order, as rows of the table.
     ///
     /// # Errors
-    /// A job without a name, and the store's.
+    /// An invalid job name; the store's errors.
     pub async fn draws(&self, job: &str, first: u64, count: u64) -> Result<Vec<arrow::array::RecordBatch>> {
         check_name("job", job).map_err(ReplayError::from)?;
         in_range("from", first)?;
         let end = first.saturating_add(count).min(Step(u64::MAX).to_i64().unsigned_abs());
-        // A name has no quote in it.
+        // A job's name contains no quote.
         let filter = Some(format!("job = '{job}' and step >= {first} and step < {end}"));
         let version = self.store.version(Table::Draws).await.map_err(ReplayError::from)?;
         let scan = Scan { columns: &[], filter, order: &["step"] };
@@ -235,22 +235,22 @@ impl Session {
         Version(self.counters.version.load(Relaxed))
     }
 
-    /// What was counted.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> &ServerCounters {
         &self.counters
     }
 
-    /// Requests that wait.
+    /// Number of waiting requests.
     #[must_use]
     pub fn queue(&self) -> usize {
         self.sender.max_capacity() - self.sender.capacity()
     }
 }
 
-/// Refuses a number that no column of the store can hold, nor the one after it.
+/// Refuses a number that is too large for a column of the store.
 fn in_range(what: &'static str, number: u64) -> Result<()> {
-    // Half of it leaves room for whatever is added to a number on its way.
+    // Half of the range leaves room for sums.
     const MOST: u64 = 1 << 62;
     if number <= MOST {
         return Ok(());
@@ -258,7 +258,7 @@ fn in_range(what: &'static str, number: u64) -> Result<()> {
     Err(ServeError::Input { what, why: format!("{number} is above {MOST}") })
 }
 
-/// Whether a ticket may be of another server that has read further than this one.
+/// Whether the ticket may come from another server that has read a newer version.
 const fn is_ahead(error: &ReplayError) -> bool {
     matches!(
         error,
@@ -275,16 +275,16 @@ struct Owner {
     draw_log: DrawLog,
     settings: Settings,
     counters: Arc<ServerCounters>,
-    /// The batches assembled last, newest at the end, by their ticket.
+    /// The most recently assembled batches with their tickets, newest at the end.
     assembled: VecDeque<(Ticket, Arc<Served>)>,
 }
 
 impl Owner {
     async fn run(mut self, mut receiver: mpsc::Receiver<Command>) {
-        let mut due = self.clock.monotonic() + self.settings.follow;
+        let mut next_follow = self.clock.monotonic() + self.settings.follow;
         loop {
-            let left = due.saturating_sub(self.clock.monotonic());
-            // Due comes first: clients that never pause must not keep the store's news from them.
+            let left = next_follow.saturating_sub(self.clock.monotonic());
+            // The timer comes first, so that a constant load of requests does not delay it.
             let command = tokio::select! {
                 biased;
                 () = self.clock.sleep(left) => None,
@@ -299,21 +299,21 @@ impl Owner {
                     let _ = answer.send(self.draw_log.flush().await.map_err(ServeError::from));
                     return;
                 }
-                Some(command) => self.obey(command).await,
+                Some(command) => self.execute(command).await,
                 None => {
                     self.tick().await;
-                    due = self.clock.monotonic() + self.settings.follow;
+                    next_follow = self.clock.monotonic() + self.settings.follow;
                 }
             }
             self.counters.unnoted.store(self.draw_log.waiting() as u64, Relaxed);
         }
         if let Err(error) = self.draw_log.flush().await {
-            tracing::error!(%error, "draws could not be noted");
+            tracing::error!(%error, "draws could not be recorded");
         }
     }
 
-    /// A client that went away needs no answer: sending to it may fail.
-    async fn obey(&mut self, command: Command) {
+    /// Executes one command. Sending the answer may fail: the client may have gone away.
+    async fn execute(&mut self, command: Command) {
         match command {
             Command::Ticket(request, answer) => {
                 let _ = answer.send(self.ticket(&request).await);
@@ -344,7 +344,7 @@ impl Owner {
             Command::Flush(answer) => {
                 let _ = answer.send(self.draw_log.flush().await.map_err(ServeError::from));
             }
-            // The loop answers it: nothing is served after it.
+            // `run` answers it, because it ends the loop.
             Command::Close(_) => {}
         }
     }
@@ -354,7 +354,7 @@ impl Owner {
             tracing::warn!(%error, "the store cannot be followed");
         }
         if let Err(error) = self.draw_log.tick().await {
-            tracing::warn!(%error, "draws are not noted yet");
+            tracing::warn!(%error, "draws are not recorded yet");
         }
     }
 
@@ -364,7 +364,7 @@ impl Owner {
         self.counters.ready.store(followed.is_ok(), Relaxed);
         self.counters.version.store(self.library.version().0, Relaxed);
         if self.library.version() != before {
-            // The new version may have removed text: what holds it must not be served.
+            // The new version may have removed text that cached batches hold.
             self.assembled.clear();
         }
         Ok(followed?)
@@ -383,15 +383,16 @@ impl Owner {
         Ok(issued)
     }
 
-    /// The ticket that the job was served at this step before: if it asks for the same place of the stream,
-    /// and its batch can still be had. Else what was noted of this step and those behind it is void.
+    /// The ticket that the job was served before at this step, if the job requests the same position of the
+    /// stream and the batch can still be made. Otherwise the recorded draws of this and later steps become
+    /// void.
     async fn served(&mut self, request: &Request) -> Result<Option<Ticket>> {
         let Some(ticket) = self.draw_log.served(&request.job, request.step).await? else { return Ok(None) };
         if ticket.config != self.library.plan().digest() {
             return Err(ReplayError::Served { job: request.job.clone(), step: request.step.0 }.into());
         }
         let why = if ticket.row != request.row || ticket.new_text != request.new_text {
-            "it goes on from another place of the stream"
+            "it continues from another position of the stream"
         } else {
             let mut after = self.library.after(&ticket).await;
             if after.as_ref().is_err_and(is_ahead) {
@@ -409,7 +410,7 @@ impl Owner {
             job = request.job,
             step = request.step.0,
             why,
-            "the job gets other batches than it was served before; `draws` says what was served first"
+            "the job gets other batches than it was served before; `draws` records what was served first"
         );
         self.draw_log.void(&request.job);
         Ok(None)

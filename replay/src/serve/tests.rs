@@ -23,7 +23,7 @@ use crate::testing::World;
 /// Any port that is free.
 const FREE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// A store with so many readings.
+/// A store with this many readings.
 async fn world(readings: i64) -> World {
     let mut world = World::new().await;
     world.write("a", readings).await;
@@ -102,7 +102,7 @@ impl Server {
     }
 }
 
-/// A client of somebody else: it knows Flight and none of our settings.
+/// A generic Flight client without our settings.
 async fn stranger(url: &str) -> FlightServiceClient<tonic::transport::Channel> {
     let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned()).unwrap();
     FlightServiceClient::new(endpoint.connect().await.unwrap())
@@ -172,7 +172,7 @@ async fn client_goes_on_with_the_server_that_takes_the_place_of_another() {
     let got = walk(&client, "demo").await;
     let address = first.flight.strip_prefix("http://").unwrap().parse().unwrap();
     first.end().await;
-    // It is asked while nobody answers.
+    // The request is made before a server answers.
     let (again, second) = tokio::join!(walk(&client, "demo"), world.server_at(&plan, address));
     assert_eq!(again, got);
     second.end().await;
@@ -495,7 +495,7 @@ async fn ticket_of_a_server_that_has_read_further_is_served() {
 #[tokio::test]
 async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_moved_on() {
     let mut world = world(80).await;
-    // With the whole store as its visible_until a new ticket would draw from what came since.
+    // With `VisibleUntil::Store` a new ticket would draw from newer text.
     let plan = Plan { visible_until: VisibleUntil::Store, ..plan() };
     let (mut request, mut tickets) = (Request::first("demo"), Vec::new());
     let session = world.session(&plan).await;

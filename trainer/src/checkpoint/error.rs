@@ -1,4 +1,4 @@
-//! What keeps a checkpoint from being written or gone on from.
+//! Errors of checkpoints.
 
 use std::path::PathBuf;
 
@@ -9,28 +9,28 @@ use crate::model::decoder::listed;
 use crate::step::TrainConfigError;
 use crate::torch::TorchError;
 
-/// A checkpoint that cannot be written or gone on from.
+/// A checkpoint that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The disk refuses to write.
+    /// A file cannot be written.
     #[error("cannot write `{path}`")]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         source: std::io::Error,
     },
-    /// The disk refuses to read.
+    /// A file cannot be read.
     #[error("cannot read `{path}`")]
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         source: std::io::Error,
     },
-    /// A file that is cut short, changed, or none of its kind.
+    /// A file is truncated, changed or malformed.
     #[error("`{path}` is damaged: {why}")]
     Broken {
         /// The file.
@@ -54,17 +54,17 @@ pub enum CheckpointError {
         /// Its format.
         found: u64,
     },
-    /// Tensors that are missing or too many.
+    /// Tensors are missing or unexpected.
     #[error("`{path}` does not hold this job's tensors: missing {}, not expected {}", listed(.missing), listed(.extra))]
     Names {
         /// The file.
         path: PathBuf,
-        /// Names it lacks.
+        /// Missing names.
         missing: Vec<String>,
-        /// Names it should not have.
+        /// Unexpected names.
         extra: Vec<String>,
     },
-    /// A tensor of another shape.
+    /// A tensor has another shape.
     #[error("`{name}` in `{path}` has shape {found:?}, not {wanted:?}")]
     Size {
         /// The file.
@@ -73,10 +73,10 @@ pub enum CheckpointError {
         name: String,
         /// Its shape.
         found: Vec<i64>,
-        /// The shape it should have.
+        /// The expected shape.
         wanted: Vec<i64>,
     },
-    /// A tensor of another type.
+    /// A tensor has another type.
     #[error("`{name}` in `{path}` has numbers of type {found}")]
     Type {
         /// The file.
@@ -92,26 +92,26 @@ pub enum CheckpointError {
         /// The folder.
         path: PathBuf,
     },
-    /// The training configuration of the checkpoint cannot be followed.
-    #[error("the learner of `{path}` cannot be made")]
+    /// The training configuration of the checkpoint is invalid.
+    #[error("the learner of `{path}` cannot be created")]
     TrainConfig {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         source: Box<TrainConfigError>,
     },
-    /// libtorch refused.
-    #[error("libtorch cannot give or take back its state")]
+    /// libtorch failed.
+    #[error("libtorch cannot save or restore its state")]
     Torch(#[from] TorchError),
-    /// A checkpoint that cannot be used, and the one before it.
+    /// A checkpoint cannot be used.
     #[error("checkpoint `{path}` cannot be used")]
     Unusable {
         /// The checkpoint.
         path: PathBuf,
         /// The newest complete one before it.
         previous: Option<PathBuf>,
-        /// Why.
+        /// The reason.
         #[source]
         source: Box<Self>,
     },
@@ -148,13 +148,13 @@ impl Fault for CheckpointError {
                     || {
                         format!(
                             "move `{}` away and run again: there is no complete checkpoint before it, so the \
-                             job begins anew",
+                             job starts from its beginning",
                             path.display()
                         )
                     },
                     |previous| {
                         format!(
-                            "move `{}` away and run again: the job goes on from `{}`, the complete checkpoint \
+                            "move `{}` away and run again: the job resumes from `{}`, the complete checkpoint \
                              before it",
                             path.display(),
                             previous.display()

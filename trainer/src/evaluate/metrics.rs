@@ -1,5 +1,5 @@
-//! The figures of a run that follow from its matrix a\[i\]\[j\]: final quality, forgetting, learning, each with
-//! its uncertainty.
+//! The figures of a run that follow from its matrix a\[i\]\[j\]: final quality, forgetting, learning, each
+//! with its uncertainty.
 //!
 //! All figures are in bits per byte, lower is better, and signs are such that forgetting is positive.
 //! i runs over evaluations, j over slices, T is the last evaluation, t_j the first one at which 95 % of
@@ -29,19 +29,21 @@ pub enum Metric {
     LatinMean,
     /// [`Metric::Median`] over the slices in Latin script.
     LatinMedian,
-    /// F: mean over j with t_j < T of a\[T\]\[j\] - min over t_j <= i < T of a\[i\]\[j\] (Chaudhry et al. 2018);
-    /// negative where slices got better after their text had passed.
+    /// F: mean over j with t_j < T of a\[T\]\[j\] - min over t_j <= i < T of a\[i\]\[j\] (Chaudhry et al.
+    /// 2018); negative where slices got better after their text had passed.
     Forgetting,
     /// F with the minimum over t_j <= i <= T: never negative.
     ForgettingClipped,
-    /// BWT: mean over j with t_j < T of a\[t_j\]\[j\] - a\[T\]\[j\] (Lopez-Paz, Ranzato 2017); negative is forgotten.
+    /// BWT: mean over j with t_j < T of a\[t_j\]\[j\] - a\[T\]\[j\] (Lopez-Paz, Ranzato 2017); negative is
+    /// forgotten.
     BackwardTransfer,
-    /// FWT: mean_j a\[0\]\[j\] - a\[last evaluation before 5 % of j's text was delivered\]\[j\], over the slices
-    /// with such an evaluation after the initial one.
+    /// FWT: mean_j a\[0\]\[j\] - a\[last evaluation before 5 % of j's text was delivered\]\[j\], over the
+    /// slices with such an evaluation after the initial one.
     ForwardTransfer,
     /// mean_j a\[t_j\]\[j\].
     Plasticity,
-    /// max over j and t_j <= i of a\[i\]\[j\] - min over t_j <= k <= i of a\[k\]\[j\] (after De Lange et al. 2023).
+    /// max over j and t_j <= i of a\[i\]\[j\] - min over t_j <= k <= i of a\[k\]\[j\] (after De Lange et al.
+    /// 2023).
     StabilityGap,
 }
 
@@ -106,7 +108,8 @@ struct Rise {
 }
 
 impl SliceScores<'_> {
-    /// t_j where t_j < T: the evaluation at which the slice's text had arrived, if that was before the last one.
+    /// t_j where t_j < T: the evaluation at which the slice's text had arrived, if that was before the last
+    /// one.
     fn arrived_before_end(&self) -> Option<usize> {
         self.track.arrived.filter(|arrived| arrived + 1 < self.along.len())
     }

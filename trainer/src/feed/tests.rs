@@ -142,7 +142,7 @@ proptest! {
         }
         prop_assert!((parts.iter().map(|part| part.weight()).sum::<f64>() - packed.weight()).abs() < 1e-9);
         // What the parts hold of a row is what the packed batch holds of it.
-        let of = |packed: &PackedBatch, row: usize| -> Vec<_> {
+        let content = |packed: &PackedBatch, row: usize| -> Vec<_> {
             let segments = packed.segments.iter().filter(|segment| segment.row == row);
             let cut = |segment: &Segment| {
                 let at = segment.start..segment.start + segment.tokens;
@@ -152,8 +152,8 @@ proptest! {
             segments.map(cut).collect()
         };
         for row in counting {
-            let found: Vec<_> = parts.iter().flat_map(|part| of(part, row)).collect();
-            prop_assert_eq!(found, of(&packed, row));
+            let found: Vec<_> = parts.iter().flat_map(|part| content(part, row)).collect();
+            prop_assert_eq!(found, content(&packed, row));
         }
     }
 }
@@ -167,7 +167,7 @@ fn counting(until: u64) -> Feed {
 }
 
 #[test]
-fn deliveries_made_ahead_are_those_made_when_asked_for() {
+fn prefetched_deliveries_are_those_made_on_demand() {
     let steps = |mut feed: Feed| {
         let mut steps = Vec::new();
         while let Some(delivery) = feed().ok().flatten() {
@@ -178,7 +178,7 @@ fn deliveries_made_ahead_are_those_made_when_asked_for() {
     };
     let direct = steps(counting(7));
     assert_eq!(direct.len(), 7);
-    assert_eq!(direct, steps(ahead(counting(7), 2).unwrap()));
+    assert_eq!(direct, steps(prefetch(counting(7), 2).unwrap()));
 }
 
 #[test]
@@ -189,14 +189,14 @@ fn a_feed_that_is_dropped_lets_its_thread_go() {
         let _held = &sender;
         endless()
     });
-    drop(ahead(source, 1).unwrap());
+    drop(prefetch(source, 1).unwrap());
     // The source is dropped with its thread: then the channel closes.
     assert!(ended.recv().is_err());
 }
 
 #[test]
 fn what_the_source_fails_with_reaches_the_loop() {
-    let mut feed = ahead(Box::new(|| Err(FeedError::Gone.into())), 2).unwrap();
+    let mut feed = prefetch(Box::new(|| Err(FeedError::Gone.into())), 2).unwrap();
     assert!(feed().is_err());
     assert!(feed().is_ok_and(|more| more.is_none()));
 }

@@ -15,9 +15,9 @@ pub struct NextToken {
     pub nll: Tensor,
 }
 
-/// The loss of `logits` f32 `[tokens, vocab_size]` against the targets and weights of `packed`. `total`, not 0, is
-/// the sum of the weights of the whole batch that `packed` is, or is a part of: the sum over the parts is then the
-/// weighted mean over the batch. Panics as `tch` does.
+/// The loss of `logits` f32 `[tokens, vocab_size]` against the targets and weights of `packed`. `total`, not
+/// 0, is the sum of the weights of the whole batch that `packed` is, or is a part of: the sum over the parts
+/// is then the weighted mean over the batch. Panics as `tch` does.
 #[must_use]
 pub fn next_token(logits: &Tensor, packed: &PackedBatch, total: f64) -> NextToken {
     let device = logits.device();

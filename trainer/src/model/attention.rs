@@ -86,8 +86,8 @@ pub struct Angles {
 }
 
 impl Rotary {
-    /// Tables for `context` positions and heads of `size` (even). Angles are computed in f64, so they are exact
-    /// to the last bit of f32 at every position.
+    /// Tables for `context` positions and heads of `size` (even). Angles are computed in f64, so they are
+    /// exact to the last bit of f32 at every position.
     #[must_use]
     pub fn new(context: u32, size: u32, theta: f64, device: Device) -> Self {
         let half = size / 2;

@@ -197,7 +197,8 @@ impl Decoder {
         Some(Self { config, parameters, embedding, layers, norm, head, rotary })
     }
 
-    /// The same model with other values, in the order of [`Decoder::parameters`]; they are shared, not copied.
+    /// The same model with other values, in the order of [`Decoder::parameters`]; they are shared, not
+    /// copied.
     ///
     /// # Errors
     /// [`WeightsError`] if the number of values or a shape does not match.

@@ -11,9 +11,9 @@ use crate::torch::{self, TorchError};
 
 /// A copy of a model in bf16, a function of the masters: no state of it outlives a step.
 ///
-/// The embedding stays f32: its rows are looked up and then rounded, which equals a lookup in a rounded table.
-/// A token's gradient is a sum over all its occurrences; in bf16 that sum would stop growing after some hundred
-/// of them.
+/// The embedding stays f32: its rows are looked up and then rounded, which equals a lookup in a rounded
+/// table. A token's gradient is a sum over all its occurrences; in bf16 that sum would stop growing after
+/// some hundred of them.
 #[derive(Debug)]
 pub struct Rounded {
     model: Decoder,
@@ -58,8 +58,8 @@ impl Rounded {
         torch::copy(&mut self.copies, &self.masters)
     }
 
-    /// Logits of the next token at each position, computed in bf16: f32 `[tokens, vocab_size]`. Panics as `tch`
-    /// does.
+    /// Logits of the next token at each position, computed in bf16: f32 `[tokens, vocab_size]`. Panics as
+    /// `tch` does.
     pub fn logits(&self, input: &Input) -> Tensor {
         self.model.logits(input)
     }

@@ -61,15 +61,15 @@ fn a_release_holds_the_weights_that_its_names_say() {
         assert!(start.dim() < 2 || distance(&start.detach(), between) > 1e-6, "it has left the start");
     }
 
-    let said = manifest(&release).unwrap().unwrap();
-    assert_eq!((said.job.as_str(), said.step, said.tokens), ("test", Step(6), 123));
-    assert_eq!((said.model, said.start), (train_config().model, position().start));
-    for (file, wanted) in &said.files {
+    let found = manifest(&release).unwrap().unwrap();
+    assert_eq!((found.job.as_str(), found.step, found.tokens), ("test", Step(6), 123));
+    assert_eq!((found.model, found.start), (train_config().model, position().start));
+    for (file, wanted) in &found.files {
         assert_eq!(note(&release.join(file)).unwrap(), *wanted, "{file}");
         let tensors = TensorFile::open(&release.join(file)).unwrap().names();
         assert_eq!(tensors, TensorFile::open(&checkpoint.join(MODEL)).unwrap().names(), "{file}");
     }
-    assert_eq!(said.files.len(), 3);
+    assert_eq!(found.files.len(), 3);
 }
 
 #[test]
@@ -111,10 +111,10 @@ fn a_release_that_is_there_is_left_alone_unless_it_is_another() {
 fn the_whole_way_is_the_average_and_what_is_not_kept_is_not_there() {
     let learner = learned(3);
     let start = start_model(&position().start, &train_config(), Device::Cpu).unwrap();
-    let of = |weights: Weights, start: Option<&Decoder>| weights.values(&learner, start).unwrap();
+    let values_of = |weights: Weights, start: Option<&Decoder>| weights.values(&learner, start).unwrap();
     let [_, average, whole] = Weights::all(&[4], &[1.0])[..] else { panic!("three") };
-    let (average, whole) = (of(average, None).unwrap(), of(whole, Some(&start)).unwrap());
+    let (average, whole) = (values_of(average, None).unwrap(), values_of(whole, Some(&start)).unwrap());
     assert!(average.iter().zip(&whole).all(|(a, b)| distance(a, b) < 1e-6));
-    assert!(of(Weights::all(&[5], &[])[1], None).is_none(), "no such window");
-    assert!(of(Weights::all(&[4], &[0.5])[2], None).is_none(), "no start");
+    assert!(values_of(Weights::all(&[5], &[])[1], None).is_none(), "no such window");
+    assert!(values_of(Weights::all(&[4], &[0.5])[2], None).is_none(), "no start");
 }

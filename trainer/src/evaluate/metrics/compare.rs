@@ -190,8 +190,8 @@ pub struct Summary {
 pub struct Left {
     /// Their name.
     pub weights: String,
-    /// The run's measures if it had ended with these weights; the evaluations before the last one are those of
-    /// the weights that were scored along the way.
+    /// The run's measures if it had ended with these weights; the evaluations before the last one are those
+    /// of the weights that were scored along the way.
     pub measures: Measures,
 }
 
@@ -206,8 +206,8 @@ struct Sampled {
 /// Computes every figure of `runs` over `slices`.
 ///
 /// # Errors
-/// [`MatrixError`] if a name comes twice, evaluations are out of order, or two runs were not scored on the same
-/// documents.
+/// [`MatrixError`] if a name comes twice, evaluations are out of order, or two runs were not scored on the
+/// same documents.
 pub fn summarise(slices: &[Slice], runs: &[Run], bootstrap: &Bootstrap) -> Result<Summary, MatrixError> {
     check_slices(slices)?;
     unique("run", runs.iter().map(|run| run.name.as_str()), "")?;
@@ -366,7 +366,8 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// The first arm of this kind with these weights: floor, method and ceiling are compared with the same ones.
+    /// The first arm of this kind with these weights: floor, method and ceiling are compared with the same
+    /// ones.
     fn find(&self, kind: Kind, weights: &str) -> Option<&Sampled> {
         for (group, sampled) in self.groups.iter().zip(self.sampled) {
             if group.first().is_some_and(|(_, run)| run.kind == kind && run.weights == weights) {

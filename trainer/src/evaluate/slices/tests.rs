@@ -61,7 +61,7 @@ fn scores_are_those_of_each_document_alone_whatever_is_computed_together() {
 }
 
 #[test]
-fn a_fresh_model_needs_about_eight_bits_for_a_byte() {
+fn an_untrained_model_needs_about_eight_bits_for_a_byte() {
     let scores = score(&model(), &texts(), 32, 256).unwrap();
     let bits = Score::sum(&scores).bits_per_byte().unwrap();
     assert!((bits - 258_f64.log2()).abs() < 0.1, "{bits}");

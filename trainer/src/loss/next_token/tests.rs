@@ -40,7 +40,8 @@ fn loss_is_the_weighted_mean_over_the_mask() {
 
         let tally = Tally::of(&packed, &to_host(&loss.nll).unwrap());
         assert_eq!((tally.new_text.tokens, tally.replayed.tokens, tally.all().tokens), (7, 4, 11));
-        // The packed batch's order is by length: 3 tokens of row 0, the second of which does not count; row 1; row 0.
+        // The packed batch's order is by length: 3 tokens of row 0, the second of which does not count; row
+        // 1; row 0.
         let new_text = wanted[0] + wanted[2] + wanted[7..].iter().sum::<f64>();
         assert!((tally.new_text.nats - new_text).abs() < 1e-4);
         assert!((tally.replayed.nats - wanted[3..7].iter().sum::<f64>()).abs() < 1e-4);
