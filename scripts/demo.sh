@@ -49,9 +49,9 @@ job() { # name, settings of the batches ..
 start() { # name
     case $1 in
         none) job none --set 'replay.mix={}' & ;;
-        replay-25) job replay-25 --set 'replay.mix.main=0.25' --set 'replay.fresh.keep=0.75' & ;;
-        replay-10) job replay-10 --set 'replay.mix.main=0.1' --set 'replay.fresh.keep=0.9' & ;;
-        mixed) job mixed --set 'replay.mix={}' --set 'replay.fresh.order=permuted' & ;;
+        replay-25) job replay-25 --set 'replay.mix.main=0.25' --set 'replay.new_text.keep=0.75' & ;;
+        replay-10) job replay-10 --set 'replay.mix.main=0.1' --set 'replay.new_text.keep=0.9' & ;;
+        mixed) job mixed --set 'replay.mix={}' --set 'replay.new_text.order=permuted' & ;;
     esac
     running[$!]=$1
 }

@@ -1,10 +1,10 @@
-//! Compiles the shim over libtorch, and refuses a libtorch of another version than `tch` speaks to.
+//! Compiles the shim over libtorch; refuses a libtorch of another version than `tch` supports.
 #![expect(clippy::disallowed_methods, reason = "a build script is configured by the environment")]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// The release line that the pinned `tch` is generated from.
+/// The release of libtorch that the pinned `tch` is generated from.
 const WANTED: &str = "2.11.";
 
 fn main() -> ExitCode {
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 fn build() -> Result<(), String> {
     println!("cargo:rerun-if-changed=src/torch/shim.cpp");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
-    // `torch-sys` hands its folder on to those that depend on it directly.
+    // `torch-sys` passes its folder to its direct dependents.
     let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").map_err(
         |_| "torch-sys does not say where libtorch is\n  hint: run `make libtorch`, or set LIBTORCH",
     )?;
@@ -31,7 +31,7 @@ fn build() -> Result<(), String> {
     let (version, header) = version(&include)?;
     if !version.starts_with(WANTED) {
         return Err(format!(
-            "`{}` is of libtorch {version}; this workspace needs {WANTED}*\n  hint: point LIBTORCH at a libtorch {WANTED}*, \
+            "`{}` belongs to libtorch {version}; this workspace needs {WANTED}*\n  hint: point LIBTORCH at a libtorch {WANTED}*, \
              or unset it and run `make libtorch`",
             header.display()
         ));
@@ -47,14 +47,14 @@ fn build() -> Result<(), String> {
         .file("src/torch/shim.cpp")
         .compile("perennial_torch");
     println!("cargo:rustc-link-search=native={lib}");
-    // `tch` sets no run path for whoever links it.
+    // `tch` does not set a run path for binaries that link it.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
     Ok(())
 }
 
-/// The version that the headers declare, and the header that declares it.
+/// The version that the headers declare, and the header with the declaration.
 fn version(include: &Path) -> Result<(String, PathBuf), String> {
     for name in ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"] {
         let header = include.join(name);
@@ -71,7 +71,7 @@ fn version(include: &Path) -> Result<(String, PathBuf), String> {
         }
     }
     Err(format!(
-        "no version.h under `{}` says which libtorch this is\n  hint: point LIBTORCH at a whole libtorch, \
+        "no version.h under `{}` declares the version of libtorch\n  hint: point LIBTORCH at a complete libtorch, \
          or unset it and run `make libtorch`",
         include.display()
     ))

@@ -19,7 +19,7 @@ use criterion::{BenchmarkGroup, Criterion};
 use perennial_program::clock::Clock;
 use perennial_program::config::Bytes;
 use perennial_program::stop::Stop;
-use perennial_replay::batch::{Outlined, View, fill, outline};
+use perennial_replay::batch::{LayoutOutcome, View, fill, layout};
 use perennial_replay::buffer::Members;
 use perennial_replay::client::Client;
 use perennial_replay::issue::Request;
@@ -68,7 +68,7 @@ fn count(bytes: usize, sign: i64) {
     LIVE.fetch_add(sign * i64::try_from(bytes).unwrap_or(i64::MAX), Relaxed);
 }
 
-// SAFETY: every call is the system's own with the same arguments; what is counted beside it touches no memory
+// SAFETY: every call is the system's own with the same arguments; the counters next to it touch no memory
 // that was allocated.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -179,14 +179,14 @@ impl Steps<'_, '_> {
     /// Tokens into rows and columns, of a batch that is laid out and whose text was read.
     fn packing(&mut self, library: &Library, members: &BTreeMap<String, Arc<Members>>, ticket: &Ticket) {
         let (runtime, store) = (self.runtime, self.runtime.block_on(self.world.store()));
-        let (index, limits) = (library.index(), library.index().limits());
-        let view = View { index, limits: &limits, members, permutation: None };
+        let (index, marks) = (library.index(), library.index().high_water_marks());
+        let view = View { index, marks: &marks, members, permutation: None };
         // With bytes for tokens no text is needed before.
-        let laid = match outline(ticket, library.plan(), view, &Contents::new()) {
-            Ok(Outlined::Whole(laid)) => Some(laid),
+        let laid = match layout(ticket, library.plan(), view, &Contents::new()) {
+            Ok(LayoutOutcome::Whole(laid)) => Some(laid),
             _ => None,
         };
-        let laid = laid.expect("an outline");
+        let laid = laid.expect("an layout");
         let read = |place| {
             let fetched = store.fetch(ticket.records, std::slice::from_ref(&place), &["text"]);
             let rows = runtime.block_on(fetched).expect("a record");
@@ -258,7 +258,7 @@ impl Steps<'_, '_> {
                 runtime.block_on(futures::future::join_all(asked))
             })
         });
-        for (kept, said) in [(0, "assembled anew"), (TICKETS, "still assembled")] {
+        for (kept, said) in [(0, "assembled"), (TICKETS, "cached")] {
             let server = runtime.block_on(Server::start(self.world, kept));
             if kept == 0 {
                 self.batch("Flight, ticket", SOCKET, USUAL, || {

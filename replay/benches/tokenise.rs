@@ -1,5 +1,5 @@
-//! What a subword tokenizer costs: GPT-2's over real text, beside the library that reads its file, and over
-//! one record that is longer and longer, for how time grows with it.
+//! The cost of a subword tokenizer: GPT-2's over real text, compared with the library that reads its file,
+//! and over one record that is longer and longer, for how time grows with it.
 //!
 //! It reads `tokenizers/gpt2` and the first documents of `stream.jsonl.zst` in the folder that
 //! `PERENNIAL_DATA` names; without it nothing is measured.

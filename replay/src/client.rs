@@ -1,4 +1,4 @@
-//! Asks a server for tickets and batches: what a trainer holds where the store is not at hand.
+//! The client of a replay server, for trainers without access to the store.
 
 use std::time::Duration;
 
@@ -22,57 +22,57 @@ use crate::receive::{self, Evaluation};
 use crate::serve::flight::{CONNECTION_WINDOW, FRAME, Put, STREAM_WINDOW, scores_to_columns};
 use crate::serve::{DIGEST_KEY, FlushedJson, FollowedJson, NEXT_KEY};
 
-/// How often a call is tried.
+/// Maximum number of attempts of a call.
 const TRIES: u32 = 6;
-/// How long the second try waits; each further one waits twice as long.
+/// Wait before the second attempt; it doubles for each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// How long a connection may take to be made.
+/// Timeout of a connection attempt.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The largest message that is taken from a server.
+/// The largest message that is accepted from a server.
 const MESSAGE: usize = 256 << 20;
 
-/// What a server says, or what it does not.
+/// An error of the server or of the connection.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// An address that is none, or where nothing answers.
+    /// The address is invalid, or no server answers.
     #[error("cannot connect to the replay server at `{url}`")]
     Connect {
         /// The address.
         url: String,
-        /// What the transport said.
+        /// The transport's error.
         #[source]
         source: tonic::transport::Error,
     },
-    /// The server refused, or went away.
+    /// The server refused the request or disconnected.
     #[error("the replay server refused to {act}: {message}")]
     Refused {
-        /// What was asked of it.
+        /// The request.
         act: &'static str,
         /// Its code.
         code: Code,
         /// Its message, hint included.
         message: String,
     },
-    /// An answer that is none.
+    /// The answer is malformed.
     #[error("the replay server's answer to `{act}` is malformed: {why}")]
     Answer {
-        /// What was asked of it.
+        /// The request.
         act: &'static str,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
-    /// A batch that is none.
+    /// The batch is malformed.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// A batch whose bytes are not those that were sent.
+    /// The batch was changed in transit.
     #[error("the batch of step {step} has digest {found:032x}, the server sent {sent}")]
     Digest {
         /// The step.
         step: Step,
-        /// The digest of what arrived.
+        /// The digest of the received batch.
         found: u128,
-        /// The digest that was sent with it.
+        /// The digest that the server sent.
         sent: String,
     },
 }
@@ -82,9 +82,10 @@ impl Fault for ClientError {
         match self {
             Self::Connect { .. } => Kind::Unavailable,
             Self::Refused { code, .. } => {
-                // Two kinds share a code: what a server calls a config or an input is wrong input here.
+                // Two kinds share a code: a server's config and input errors are both wrong input for a
+                // client.
                 let row = CODES.iter().rev().find(|row| row.grpc == *code as i32);
-                // A connection that breaks in the middle of an answer has the code `Unknown`.
+                // A connection that breaks during an answer has the code `Unknown`.
                 let other = if *code == Code::Unknown { Kind::Unavailable } else { Kind::Bug };
                 row.map_or(other, |row| row.kind)
             }
@@ -98,7 +99,7 @@ impl Fault for ClientError {
         match self {
             Self::Connect { .. } => Some("start `perennial-replay serve`, or correct the address".to_owned()),
             Self::Digest { .. } => {
-                Some("ask again: something between here and the server changed it".to_owned())
+                Some("try again: the connection to the server changed the data".to_owned())
             }
             Self::Wire(error) => error.hint(),
             Self::Refused { .. } | Self::Answer { .. } => None,
@@ -129,13 +130,13 @@ pub struct Client {
 pub struct Received {
     /// The batch, its digest checked.
     pub batch: Batch,
-    /// Where the job stands after it.
+    /// The job's next request.
     pub next: Request,
 }
 
 impl Client {
-    /// Connects to the Flight address of a server, as `http://127.0.0.1:7401`. A server that is just
-    /// starting is waited for.
+    /// Connects to the Flight address of a server, such as `http://127.0.0.1:7401`. It retries while the
+    /// server starts.
     ///
     /// # Errors
     /// [`ClientError::Connect`].
@@ -158,12 +159,12 @@ impl Client {
     /// The ticket of a job's next batch.
     ///
     /// # Errors
-    /// What the server says; it is asked again while it is unavailable.
+    /// The server's errors, after retries while it is unavailable.
     pub async fn ticket(&self, request: &Request) -> Result<Issued, ClientError> {
         self.act("issue a ticket", "ticket", serde_json::to_vec(request).unwrap_or_default()).await
     }
 
-    /// Lets the server read what the store has got, and says up to which version of `records` it has read.
+    /// Makes the server read the store; returns the newest version of `records` that it has read.
     ///
     /// # Errors
     /// As [`Client::ticket`].
@@ -172,12 +173,12 @@ impl Client {
         Ok(Version(followed.version))
     }
 
-    /// Waits until every batch that was served so far is noted in the store.
+    /// Waits until every draw so far is recorded in the store.
     ///
     /// # Errors
     /// As [`Client::ticket`].
     pub async fn flush(&self) -> Result<(), ClientError> {
-        let FlushedJson {} = self.act("note what was served", "flush", Vec::new()).await?;
+        let FlushedJson {} = self.act("record the draws", "flush", Vec::new()).await?;
         Ok(())
     }
 
@@ -197,10 +198,10 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| ClientError::Answer { act, why: error.to_string() })
     }
 
-    /// The batch that a ticket names, its digest checked, and where the job stands after it.
+    /// The batch that a ticket names, with its digest checked, and the job's next request.
     ///
     /// # Errors
-    /// As [`Client::ticket`]; [`ClientError::Digest`] where its bytes are not those that were sent.
+    /// As [`Client::ticket`]; [`ClientError::Digest`] if the batch was changed in transit.
     pub async fn batch(&self, ticket: &Ticket) -> Result<Received, ClientError> {
         retry(&self.clock, || self.try_batch(ticket)).await
     }
@@ -216,9 +217,9 @@ impl Client {
         }
         let malformed = |why: &str| ClientError::Answer { act: ACT, why: why.to_owned() };
         let schema = stream.schema().cloned().ok_or_else(|| malformed("it has no schema"))?;
-        let said = |key: &str| schema.metadata().get(key).cloned().unwrap_or_default();
-        let sent = said(DIGEST_KEY);
-        let next = serde_json::from_str(&said(NEXT_KEY))
+        let metadata = |key: &str| schema.metadata().get(key).cloned().unwrap_or_default();
+        let sent = metadata(DIGEST_KEY);
+        let next = serde_json::from_str(&metadata(NEXT_KEY))
             .map_err(|error| malformed(&format!("`{NEXT_KEY}`: {error}")))?;
         let batch = Batch::new(concat_batches(&schema, &parts).map_err(WireError::from)?)?;
         let found = batch.digest();
@@ -228,7 +229,7 @@ impl Client {
         Ok(Received { batch, next })
     }
 
-    /// Sends the evaluations of `job` at `step`, after `tokens` tokens were learnt.
+    /// Sends the evaluations of `job` at `step`, after `tokens` trained tokens.
     ///
     /// # Errors
     /// As [`Client::ticket`]. Sending them again is safe.
@@ -262,7 +263,7 @@ impl Client {
     }
 }
 
-/// Tries until it succeeds, fails for good, or was tried often enough.
+/// Retries until the call succeeds, fails permanently, or the attempts are exhausted.
 async fn retry<T, F>(clock: &Clock, mut call: impl FnMut() -> F) -> Result<T, ClientError>
 where
     F: Future<Output = Result<T, ClientError>>,
@@ -273,7 +274,7 @@ where
         left -= 1;
         match call().await {
             Err(error) if left > 0 && error.kind().codes().retry => {
-                tracing::debug!(%error, left, "the replay server does not answer, trying again");
+                tracing::debug!(%error, left, "the replay server does not answer, retrying");
                 clock.sleep(wait).await;
                 wait *= 2;
             }
@@ -288,7 +289,7 @@ mod tests {
 
     use super::*;
 
-    /// How often a call was made that fails with `code` until its `good`-th time, and what it came to.
+    /// The number of attempts and the result of a call that fails with `code` until its `good`-th attempt.
     async fn tried(code: Code, good: u32) -> (u32, Result<(), ClientError>) {
         let (clock, calls) = (Clock::manual(0), AtomicU32::new(0));
         let call = || async {

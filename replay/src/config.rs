@@ -1,4 +1,4 @@
-//! The config of replay, and the [`Plan`] it makes.
+//! The configuration of replay, and the [`Plan`] made from it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,34 +12,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::buffer::Spec;
 use crate::mix::Mix;
-use crate::plan::{Horizon, Order, Plan};
+use crate::plan::{Order, Plan, VisibleUntil};
 use crate::serve::ServeConfig;
 use crate::tokenise::{LoadError, Subword, Tokenizer};
 
-/// The most rows of a batch, and the most tokens of a row.
+/// The maximum number of rows of a batch, and of tokens of a row.
 const MOST: u32 = 1 << 20;
 
-/// Everything that replay is told.
+/// The configuration of replay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
     /// The seed of everything random: buffers, draws, thinning, permutation.
     pub seed: u64,
-    /// Where the store is.
+    /// The location of the store.
     pub store: StoreConfig,
     /// The shape of a batch.
     pub batch: BatchConfig,
-    /// Which new text is read, and in which order.
-    pub fresh: FreshConfig,
-    /// The share of rows that is replayed, for each buffer; their sum is at most 1.
+    /// The selection and order of new text.
+    pub new_text: NewTextConfig,
+    /// The share of rows drawn from each buffer; their sum is at most 1.
     pub mix: BTreeMap<String, Share>,
-    /// The buffers that are kept: `policy`, and the settings of that policy.
+    /// The buffers: `policy`, and the settings of that policy.
     pub buffer: BTreeMap<String, Table>,
     /// How the buffers follow the stream.
     pub follow: FollowConfig,
-    /// What is kept in memory.
+    /// The memory for texts.
     pub cache: CacheConfig,
-    /// Where and how batches are served.
+    /// The server.
     pub serve: ServeConfig,
 }
 
@@ -49,7 +49,7 @@ impl Default for Config {
             seed: 0,
             store: StoreConfig::default(),
             batch: BatchConfig::default(),
-            fresh: FreshConfig::default(),
+            new_text: NewTextConfig::default(),
             mix: tenth(),
             buffer: [("main".to_owned(), Table::of("policy", "reservoir"))].into(),
             follow: FollowConfig::default(),
@@ -75,8 +75,8 @@ pub struct BatchConfig {
     /// How text becomes tokens: `bytes`, or the path of a `tokenizer.json` of the Hugging Face
     /// `tokenizers` library.
     pub tokenizer: String,
-    /// The special token of that file that begins and ends a record, as `<|endoftext|>`; absent: its
-    /// only one that by its name ends a text.
+    /// The special token of that file that begins and ends a record, such as `<|endoftext|>`; absent: the
+    /// only one whose name means the end of a text.
     pub boundary: Option<String>,
 }
 
@@ -86,21 +86,21 @@ impl Default for BatchConfig {
     }
 }
 
-/// The tokenizer that needs no file.
+/// The name of the byte tokenizer.
 const BYTES: &str = "bytes";
 
 impl BatchConfig {
     /// The tokenizer, read from its file.
     ///
     /// # Errors
-    /// The key that is wrong, and why.
+    /// The invalid key and the reason.
     fn load(&self) -> Result<Tokenizer, (&'static str, String)> {
         if self.tokenizer == BYTES {
             return match self.boundary {
                 None => Ok(Tokenizer::Bytes),
                 Some(_) => Err((
                     "batch.boundary",
-                    "is for a `tokenizer.json`; leave it out with `batch.tokenizer = \"bytes\"`".to_owned(),
+                    "is for a `tokenizer.json`; omit it with `batch.tokenizer = \"bytes\"`".to_owned(),
                 )),
             };
         }
@@ -108,7 +108,7 @@ impl BatchConfig {
             Subword::load(Path::new(&self.tokenizer), self.boundary.as_deref()).map_err(|error| {
                 let boundary = matches!(error, LoadError::Boundary { .. });
                 let source = std::error::Error::source(&error).map(|source| format!(" ({source})"));
-                let why = format!("{error}{}; {}", source.unwrap_or_default(), error.mend());
+                let why = format!("{error}{}; {}", source.unwrap_or_default(), error.hint());
                 (if boundary { "batch.boundary" } else { "batch.tokenizer" }, why)
             })?;
         for setting in subword.ignored() {
@@ -118,20 +118,21 @@ impl BatchConfig {
     }
 }
 
-/// `[fresh]`: which new text is read, and in which order.
+/// `[new_text]`: the selection and order of new text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct FreshConfig {
-    /// `stream`, or `permuted`: all kept records in a keyed order, the ceiling without drift.
+pub struct NewTextConfig {
+    /// `stream`: the order of the stream; `permuted`: all kept records in a keyed random order, a bound
+    /// without drift.
     pub order: Order,
-    /// The share of new records that is used. A run with replay share r reads as many tokens in all
-    /// as one without if it keeps 1 - r.
+    /// The share of new records to use. A run with replay share r that keeps 1 - r reads as many tokens in
+    /// total as a run without replay.
     pub keep: Share,
-    /// Whether to serve what is left when the stream has not enough new text for a whole batch.
+    /// Whether to serve the rest of the stream when it is too short for a whole batch.
     pub drain: bool,
 }
 
-impl Default for FreshConfig {
+impl Default for NewTextConfig {
     fn default() -> Self {
         Self { order: Order::Stream, keep: Share::ONE, drain: false }
     }
@@ -141,23 +142,24 @@ impl Default for FreshConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FollowConfig {
-    /// `cursor`: a batch draws from the buffer as it was where the job reads; `store`: as it is.
-    pub horizon: Horizon,
-    /// How many seqs of a shard are offered to the policies at a time. Part of a buffer's identity.
+    /// `cursor`: a batch draws from the buffer as it was at the job's position in the stream; `store`: from
+    /// the newest buffer.
+    pub visible_until: VisibleUntil,
+    /// Seqs of a shard that are offered to the policies at a time. A buffer's members depend on it.
     pub block: u64,
 }
 
 impl Default for FollowConfig {
     fn default() -> Self {
-        Self { horizon: Horizon::Cursor, block: 256 }
+        Self { visible_until: VisibleUntil::Cursor, block: 256 }
     }
 }
 
-/// `[cache]`: what is kept in memory.
+/// `[cache]`: the memory for texts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CacheConfig {
-    /// Tokens of records that are kept in memory, beside those of the batch at hand.
+    /// Size of the cache of tokenised records, in addition to those of the current batch.
     pub bytes: Bytes,
 }
 
@@ -168,14 +170,14 @@ impl Default for CacheConfig {
 }
 
 impl Config {
-    /// The plan that this config makes; `None` when something is wrong, which `problems` then says.
-    /// `path` is the dotted key of the table that this config is, empty for a file of its own.
+    /// The plan of this configuration; `None` if it is invalid, with the reasons in `problems`. `path` is the
+    /// dotted key of the table that holds this configuration; it is empty for a whole file.
     pub fn plan(&mut self, path: &str, problems: &mut Problems) -> Option<Plan> {
         let key = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-        let mut sound = true;
+        let mut valid = true;
         let mut refuse = |problems: &mut Problems, name: &str, why: &str| {
             problems.refuse(&key(name), why);
-            sound = false;
+            valid = false;
         };
         for (name, value) in [("batch.rows", self.batch.rows), ("batch.tokens", self.batch.tokens)] {
             if !(1..=MOST).contains(&value) {
@@ -212,24 +214,25 @@ impl Config {
                 Mix::default()
             }
         };
-        if self.fresh.order == Order::Permuted && self.follow.horizon == Horizon::Cursor && mix.share() > 0.0
+        if self.new_text.order == Order::Permuted
+            && self.follow.visible_until == VisibleUntil::Cursor
+            && mix.share() > 0.0
         {
-            let why =
-                "must be `store` with `fresh.order = \"permuted\"`: such a job is at no place of the stream";
-            refuse(problems, "follow.horizon", why);
+            let why = "must be `store` with `new_text.order = \"permuted\"`: such a job has no position in the stream";
+            refuse(problems, "follow.visible_until", why);
         }
-        (sound && !unread).then_some(Plan {
+        (valid && !unread).then_some(Plan {
             seed: Seed::new(self.seed),
             rows: self.batch.rows,
-            length: usize::try_from(self.batch.tokens).unwrap_or(usize::MAX),
+            length: self.batch.tokens as usize,
             tokenizer,
-            order: self.fresh.order,
-            keep: self.fresh.keep,
+            order: self.new_text.order,
+            keep: self.new_text.keep,
             mix,
             buffers,
             block: self.follow.block,
-            horizon: self.follow.horizon,
-            drain: self.fresh.drain,
+            visible_until: self.follow.visible_until,
+            drain: self.new_text.drain,
         })
     }
 }
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn tokenizer_is_bytes_or_what_its_file_says() {
+    fn tokenizer_is_bytes_or_that_of_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.json");
         std::fs::write(&path, crate::tokenise::tests::TINY).unwrap();
@@ -280,20 +283,20 @@ mod tests {
         assert!(missing.contains("`batch.tokenizer` names `byte`, which cannot be read"), "{missing}");
         assert!(missing.contains("give `bytes` or the path of a `tokenizer.json`"), "{missing}");
         let none = refused(&[&file, "batch.boundary=</s>"]);
-        assert!(none.contains("`batch.boundary` cannot be: `</s>` is no special token"), "{none}");
+        assert!(none.contains("`batch.boundary` cannot be: `</s>` is not a special token"), "{none}");
         let bytes = refused(&["batch.boundary=</s>"]);
         assert!(bytes.contains("`batch.boundary` is for a `tokenizer.json`"), "{bytes}");
     }
 
     #[test]
-    fn config_that_cannot_be_is_refused_with_every_reason() {
+    fn invalid_config_is_refused_with_every_reason() {
         let text = load(&[
             "batch.rows=0",
             "follow.block=0",
             "mix.main=0.7",
             "mix.other=0.2",
             "buffer.main.policy=resevoir",
-            "fresh.order=permuted",
+            "new_text.order=permuted",
         ])
         .unwrap_err()
         .to_string();
@@ -302,7 +305,7 @@ mod tests {
             "`follow.block` must be from 1",
             "`mix.other` names no buffer; there is `main`",
             "did you mean `reservoir`?",
-            "`follow.horizon` must be `store`",
+            "`follow.visible_until` must be `store`",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
@@ -324,7 +327,7 @@ mod tests {
         let misspelt = text(&["buffer.main.policy=reservoir", "buffer.main.capactiy=1"]);
         assert!(misspelt.contains("did you mean `buffer.main.capacity`?"), "{misspelt}");
         let bare = text(&["buffer.main.policy=reservoir", "buffer.main.capacity=100"]);
-        assert!(bare.contains("is no capacity"), "{bare}");
+        assert!(bare.contains("is not a capacity"), "{bare}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! row goes. Draws follow each other until the row is full or has less than [`LEAST`] tokens left;
 //! those stay padding. Draws are with replacement, within a row too. Everything is a function of the
 //! job's seed, the row's number in the job, the buffer's members and their texts: who asks, when, and
-//! in how many pieces plays no part.
+//! in how many segments does not matter.
 //!
 //! Because spans begin at passages, the first tokens of a passage are read a little more often than
 //! its last; the record's boundary token comes with the first passage.
@@ -21,8 +21,8 @@ use perennial_schemas::id::{Seq, Shard};
 use perennial_schemas::seed::Seed;
 
 use crate::buffer::Members;
-use crate::index::{Index, Limits, Record};
-use crate::pack::Piece;
+use crate::index::{HighWaterMarks, Index, Record};
+use crate::pack::Segment;
 use crate::tokenise::{Contents, Known, Tokenizer, byte_tokens};
 
 /// The least room for which another span is drawn, in tokens.
@@ -48,7 +48,7 @@ pub struct Draws<'a> {
     /// Where their passages are.
     pub index: &'a Index,
     /// What the ticket's version has of the index.
-    pub limits: &'a Limits,
+    pub marks: &'a HighWaterMarks,
     /// How their texts become tokens.
     pub tokenizer: &'a Tokenizer,
     /// Those that were read.
@@ -58,8 +58,8 @@ pub struct Draws<'a> {
 /// What came of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Drawn {
-    /// Its pieces; none when nothing can be drawn from the buffer.
-    Row(Vec<Piece>),
+    /// Its segments; none when nothing can be drawn from the buffer.
+    Row(Vec<Segment>),
     /// Texts that must be read first.
     Unread(Vec<(Shard, Seq)>),
 }
@@ -68,7 +68,7 @@ impl<'a> Draws<'a> {
     /// Row `row` of the job, which has `length` tokens.
     #[must_use]
     pub fn row(&self, row: u64, length: u64) -> Drawn {
-        let (mut pieces, mut room) = (Vec::new(), length);
+        let (mut segments, mut room) = (Vec::new(), length);
         for Draw { j, shard, record, place } in self.draws(row, 0) {
             let known = self.known(shard, record);
             if matches!(known, Known::Unread) {
@@ -76,13 +76,13 @@ impl<'a> Draws<'a> {
             }
             let first = known.passage_start(&record.passages, place);
             let tokens = known.count().map_or(room, |count| count.saturating_sub(first).min(room));
-            pieces.push(Piece::of(shard, record, first, tokens));
+            segments.push(Segment::of(shard, record, first, tokens));
             room -= tokens;
             if room < LEAST {
                 break;
             }
         }
-        Drawn::Row(pieces)
+        Drawn::Row(segments)
     }
 
     /// The records not read yet among draw `j` of a row and those after it that about fill `room`.
@@ -111,7 +111,7 @@ impl<'a> Draws<'a> {
             let record = self
                 .index
                 .get(&member.shard, member.seq)
-                .filter(|record| record.id == member.id && self.limits.get(&member.shard).is_some_and(below));
+                .filter(|record| record.id == member.id && self.marks.get(&member.shard).is_some_and(below));
             missed = if record.is_some() { 0 } else { missed + 1 };
             let draw = record.map(|record| Draw { j, shard: &member.shard, record, place });
             (missed < MISSES).then_some(draw)

@@ -1,19 +1,19 @@
-//! What can go wrong in replay, by what the caller should do about it.
+//! The errors of replay.
 
 use perennial_program::config::ConfigError;
 use perennial_program::error::{Fault, Kind};
-use perennial_schemas::id::{Change, IdError, Seq, Shard, Version};
+use perennial_schemas::id::{IdError, Revision, Seq, Shard, Version};
 use perennial_schemas::table::TableError;
 use perennial_schemas::wire::{WIRE_FORMAT, WireError};
 use perennial_store::StoreError;
 
 use crate::tokenise::EncodeError;
 
-/// A ticket that cannot be evaluated, a buffer that cannot be kept, or a store that says no.
+/// An error of replay.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// The ticket was issued under another config: its bytes would be others here.
+    /// The ticket was issued under another configuration, which would give another batch.
     #[error("the ticket of step {step} of job `{job}` was issued under config `{ticket}`, not `{ours}`")]
     OtherConfig {
         /// The job.
@@ -25,17 +25,17 @@ pub enum ReplayError {
         /// This plan's digest.
         ours: String,
     },
-    /// A ticket that names what there is not, or lacks what it needs.
+    /// A ticket is invalid or incomplete.
     #[error("the ticket of step {step} of job `{job}` cannot be evaluated: {why}")]
     Ticket {
         /// The job.
         job: String,
         /// The step.
         step: u64,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// A step that a job of this name was served before, under another config.
+    /// A job of this name was already served this step under another configuration.
     #[error("job `{job}` was served step {step} before, under another config")]
     Served {
         /// The job.
@@ -43,23 +43,23 @@ pub enum ReplayError {
         /// The step.
         step: u64,
     },
-    /// A version of `records` that was not read yet, or never was.
+    /// A version of `records` does not exist or was not read yet.
     #[error("table `records` has no version {asked}: the newest that was read is {newest}")]
     NoVersion {
-        /// The version asked for.
+        /// The requested version.
         asked: Version,
-        /// The newest that was read.
+        /// The newest version that was read.
         newest: Version,
     },
-    /// A change of a buffer that nobody has made.
-    #[error("buffer `{buffer}` has no change {asked}: its newest is {newest}")]
-    NoChange {
+    /// A revision that a buffer has not reached.
+    #[error("buffer `{buffer}` has no revision {asked}: its newest is {newest}")]
+    NoRevision {
         /// The buffer.
         buffer: String,
-        /// The change asked for.
-        asked: Change,
-        /// The newest change there is.
-        newest: Change,
+        /// The requested revision.
+        asked: Revision,
+        /// The newest revision.
+        newest: Revision,
     },
     /// The buffer's rows were written under another policy, capacity, seed or block size.
     #[error(
@@ -75,45 +75,45 @@ pub enum ReplayError {
         /// The digest of this plan's policy.
         ours: String,
     },
-    /// Rows of the store that contradict each other.
+    /// Rows of the store are inconsistent.
     #[error("table `{table}` is inconsistent: {why}")]
     Inconsistent {
         /// The table.
         table: &'static str,
-        /// The contradiction, with its place.
+        /// The inconsistency and its position.
         why: String,
     },
-    /// A record that cannot be tokenised.
+    /// A record cannot be tokenised.
     #[error("record {seq} of shard `{shard}` cannot be tokenised")]
     Text {
         /// The record's shard.
         shard: Shard,
-        /// Its place in the shard.
+        /// Its seq in the shard.
         seq: Seq,
-        /// What the tokenizer said.
+        /// The tokenizer's error.
         source: EncodeError,
     },
-    /// The tokenizer broke off.
-    #[error("the tokenizer broke off")]
+    /// The tokenizer's task failed.
+    #[error("the tokenizer's task failed")]
     Encoder(#[source] tokio::task::JoinError),
-    /// A configuration that cannot be.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A name or number that is not one.
+    /// A name or number is invalid.
     #[error(transparent)]
     Id(#[from] IdError),
-    /// The store refused or could not be reached.
+    /// The store failed or cannot be reached.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A batch of the store that lacks its table's shape.
+    /// A batch of the store does not match its table's schema.
     #[error(transparent)]
     Table(#[from] TableError),
-    /// A ticket or batch that breaks the wire's rules.
+    /// A ticket or batch is malformed.
     #[error(transparent)]
     Wire(#[from] WireError),
 }
 
-/// What replay's functions return.
+/// The result type of replay.
 pub type Result<T, E = ReplayError> = std::result::Result<T, E>;
 
 impl Fault for ReplayError {
@@ -121,7 +121,7 @@ impl Fault for ReplayError {
         match self {
             Self::OtherConfig { .. } | Self::Served { .. } => Kind::Conflict,
             Self::Ticket { .. } => Kind::Input,
-            Self::NoVersion { .. } | Self::NoChange { .. } => Kind::NotFound,
+            Self::NoVersion { .. } | Self::NoRevision { .. } => Kind::NotFound,
             Self::OtherPolicy { .. } | Self::Text { .. } => Kind::Config,
             Self::Encoder(_) => Kind::Bug,
             Self::Inconsistent { .. } => Kind::Corrupt,
@@ -136,23 +136,23 @@ impl Fault for ReplayError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::OtherConfig { .. } => Some(format!(
-                "use the config (mix, buffers, packing, tokenizer, seed) that the job began with, in a release of wire format {WIRE_FORMAT}"
+                "use the config (mix, buffers, packing, tokenizer, seed) that the job started with, in a release of wire format {WIRE_FORMAT}"
             )),
             Self::Served { .. } => {
-                Some("give the job a name of its own, or the config that it began with".into())
+                Some("choose another job name, or use the config that the job started with".into())
             }
-            Self::NoVersion { .. } | Self::NoChange { .. } => {
+            Self::NoVersion { .. } | Self::NoRevision { .. } => {
                 Some("read the store again: another process may be ahead of this one".into())
             }
             Self::OtherPolicy { buffer, .. } => Some(format!(
-                "give the new settings a buffer of their own: rename `buffer.{buffer}` and its key in `mix`"
+                "give the buffer with the new settings another name: rename `buffer.{buffer}` and its key in `mix`"
             )),
             Self::Config(error) => error.hint(),
             Self::Id(error) => error.hint(),
             Self::Store(error) => error.hint(),
             Self::Table(error) => error.hint(),
             Self::Wire(error) => error.hint(),
-            Self::Text { source, .. } => Some(source.mend().into()),
+            Self::Text { source, .. } => Some(source.hint().into()),
             Self::Encoder(_) | Self::Ticket { .. } | Self::Inconsistent { .. } => None,
         }
     }

@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 use perennial_program::error::{Fault as _, Kind};
 use perennial_program::failpoint;
-use perennial_schemas::id::{Change, Seq, Shard, Version};
+use perennial_schemas::id::{Revision, Seq, Shard, Version};
 use perennial_schemas::table::Table;
 use perennial_schemas::table::buffers::{Builder, Op, Row, View};
 use perennial_store::commit::Committer;
 use perennial_store::{Scan, Store};
 
-use crate::buffer::{Candidate, Delta, Log, Members, Policy, Seen, Spec, seen_to_json};
+use crate::buffer::{Candidate, Change, Log, Members, Policy, Seen, Spec, seen_to_json};
 use crate::error::{ReplayError, Result};
 use crate::index::Index;
 use crate::plan::Plan;
@@ -99,12 +99,12 @@ impl Follow {
         &self.log
     }
 
-    /// The members at a change.
+    /// The members at a revision.
     ///
     /// # Errors
     /// As [`Log::members`].
-    pub fn members(&mut self, change: Change) -> Result<Arc<Members>> {
-        self.log.members(change)
+    pub fn members(&mut self, revision: Revision) -> Result<Arc<Members>> {
+        self.log.members(revision)
     }
 
     /// The records were rewritten: the policy's state is made again, and what differs is written.
@@ -159,7 +159,7 @@ impl Follow {
     /// Makes the policy's state again: of all blocks that the newest change had seen. What its
     /// members differ in from the store's comes back as changes: nothing, unless records were removed,
     /// or several shards hold the same text.
-    fn rebuild(&mut self, index: &Index) -> Result<Vec<Delta>> {
+    fn rebuild(&mut self, index: &Index) -> Result<Vec<Change>> {
         self.policy = self.spec.policy(self.seed);
         self.offered.clear();
         let seen = self.log.seen().iter();
@@ -167,7 +167,7 @@ impl Follow {
             .flat_map(|(shard, seq)| (0..(seq.0 + 1) / self.block).map(|number| (number, shard.clone())))
             .collect();
         blocks.sort();
-        let mut ours: BTreeMap<(Shard, Seq), Delta> = BTreeMap::new();
+        let mut ours: BTreeMap<(Shard, Seq), Change> = BTreeMap::new();
         for (number, shard) in blocks {
             for change in self.offer(index, &shard, number) {
                 let place = (change.candidate.shard.clone(), change.candidate.seq);
@@ -183,7 +183,7 @@ impl Follow {
             if ours.remove(&(member.shard.clone(), member.seq)).is_none() {
                 let (shard, seq) = (member.shard.clone(), member.seq);
                 let candidate = Candidate { shard, seq, id: member.id, bytes: member.bytes };
-                changes.push(Delta { op: Op::Evict, candidate, key: 0.0, weight: None, class: None });
+                changes.push(Change { op: Op::Evict, candidate, key: 0.0, weight: None, class: None });
             }
         }
         changes.extend(ours.into_values());
@@ -192,8 +192,8 @@ impl Follow {
 
     /// The earliest block that is whole and was not offered.
     fn next_block(&self, index: &Index) -> Option<(u64, Shard)> {
-        let limits = index.limits();
-        let next = limits.into_iter().filter_map(|(shard, limit)| {
+        let marks = index.high_water_marks();
+        let next = marks.into_iter().filter_map(|(shard, limit)| {
             let number = self.offered.get(&shard).copied().unwrap_or(0);
             let end = number.checked_add(1)?.checked_mul(self.block)?;
             (end <= limit.0).then_some((number, shard))
@@ -201,7 +201,7 @@ impl Follow {
         next.min()
     }
 
-    fn offer(&mut self, index: &Index, shard: &Shard, number: u64) -> Vec<Delta> {
+    fn offer(&mut self, index: &Index, shard: &Shard, number: u64) -> Vec<Change> {
         let start = number.saturating_mul(self.block);
         let records = index.range(shard, Seq(start), Seq(start.saturating_add(self.block)));
         let candidate = |record: &crate::index::Record| Candidate {
@@ -224,7 +224,7 @@ impl Follow {
     }
 
     /// Writes the changes of some blocks as one version.
-    async fn commit(&mut self, blocks: &[(Seen, Vec<Delta>)], version: Version) -> Result<Progress> {
+    async fn commit(&mut self, blocks: &[(Seen, Vec<Change>)], version: Version) -> Result<Progress> {
         if blocks.iter().all(|(_, changes)| changes.is_empty()) {
             return Ok(Progress::UpToDate);
         }
@@ -258,10 +258,10 @@ impl Follow {
 
     fn rows(
         &self,
-        blocks: &[(Seen, Vec<Delta>)],
+        blocks: &[(Seen, Vec<Change>)],
         version: Version,
-    ) -> Result<(arrow::array::RecordBatch, Change)> {
-        let capacity = self.spec.recipe.capacity();
+    ) -> Result<(arrow::array::RecordBatch, Revision)> {
+        let capacity = self.spec.config.capacity();
         let mut builder = Builder::new();
         let mut number = self.log.newest();
         for (seen, changes) in blocks {
@@ -271,7 +271,7 @@ impl Follow {
                 let candidate = &change.candidate;
                 builder.push(Row {
                     buffer: &self.spec.name,
-                    change: number.to_i64(),
+                    revision: number.to_i64(),
                     op: change.op.as_str(),
                     shard: candidate.shard.as_str(),
                     seq: candidate.seq.to_i64(),
@@ -300,7 +300,7 @@ impl Follow {
         let name = &self.spec.name;
         let version = self.store.version(Table::Buffers).await?;
         let filter = Some(format!("buffer = '{name}'"));
-        let scan = Scan { columns: &[], filter, order: &["change"] };
+        let scan = Scan { columns: &[], filter, order: &["revision"] };
         let mut log = Log::new(name);
         for batch in self.store.scan(Table::Buffers, version, &scan).await? {
             for row in View::new(&batch)?.iter() {

@@ -12,7 +12,7 @@ use crate::error::{ReplayError, Result};
 
 /// The first seq of each shard that a version of `records` does not have; a shard that is absent
 /// has none.
-pub type Limits = BTreeMap<Shard, Seq>;
+pub type HighWaterMarks = BTreeMap<Shard, Seq>;
 
 /// A kept record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Index {
 
     /// The first seq of each shard after its last record.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub fn high_water_marks(&self) -> HighWaterMarks {
         let last = |records: &Vec<Record>| records.last().map(|record| record.seq.next());
         self.shards.iter().filter_map(|(shard, records)| Some((shard.clone(), last(records)?))).collect()
     }
@@ -90,8 +90,8 @@ impl Index {
 
     /// The records of a shard below its limit, from `from` on.
     #[must_use]
-    pub fn visible(&self, shard: &Shard, from: Seq, limits: &Limits) -> &[Record] {
-        limits.get(shard).map_or(&[], |limit| self.range(shard, from, *limit))
+    pub fn visible(&self, shard: &Shard, from: Seq, marks: &HighWaterMarks) -> &[Record] {
+        marks.get(shard).map_or(&[], |limit| self.range(shard, from, *limit))
     }
 
     /// The record at a place.

@@ -1,8 +1,8 @@
-//! What a buffer holds, counted: by source and by year of the event, beside the stream it is from.
+//! Statistics of buffers and of the stream: records and tokens by source and by year of the event.
 
 use std::collections::BTreeMap;
 
-use perennial_schemas::id::{Change, Version};
+use perennial_schemas::id::{Revision, Version};
 use serde::Serialize;
 
 use crate::buffer::Seen;
@@ -14,35 +14,35 @@ use crate::tokenise::byte_tokens;
 /// Records and their byte tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
-    /// How many records.
+    /// Number of records.
     pub records: u64,
-    /// How many byte tokens under any tokenizer: bytes of text, and one for the boundary of each record.
+    /// Number of byte tokens, with any tokenizer: bytes of text, and one for the boundary of each record.
     pub tokens: u64,
 }
 
-/// Records counted.
+/// Statistics of a set of records.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Census {
     /// All.
     pub total: Count,
     /// By source.
     pub by_source: BTreeMap<String, Count>,
-    /// By the year (UTC) of the event, where the source says one.
+    /// By the year (UTC) of the event, if the source gives one.
     pub by_year: BTreeMap<i64, Count>,
-    /// Without a time of the event.
+    /// Records without an event time.
     pub undated: Count,
 }
 
-/// One buffer at its newest change.
+/// One buffer at its newest revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BufferCensus {
     /// The policy.
     pub policy: &'static str,
-    /// How much it may hold, where that is limited.
+    /// Its capacity, if it has one.
     pub capacity: Option<String>,
-    /// Its newest change.
-    pub change: Change,
-    /// Up to which seq of each shard it had seen the stream then.
+    /// Its newest revision.
+    pub revision: Revision,
+    /// The last seq of each shard that its policy had seen.
     pub seen: Seen,
     /// Its members.
     pub members: Census,
@@ -50,7 +50,7 @@ pub struct BufferCensus {
     pub removed: Count,
 }
 
-/// What a library knows.
+/// Statistics of a library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inspection {
     /// The version of `records`.
@@ -85,10 +85,10 @@ impl Census {
     }
 }
 
-/// Counts what the buffers hold.
+/// Computes the statistics.
 ///
 /// # Errors
-/// Where a buffer's changes contradict each other.
+/// A buffer's changes are inconsistent.
 pub fn inspect(library: &mut Library) -> Result<Inspection> {
     let mut buffers = BTreeMap::new();
     for name in library.buffers().keys().cloned().collect::<Vec<_>>() {
@@ -96,8 +96,8 @@ pub fn inspect(library: &mut Library) -> Result<Inspection> {
         let Some(follow) = library.buffers().get(&name) else { continue };
         let mut census = BufferCensus {
             policy: follow.spec().entry.name,
-            capacity: follow.spec().recipe.capacity().map(|capacity| capacity.to_string()),
-            change: members.change(),
+            capacity: follow.spec().config.capacity().map(|capacity| capacity.to_string()),
+            revision: members.revision(),
             seen: follow.log().seen().clone(),
             members: Census::default(),
             removed: Count::default(),
@@ -117,7 +117,7 @@ pub fn inspect(library: &mut Library) -> Result<Inspection> {
 
 /// The year (UTC, proleptic Gregorian) of a time in microseconds since 1970.
 ///
-/// Years begin in March here, so that the leap day is the last of a year: Howard Hinnant,
+/// The computation uses years that start in March, so that the leap day is a year's last day: Howard Hinnant,
 /// "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
 fn year_of(time: i64) -> i64 {
     let days = time.div_euclid(86_400_000_000) + 719_468;

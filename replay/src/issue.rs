@@ -1,14 +1,14 @@
-//! Who serves chooses tickets: which version, and which change of each buffer.
+//! Who serves chooses tickets: which version, and which revision of each buffer.
 
 use std::collections::BTreeMap;
 
-use perennial_schemas::id::{Change, Seq, Step, Version};
+use perennial_schemas::id::{Revision, Seq, Step, Version};
 use perennial_schemas::wire::{Cursor, Ticket, WIRE_FORMAT};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::{Log, Seen};
-use crate::index::Limits;
-use crate::plan::{Horizon, Order, Plan};
+use crate::index::HighWaterMarks;
+use crate::plan::{Order, Plan, VisibleUntil};
 
 /// Where a job stands when it asks for its next batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,20 +24,25 @@ pub struct Request {
     pub row: u64,
     /// Where its new text goes on.
     #[serde(default)]
-    pub fresh: Cursor,
+    pub new_text: Cursor,
 }
 
 impl Request {
     /// Of a job that begins at the start of the stream.
     #[must_use]
     pub fn first(job: &str) -> Self {
-        Self { job: job.to_owned(), step: Step(0), row: 0, fresh: Cursor::new() }
+        Self { job: job.to_owned(), step: Step(0), row: 0, new_text: Cursor::new() }
     }
 
     /// For what comes after a ticket that [`following`](crate::batch::following) made.
     #[must_use]
     pub fn of(ticket: &Ticket) -> Self {
-        Self { job: ticket.job.clone(), step: ticket.step, row: ticket.row, fresh: ticket.fresh.clone() }
+        Self {
+            job: ticket.job.clone(),
+            step: ticket.step,
+            row: ticket.row,
+            new_text: ticket.new_text.clone(),
+        }
     }
 }
 
@@ -56,37 +61,38 @@ pub enum Issued {
 
 /// Whether a buffer that had seen this much may be drawn from.
 ///
-/// With [`Horizon::Cursor`] it may know nothing that the job has not wholly read: of every shard at
+/// With [`VisibleUntil::Cursor`] it may know nothing that the job has not wholly read: of every shard at
 /// most what lies before the cursor. A job in permuted order is at no place of the stream: then only
 /// the empty buffer will do.
 #[must_use]
-pub fn allows(plan: &Plan, limits: &Limits, cursor: &Cursor, seen: &Seen) -> bool {
+pub fn allows(plan: &Plan, marks: &HighWaterMarks, cursor: &Cursor, seen: &Seen) -> bool {
     let before = |next: Option<Seq>, seq: &Seq| next.is_some_and(|next| *seq < next);
-    let in_store = seen.iter().all(|(shard, seq)| before(limits.get(shard).copied(), seq));
+    let in_store = seen.iter().all(|(shard, seq)| before(marks.get(shard).copied(), seq));
     let read = || seen.iter().all(|(shard, seq)| before(cursor.get(shard).map(|place| place.seq), seq));
     in_store
-        && match (plan.horizon, plan.order) {
-            (Horizon::Store, _) => true,
-            (Horizon::Cursor, Order::Stream) => read(),
-            (Horizon::Cursor, Order::Permuted) => false,
+        && match (plan.visible_until, plan.order) {
+            (VisibleUntil::Store, _) => true,
+            (VisibleUntil::Cursor, Order::Stream) => read(),
+            (VisibleUntil::Cursor, Order::Permuted) => false,
         }
 }
 
-/// The ticket for a request at `records`, whose limits are `limits`: with the newest change of each
+/// The ticket for a request at `records`, whose marks are `marks`: with the newest revision of each
 /// buffer that [`allows`] admits.
 #[must_use]
 pub fn ticket<'a>(
     plan: &Plan,
     request: &Request,
     records: Version,
-    limits: &Limits,
+    marks: &HighWaterMarks,
     log: impl Fn(&str) -> Option<&'a Log>,
 ) -> Ticket {
-    let change = |name: &str| {
-        log(name).map_or(Change(0), |log| log.newest_where(|seen| allows(plan, limits, &request.fresh, seen)))
+    let revision = |name: &str| {
+        log(name)
+            .map_or(Revision(0), |log| log.newest_where(|seen| allows(plan, marks, &request.new_text, seen)))
     };
-    let buffers: BTreeMap<String, Change> =
-        plan.mix.buffers().map(|name| (name.to_owned(), change(name))).collect();
+    let buffers: BTreeMap<String, Revision> =
+        plan.mix.buffers().map(|name| (name.to_owned(), revision(name))).collect();
     Ticket {
         format: WIRE_FORMAT,
         job: request.job.clone(),
@@ -96,6 +102,6 @@ pub fn ticket<'a>(
         config: plan.digest(),
         seed: plan.job_seed(&request.job),
         row: request.row,
-        fresh: request.fresh.clone(),
+        new_text: request.new_text.clone(),
     }
 }

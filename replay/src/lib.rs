@@ -1,43 +1,43 @@
-//! Replay: what a training job reads of the stream. New text once, in order, to the token; between it,
-//! text drawn from buffers, so that what was learnt is not forgotten.
+//! Replay makes the batches of training jobs: new text of the stream once, in order, token by token, mixed
+//! with text drawn from buffers, so that a model does not forget what it learnt.
 //!
 //! ```text
 //! follow ──> buffer ──> mix ──> draw ──> pack ──> serve
 //! records    policy     rows    spans    batch
 //! ```
 //!
-//! [`records`] reads the store version by version into an [`index`]; [`follow`] offers it to each
-//! [`buffer`]'s policy and writes what enters and leaves; [`issue`] chooses a ticket for a job;
-//! [`batch`] evaluates it: [`mix`] says which rows are replayed, [`fresh`] reads new text, [`draw`]
-//! draws from a buffer, [`tokenise`] and [`pack`] make rows of it. [`serve`] answers many clients,
-//! a [`client`] asks it, [`note`] writes what was served, [`receive`] what trainers say back.
+//! [`records`] reads the store version by version into an [`index`]; [`follow`] offers the records to each
+//! [`buffer`]'s policy and writes its admissions and evictions; [`issue`] chooses a ticket for a job;
+//! [`batch`] evaluates it: [`mix`] decides which rows are replayed, [`new_text`] reads new text, [`draw`]
+//! draws from a buffer, [`tokenise`] and [`pack`] make rows. [`serve`] answers clients, [`client`] is one,
+//! [`draw_log`] records what was served, [`receive`] records the trainers' evaluations.
 //!
 //! # Invariants
-//! - A ticket gives the same bytes for ever, but for text that was removed, whose place is padding:
-//!   [`batch`] reads no clock, no environment, no unseeded number, and nothing of the store beyond what
-//!   the ticket names.
+//! - A ticket always gives the same bytes, except that removed text becomes padding: [`batch`] reads no
+//!   clock, no environment variable, no unseeded random number, and only those parts of the store that the
+//!   ticket names.
 //! - Every token of the stream that a plan uses is delivered to a job exactly once, in order.
-//! - With `horizon = "cursor"` no batch holds text from beyond the place where its job reads.
-//! - Buffers, index and cache are functions of the store and a seed: all can be thrown away.
-//! - No text is ever changed.
+//! - With `visible_until = "cursor"` no batch holds text from after the job's position in the stream.
+//! - Buffers, index and cache are functions of the store and a seed: all can be deleted and rebuilt.
+//! - Text is never changed.
 //!
 //! # Where to start
-//! [`batch`]; then [`library`], which opens a store and ties it all together.
+//! [`batch`]; then [`library`], which opens a store and connects the parts.
 
 pub mod batch;
 pub mod buffer;
 pub mod client;
 pub mod config;
 pub mod draw;
+pub mod draw_log;
 pub mod error;
 pub mod follow;
-pub mod fresh;
 pub mod index;
 pub mod inspect;
 pub mod issue;
 pub mod library;
 pub mod mix;
-pub mod note;
+pub mod new_text;
 pub mod pack;
 pub mod plan;
 pub mod receive;

@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use perennial_program::config::Bytes;
-use perennial_schemas::id::{Change, Seq, Shard, Version, check_name};
+use perennial_schemas::id::{Revision, Seq, Shard, Version, check_name};
 use perennial_schemas::table::column::unpack_u32;
 use perennial_schemas::table::records::View as Rows;
 use perennial_schemas::wire::{Batch, Ticket};
 use perennial_store::Store;
 use rayon::prelude::*;
 
-use crate::batch::{self, Outline, Outlined, View};
+use crate::batch::{self, BatchLayout, LayoutOutcome, View};
 use crate::buffer::Members;
 use crate::error::{ReplayError, Result};
 use crate::follow::{Follow, Progress};
-use crate::fresh::Permutation;
-use crate::index::{Index, Limits};
+use crate::index::{HighWaterMarks, Index};
 use crate::issue::{self, Issued, Request};
+use crate::new_text::Permutation;
 use crate::plan::{Order, Plan};
 use crate::records::Records;
 use crate::texts::Texts;
@@ -39,11 +39,11 @@ pub struct Library {
     laid: Option<Laid>,
 }
 
-/// The outline of a ticket, and the tokens that were read for it: those it needed, or all it holds.
+/// The layout of a ticket, and the tokens that were read for it: those it needed, or all it holds.
 #[derive(Debug)]
 struct Laid {
     ticket: Ticket,
-    outline: Arc<Outline>,
+    layout: Arc<BatchLayout>,
     contents: Contents,
 }
 
@@ -53,15 +53,15 @@ type Failed = BTreeMap<(Shard, Seq), EncodeError>;
 /// What is known of the store at a ticket.
 struct Known {
     index: Arc<Index>,
-    limits: Arc<Limits>,
+    marks: Arc<HighWaterMarks>,
     members: BTreeMap<String, Arc<Members>>,
     permutation: Option<Arc<Permutation>>,
 }
 
 impl Known {
     fn view(&self) -> View<'_> {
-        let Self { index, limits, members, permutation } = self;
-        View { index, limits, members, permutation: permutation.as_ref() }
+        let Self { index, marks, members, permutation } = self;
+        View { index, marks, members, permutation: permutation.as_ref() }
     }
 }
 
@@ -142,7 +142,7 @@ impl Library {
         &self.buffers
     }
 
-    /// The members of a buffer at its newest change.
+    /// The members of a buffer at its newest revision.
     ///
     /// # Errors
     /// Where the buffer's changes contradict each other, or the plan has no such buffer.
@@ -151,10 +151,10 @@ impl Library {
         self.members(buffer, newest)
     }
 
-    fn members(&mut self, buffer: &str, asked: Change) -> Result<Arc<Members>> {
+    fn members(&mut self, buffer: &str, asked: Revision) -> Result<Arc<Members>> {
         match self.buffers.get_mut(buffer) {
             Some(follow) => follow.members(asked),
-            None => Err(ReplayError::NoChange { buffer: buffer.to_owned(), asked, newest: Change(0) }),
+            None => Err(ReplayError::NoRevision { buffer: buffer.to_owned(), asked, newest: Revision(0) }),
         }
     }
 
@@ -163,29 +163,29 @@ impl Library {
     /// # Errors
     /// A cursor that stands nowhere, and the store's errors.
     pub async fn ticket(&mut self, request: &Request) -> Result<Issued> {
-        let (version, limits) = (self.records.version(), self.records.limits());
-        let ticket = issue::ticket(&self.plan, request, version, &limits, |name| {
+        let (version, marks) = (self.records.version(), self.records.high_water_marks());
+        let ticket = issue::ticket(&self.plan, request, version, &marks, |name| {
             self.buffers.get(name).map(Follow::log)
         });
-        let outline = self.outline(&ticket).await?;
-        let enough = outline.missing == 0 || (self.plan.drain && outline.fresh > 0);
-        Ok(if enough { Issued::Ticket(ticket) } else { Issued::NotYet { missing: outline.missing } })
+        let layout = self.layout(&ticket).await?;
+        let enough = layout.missing == 0 || (self.plan.drain && layout.new_text > 0);
+        Ok(if enough { Issued::Ticket(ticket) } else { Issued::NotYet { missing: layout.missing } })
     }
 
     /// The batch that a ticket names.
     ///
     /// # Errors
-    /// A ticket that the plan refuses, a version that the store no longer keeps, a change that nobody
+    /// A ticket that the plan refuses, a version that the store no longer keeps, a revision that nobody
     /// made, and the store's errors.
     pub async fn batch(&mut self, ticket: &Ticket) -> Result<Batch> {
-        let outline = self.outline(ticket).await?;
+        let layout = self.layout(ticket).await?;
         let mut contents =
             self.laid.as_mut().map(|laid| std::mem::take(&mut laid.contents)).unwrap_or_default();
-        let records = outline.records();
+        let records = layout.records();
         let read = self.read(&mut contents, &records).await;
         let batch = read.and_then(|failed| {
             raise(failed, &records)?;
-            batch::fill(&outline, &self.plan, &contents)
+            batch::fill(&layout, &self.plan, &contents)
         });
         if let Some(laid) = &mut self.laid {
             laid.contents = contents;
@@ -198,51 +198,51 @@ impl Library {
     /// # Errors
     /// As [`Library::batch`].
     pub async fn after(&mut self, ticket: &Ticket) -> Result<Request> {
-        let outline = self.outline(ticket).await?;
-        Ok(Request::of(&batch::following(ticket, &self.plan, outline.after.clone())))
+        let layout = self.layout(ticket).await?;
+        Ok(Request::of(&batch::following(ticket, &self.plan, layout.after.clone())))
     }
 
-    /// The outline of a ticket, which then is the one laid out last.
-    async fn outline(&mut self, ticket: &Ticket) -> Result<Arc<Outline>> {
+    /// The layout of a ticket, which then is the one laid out last.
+    async fn layout(&mut self, ticket: &Ticket) -> Result<Arc<BatchLayout>> {
         let known = |laid: &&Laid| laid.ticket == *ticket;
         if let Some(laid) = self.laid.as_ref().filter(known) {
-            return Ok(Arc::clone(&laid.outline));
+            return Ok(Arc::clone(&laid.layout));
         }
         self.plan.check(ticket)?;
         let known = self.known(ticket).await?;
         let (mut contents, mut failed) = (Contents::new(), Failed::new());
-        let outline = loop {
-            match batch::outline(ticket, &self.plan, known.view(), &contents)? {
-                Outlined::Whole(outline) => break Arc::new(outline),
-                Outlined::Unread(places) => {
+        let layout = loop {
+            match batch::layout(ticket, &self.plan, known.view(), &contents)? {
+                LayoutOutcome::Whole(layout) => break Arc::new(layout),
+                LayoutOutcome::Unread(places) => {
                     failed.extend(self.read(&mut contents, &places).await?);
-                    // As if removed: such a record is in the outline where, and only where, it is needed.
+                    // As if removed: such a record is in the layout where, and only where, it is needed.
                     contents.extend(failed.keys().map(|place| (place.clone(), None)));
                 }
             }
         };
         contents.retain(|place, _| !failed.contains_key(place));
-        raise(failed, &outline.records())?;
-        self.laid = Some(Laid { ticket: ticket.clone(), outline: Arc::clone(&outline), contents });
-        Ok(outline)
+        raise(failed, &layout.records())?;
+        self.laid = Some(Laid { ticket: ticket.clone(), layout: Arc::clone(&layout), contents });
+        Ok(layout)
     }
 
     async fn known(&mut self, ticket: &Ticket) -> Result<Known> {
-        let (index, limits) = self.records.at(ticket.records).await?;
+        let (index, marks) = self.records.at(ticket.records).await?;
         let mut members = BTreeMap::new();
-        for (buffer, change) in &ticket.buffers {
-            members.insert(buffer.clone(), self.members(buffer, *change)?);
+        for (buffer, revision) in &ticket.buffers {
+            members.insert(buffer.clone(), self.members(buffer, *revision)?);
         }
         let permutation = match (&self.permutation, self.plan.order) {
             (_, Order::Stream) => None,
             (Some((version, permutation)), _) if *version == ticket.records => Some(Arc::clone(permutation)),
             _ => {
-                let permutation = Arc::new(Permutation::new(&self.plan, &index, &limits));
+                let permutation = Arc::new(Permutation::new(&self.plan, &index, &marks));
                 self.permutation = Some((ticket.records, Arc::clone(&permutation)));
                 Some(permutation)
             }
         };
-        Ok(Known { index, limits, members, permutation })
+        Ok(Known { index, marks, members, permutation })
     }
 
     /// Adds the tokens of these records to `contents`, of their texts as the newest version has them:

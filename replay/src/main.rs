@@ -1,4 +1,4 @@
-//! `perennial-replay`: serves batches, and looks at a store's buffers and at what a job would get.
+//! `perennial-replay`: serves batches, and shows a store's buffers and the batches that a job would get.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -20,8 +20,8 @@ use perennial_replay::tokenise::Tokenizer;
 use perennial_schemas::wire::{Batch, Ticket};
 use perennial_store::Store;
 
-/// Keeps buffers of past text and makes batches that mix new and replayed text, bit for bit the same
-/// for the same ticket.
+/// Maintains buffers of past text and makes batches that mix new and replayed text; the same ticket always
+/// gives the same bytes.
 #[derive(Debug, Parser)]
 #[command(name = "perennial-replay", version, arg_required_else_help = true)]
 struct Cli {
@@ -37,28 +37,28 @@ struct Cli {
 enum Command {
     /// Print the first batches that a job would get, or the batch of a ticket.
     Sample {
-        /// The job: its name seeds its draws.
+        /// The job's name, which seeds its draws.
         #[arg(long, default_value = "sample")]
         job: String,
-        /// How many batches, from the start of the stream.
+        /// Number of batches, from the start of the stream.
         #[arg(long, default_value_t = 1)]
         steps: u64,
-        /// A ticket, as JSON, instead.
+        /// A ticket as JSON; its batch is printed instead.
         #[arg(long, conflicts_with_all = ["job", "steps"])]
         ticket: Option<String>,
-        /// Print tickets and digests alone.
+        /// Print only tickets and digests.
         #[arg(long)]
         digests: bool,
     },
-    /// Print what each buffer holds, by source and by decade.
+    /// Print the content of each buffer by source and by decade.
     Inspect {
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Serve tickets and batches over HTTP and Arrow Flight until SIGTERM.
     Serve,
-    /// Look at the configuration without running anything.
+    /// Show or check the configuration without running anything.
     #[command(subcommand)]
     Config(ConfigCommand),
 }
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
             (Command::Config(command), _) => return command.run(&loaded),
             (Command::Serve, Some(plan)) => return serve(&loaded.value, plan, stop).await,
             (_, Some(plan)) => open(&loaded.value, plan).await?,
-            // `plan` is there wherever it has no problem to tell.
+            // `plan` is `None` only if it reported a problem.
             (_, None) => return Ok(()),
         };
         match &cli.command {
@@ -100,7 +100,7 @@ async fn open(config: &Config, plan: Plan) -> Result<Library, Failure> {
 
 async fn serve(config: &Config, plan: Plan, stop: Stop) -> Result<(), Failure> {
     let store = open_store(config).await?;
-    // A taken port is said at once, not after the store was read.
+    // A port in use is reported at once, before the store is read.
     let listeners = serve::listen(&config.serve).await?;
     let library = tokio::select! {
         biased;
@@ -141,7 +141,7 @@ async fn show(library: &mut Library, ticket: &Ticket, digests: bool) -> Result<(
     Ok(())
 }
 
-/// Characters of a row's text that are shown.
+/// Number of characters of a span's text to print.
 const SHOWN: usize = 96;
 
 fn describe(batch: &Batch, tokenizer: &Tokenizer, text: &mut String) -> Result<(), ReplayError> {
@@ -184,7 +184,8 @@ fn summarise(inspection: &Inspection) -> String {
     census(&mut text, "the stream", &inspection.stream);
     for (name, buffer) in &inspection.buffers {
         let capacity = buffer.capacity.as_deref().unwrap_or("no limit");
-        let _ = writeln!(text, "\nbuffer {name}: {} ({capacity}), change {}", buffer.policy, buffer.change);
+        let _ =
+            writeln!(text, "\nbuffer {name}: {} ({capacity}), revision {}", buffer.policy, buffer.revision);
         census(&mut text, "holds", &buffer.members);
         if buffer.removed.records > 0 {
             let _ = writeln!(text, "  removed from the store since: {} records", buffer.removed.records);

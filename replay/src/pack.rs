@@ -1,4 +1,4 @@
-//! Rows of T tokens from pieces of records.
+//! Rows of T tokens from segments of records.
 //!
 //! ```text
 //! row      | end of record 4 | record 5, whole      | begin of record 6 |
@@ -7,8 +7,8 @@
 //! mask       1 .. (1)          1   1  ..    1         1   1  1  1
 //! ```
 //!
-//! Every input of a piece has a target in its own record, so every one counts. What no piece holds,
-//! and what a removed record held, is padding with mask false.
+//! Every input of a segment has a target in its own record, so every prediction counts. Tokens outside of
+//! segments and tokens of a removed record are padding with mask false.
 
 use perennial_schemas::id::{RecordId, Seq, Shard};
 use perennial_schemas::wire::{BatchRow, Span};
@@ -17,24 +17,24 @@ use crate::error::{ReplayError, Result};
 use crate::index::Record;
 use crate::tokenise::{Contents, Tokenizer};
 
-/// A piece of a record: tokens `first .. first + tokens` of it.
+/// A segment of a record: tokens `first .. first + tokens` of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
+pub struct Segment {
     /// The record's shard.
     pub shard: Shard,
-    /// Its place in the shard.
+    /// Its seq in the shard.
     pub seq: Seq,
     /// The id of its text.
     pub id: RecordId,
     /// Bytes of its text.
     pub bytes: u64,
-    /// The piece's first token in the record.
+    /// The segment's first token in the record.
     pub first: u64,
-    /// How many tokens it has, at least 1.
+    /// Number of tokens, at least 1.
     pub tokens: u64,
 }
 
-impl Piece {
+impl Segment {
     /// These tokens of a record.
     #[must_use]
     pub fn of(shard: &Shard, record: &Record, first: u64, tokens: u64) -> Self {
@@ -49,37 +49,45 @@ pub struct PlannedRow {
     pub row: u64,
     /// The buffer it was drawn from; `None` for new text.
     pub buffer: Option<String>,
-    /// Its pieces, in order, of at most T tokens together.
-    pub pieces: Vec<Piece>,
+    /// Its segments, in order, with a total of at most T tokens.
+    pub segments: Vec<Segment>,
 }
 
-/// Writes the tokens of a row. `contents` has the tokens of its records; what it has not was removed.
+/// A position in a row as the wire has it.
+#[expect(clippy::expect_used, reason = "the configuration limits a row to 2^20 tokens")]
+fn position(index: usize) -> u32 {
+    u32::try_from(index).expect("a row has at most 2^20 tokens")
+}
+
+/// Writes the tokens of a row. `contents` has the tokens of its records; a record that is not in it was
+/// removed.
 ///
 /// # Errors
-/// [`ReplayError::Inconsistent`] when a text is not as long as its record says.
+/// [`ReplayError::Inconsistent`] if a text does not have the size that its record states.
 pub fn fill(row: &PlannedRow, length: usize, tokenizer: &Tokenizer, contents: &Contents) -> Result<BatchRow> {
     let mut tokens = vec![tokenizer.pad(); length];
     let mut targets = tokens.clone();
     let mut mask = vec![false; length];
-    let mut spans = Vec::with_capacity(row.pieces.len());
+    let mut spans = Vec::with_capacity(row.segments.len());
     let mut start = 0;
-    for piece in &row.pieces {
-        let end = start + usize::try_from(piece.tokens).unwrap_or(usize::MAX).min(length - start);
-        let content = contents.get(&(piece.shard.clone(), piece.seq)).and_then(Option::as_ref);
+    for segment in &row.segments {
+        let end = start + segment.tokens.min((length - start) as u64) as usize;
+        let content = contents.get(&(segment.shard.clone(), segment.seq)).and_then(Option::as_ref);
         spans.push(Span {
-            start: u32::try_from(start).unwrap_or(u32::MAX),
-            tokens: u32::try_from(end - start).unwrap_or(u32::MAX),
-            shard: piece.shard.clone(),
-            seq: piece.seq,
-            id: piece.id,
-            first_token: piece.first,
+            start: position(start),
+            tokens: position(end - start),
+            shard: segment.shard.clone(),
+            seq: segment.seq,
+            id: segment.id,
+            first_token: segment.first,
             erased: content.is_none(),
         });
-        let room = (tokens.get_mut(start..end), targets.get_mut(start..end), mask.get_mut(start..end));
-        if let (Some(tokens), (Some(inputs), Some(targets), Some(mask))) = (content, room) {
-            let written = tokens.copy(piece.first, inputs, targets);
-            if tokens.text_bytes() != piece.bytes || written != inputs.len() {
-                let (seq, shard, found, bytes) = (piece.seq, &piece.shard, tokens.text_bytes(), piece.bytes);
+        let slices = (tokens.get_mut(start..end), targets.get_mut(start..end), mask.get_mut(start..end));
+        if let (Some(tokens), (Some(inputs), Some(targets), Some(mask))) = (content, slices) {
+            let written = tokens.copy(segment.first, inputs, targets);
+            if tokens.text_bytes() != segment.bytes || written != inputs.len() {
+                let (seq, shard, found, bytes) =
+                    (segment.seq, &segment.shard, tokens.text_bytes(), segment.bytes);
                 let why =
                     format!("the text of record {seq} of shard `{shard}` has {found} bytes, not {bytes}");
                 return Err(ReplayError::Inconsistent { table: "records", why });

@@ -1,4 +1,4 @@
-//! All that decides what a job reads, checked once: the config in the form the rest works with.
+//! The reading plan: the checked configuration that determines what a job reads.
 
 use std::collections::BTreeMap;
 
@@ -14,31 +14,30 @@ use crate::error::{ReplayError, Result};
 use crate::mix::Mix;
 use crate::tokenise::Tokenizer;
 
-/// In which order new text comes.
+/// The order of new text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// As it was read: by seq, shards side by side.
+    /// The order of ingest: by seq, with the shards interleaved.
     #[default]
     Stream,
-    /// A keyed permutation of all kept records: what a model could learn without any drift. It is a
-    /// ceiling to compare with, not a way to follow a stream: the store should be complete.
+    /// A keyed permutation of all kept records: training without drift. It is a bound for comparisons, not a
+    /// way to follow a stream; the store should be complete.
     Permuted,
 }
 
-/// How much of the stream a buffer may know when a batch is drawn.
+/// The part of the stream that a buffer may have seen when a batch is drawn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Horizon {
-    /// What the policy held when the stream stood where the job reads: nothing from its future,
-    /// though the store may hold it already.
+pub enum VisibleUntil {
+    /// The stream up to the job's position: no text from the job's future, even if the store already has it.
     #[default]
     Cursor,
-    /// What the policy holds of all that is in the store.
+    /// The whole store.
     Store,
 }
 
-/// What a job reads and how. [`Plan::digest`] names all of it that reaches a batch.
+/// What a job reads and how. [`Plan::digest`] covers every part that affects a batch.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The seed of buffers, thinning and permutation, and the parent of every job's.
@@ -47,30 +46,30 @@ pub struct Plan {
     pub rows: u32,
     /// Tokens of a row: T.
     pub length: usize,
-    /// How text becomes tokens.
+    /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// In which order new text comes.
+    /// The order of new text.
     pub order: Order,
-    /// The share of new records that is used: those with unit(hash(id)) below it.
+    /// The share of new records to use: those with unit(hash(id)) below it.
     pub keep: Share,
-    /// The share of rows for each buffer.
+    /// The share of rows of each buffer.
     pub mix: Mix,
-    /// Every buffer that is kept, by name; those of the mix are among them.
+    /// Every buffer, by name, including those of the mix.
     pub buffers: BTreeMap<String, Spec>,
-    /// How many seqs of a shard are offered to the policies at a time.
+    /// Seqs of a shard that are offered to the policies at a time.
     pub block: u64,
-    /// How much of the stream a buffer may know.
-    pub horizon: Horizon,
-    /// Whether a batch is issued though the stream has not enough new text to fill it.
+    /// The part of the stream that a buffer may have seen.
+    pub visible_until: VisibleUntil,
+    /// Whether a batch is issued even if the stream does not have enough new text to fill it.
     pub drain: bool,
 }
 
 impl Plan {
-    /// Digest of everything here that a batch depends on beside the ticket and the store, 32
+    /// Digest of everything in the plan that a batch depends on, in addition to the ticket and the store; 32
     /// hexadecimal digits.
     ///
-    /// `horizon` and `drain` are not in it: they choose tickets, and a ticket that was issued stays
-    /// what it is.
+    /// It excludes `visible_until` and `drain`: they affect which tickets are issued, not the batch of a
+    /// ticket.
     #[must_use]
     pub fn digest(&self) -> String {
         let buffers: BTreeMap<&str, String> = self
@@ -99,11 +98,11 @@ impl Plan {
         self.seed.child("job").child(job)
     }
 
-    /// Refuses a ticket that this plan cannot give the bytes of.
+    /// Refuses a ticket that this plan cannot evaluate.
     ///
     /// # Errors
-    /// [`WireError::Format`], [`ReplayError::OtherConfig`] (the digests differ), or
-    /// [`ReplayError::Ticket`] when it does not name a change of exactly the buffers of the mix.
+    /// [`WireError::Format`], [`ReplayError::OtherConfig`] (the digests differ), or [`ReplayError::Ticket`]
+    /// if it does not name a revision of exactly the buffers of the mix.
     pub fn check(&self, ticket: &Ticket) -> Result<()> {
         if ticket.format != WIRE_FORMAT {
             return Err(WireError::Format { found: ticket.format }.into());
@@ -118,7 +117,7 @@ impl Plan {
             let drawn: Vec<&str> = self.mix.buffers().collect();
             return Err(refused(
                 ticket,
-                format!("it names changes of {named:?}, the mix draws from {drawn:?}"),
+                format!("it names revisions of {named:?}, the mix draws from {drawn:?}"),
             ));
         }
         Ok(())

@@ -1,7 +1,7 @@
-//! Receives what trainers say about their models, and writes it, once per step and job.
+//! Receives the trainers' evaluations and writes them once per step and job.
 //!
-//! A trainer that was killed and resumed says the same again; the fence `evaluations/<job>/<series>`,
-//! which holds the last step received plus one, makes that a no-op.
+//! A trainer that was killed and resumed sends the same evaluations again; the fence
+//! `evaluations/<job>/<series>`, which holds the last received step plus one, makes that a no-op.
 
 use perennial_schemas::id::{Step, Version, check_name};
 use perennial_schemas::table::evaluations::{Builder, Row};
@@ -26,26 +26,26 @@ pub struct Evaluation {
     pub nats: f64,
     /// Tokens predicted.
     pub predicted: u64,
-    /// Bytes of text they are.
+    /// Bytes of their text.
     pub bytes: u64,
 }
 
-/// What became of evaluations that were sent. Over the wire `{"written": version}` or `"before"`.
+/// The result of receiving evaluations. Over the wire `{"written": version}` or `"before"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Received {
-    /// They are in the store since this version of `evaluations`.
+    /// They were written as this version of `evaluations`.
     Written(Version),
-    /// Those of this step, or of a later one, were received before.
+    /// This step or a later one was already received.
     Before,
 }
 
-/// Writes the evaluations of `job` at `step`, after `tokens` tokens were learnt. Steps rise within a
-/// `series`: those along the way are one, those of averaged weights at the end another.
+/// Writes the evaluations of `job` at `step`, after `tokens` trained tokens. Steps ascend within a `series`:
+/// the evaluations during a job are one series, those of averaged weights at its end another.
 ///
 /// # Errors
-/// A job name that is none ([`perennial_schemas::id::IdError`]); a store that cannot be written; a conflict
-/// where another process receives for the same job.
+/// An invalid name ([`perennial_schemas::id::IdError`]); a store that cannot be written; a conflict with
+/// another process that receives for the same job.
 pub async fn evaluations(
     store: &Store,
     job: &str,

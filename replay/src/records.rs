@@ -1,7 +1,7 @@
 //! The kept records of a store, version by version.
 //!
 //! One [`Index`] holds the newest version; because records are only ever added at the end of their
-//! shard, an older version is the same index below its own [`Limits`]. Where an erase or another
+//! shard, an older version is the same index below its own [`HighWaterMarks`]. Where an erase or another
 //! rewrite lies in between, that version is read from the store as it was: an old ticket keeps its shape.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use perennial_store::follow::{Follower, News};
 use perennial_store::{Scan, Store};
 
 use crate::error::{ReplayError, Result};
-use crate::index::{Index, Limits, Record};
+use crate::index::{HighWaterMarks, Index, Record};
 
 /// What the index is made of, beside what every row has.
 const COLUMNS: &[&str] = &["seq", "origin", "event_time", "id", "passages"];
@@ -24,17 +24,17 @@ const COLUMNS: &[&str] = &["seq", "origin", "event_time", "id", "passages"];
 /// Without what only a record's use needs.
 const PLACES: &[&str] = &["seq"];
 
-/// Versions that were read one by one whose limits are held.
+/// Versions that were read one by one whose marks are held.
 const FOLLOWED: usize = 4096;
 
 /// Versions before those that are held at once.
 const OLDER: usize = 4;
 
-/// What a version had: the newest index below its limits, or an index of its own.
+/// What a version had: the newest index below its marks, or an index of its own.
 #[derive(Debug, Clone)]
 struct Older {
     version: Version,
-    limits: Arc<Limits>,
+    marks: Arc<HighWaterMarks>,
     index: Option<Arc<Index>>,
 }
 
@@ -45,8 +45,8 @@ pub struct Records {
     follower: Follower,
     version: Version,
     index: Arc<Index>,
-    /// The limits from each version on at which they changed, since the newest rewrite or the open.
-    history: BTreeMap<Version, Arc<Limits>>,
+    /// The marks from each version on at which they changed, since the newest rewrite or the open.
+    history: BTreeMap<Version, Arc<HighWaterMarks>>,
     older: Vec<Older>,
     rewrites: u64,
     /// A version that was seen and is still to be read as a whole.
@@ -62,7 +62,7 @@ impl Records {
         let version = store.version(Table::Records).await?;
         let follower = Follower::new(store, Table::Records, Some(version), Some(COLUMNS)).await?;
         let index = read(store, version).await?;
-        let history = [(version, Arc::new(index.limits()))].into();
+        let history = [(version, Arc::new(index.high_water_marks()))].into();
         let (store, index) = (store.clone(), Arc::new(index));
         Ok(Self { store, follower, version, index, history, older: Vec::new(), rewrites: 0, unread: None })
     }
@@ -82,7 +82,7 @@ impl Records {
                     // Nobody else holds it between two calls, so nothing is copied.
                     extend(Arc::make_mut(&mut self.index), &batches)?;
                     self.unread = None;
-                    self.history.insert(version, Arc::new(self.index.limits()));
+                    self.history.insert(version, Arc::new(self.index.high_water_marks()));
                     if self.history.len() > FOLLOWED {
                         self.history.pop_first();
                     }
@@ -102,7 +102,7 @@ impl Records {
     async fn reread(&mut self) -> Result<()> {
         let Some(version) = self.unread else { return Ok(()) };
         self.index = Arc::new(read(&self.store, version).await?);
-        self.history = [(version, Arc::new(self.index.limits()))].into();
+        self.history = [(version, Arc::new(self.index.high_water_marks()))].into();
         self.older.clear();
         self.rewrites += 1;
         self.version = version;
@@ -128,23 +128,23 @@ impl Records {
         &self.index
     }
 
-    /// The newest version's limits.
+    /// The newest version's marks.
     #[must_use]
-    pub fn limits(&self) -> Arc<Limits> {
-        self.history.last_key_value().map(|(_, limits)| Arc::clone(limits)).unwrap_or_default()
+    pub fn high_water_marks(&self) -> Arc<HighWaterMarks> {
+        self.history.last_key_value().map(|(_, marks)| Arc::clone(marks)).unwrap_or_default()
     }
 
-    /// The records of any version up to the newest: an index, and the limits below which it counts.
+    /// The records of any version up to the newest: an index, and the marks below which it counts.
     ///
     /// # Errors
     /// [`ReplayError::NoVersion`] for a version that was not read yet, the store's own error for
     /// one that it no longer keeps.
-    pub async fn at(&mut self, version: Version) -> Result<(Arc<Index>, Arc<Limits>)> {
+    pub async fn at(&mut self, version: Version) -> Result<(Arc<Index>, Arc<HighWaterMarks>)> {
         if version > self.version {
             return Err(ReplayError::NoVersion { asked: version, newest: self.version });
         }
-        if let Some((_, limits)) = self.history.range(..=version).next_back() {
-            return Ok((Arc::clone(&self.index), Arc::clone(limits)));
+        if let Some((_, marks)) = self.history.range(..=version).next_back() {
+            return Ok((Arc::clone(&self.index), Arc::clone(marks)));
         }
         let known = self.older.iter().find(|older| older.version == version).cloned();
         let older = match known {
@@ -152,7 +152,7 @@ impl Records {
             None => self.read_older(version).await?,
         };
         let index = older.index.unwrap_or_else(|| Arc::clone(&self.index));
-        Ok((index, older.limits))
+        Ok((index, older.marks))
     }
 
     async fn read_older(&mut self, version: Version) -> Result<Older> {
@@ -170,9 +170,9 @@ impl Records {
         };
         // Records are only added at the end or removed: as many are the same ones.
         let same = counts.iter().all(kept_since);
-        let limits = Arc::new(counts.into_iter().map(|(shard, (limit, _))| (shard, limit)).collect());
+        let marks = Arc::new(counts.into_iter().map(|(shard, (limit, _))| (shard, limit)).collect());
         let index = if same { None } else { Some(Arc::new(read(&self.store, version).await?)) };
-        let older = Older { version, limits, index };
+        let older = Older { version, marks, index };
         if self.older.len() == OLDER {
             self.older.remove(0);
         }

@@ -1,4 +1,4 @@
-//! What several modules' tests need: a store in a folder of its own, its readings, and a plan.
+//! Helpers of several modules' tests: a store in its own folder, its readings, and a plan.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::buffer::{Capacity, Spec, reservoir};
 use crate::library::Library;
 use crate::mix::Mix;
-use crate::plan::{Horizon, Order, Plan};
+use crate::plan::{Order, Plan, VisibleUntil};
 use crate::tokenise::Tokenizer;
 
 /// An empty store whose clock stands at `now`.
@@ -35,8 +35,8 @@ pub(crate) fn shard(name: &str) -> Shard {
 
 /// The text of a reading: its own, of a length that varies, but some repeat the text of three before.
 pub(crate) fn text(name: &str, seq: i64) -> String {
-    let of = if seq % 11 == 10 { seq - 3 } else { seq };
-    format!("{name} {of} {}", "lorem ipsum ".repeat(usize::try_from(of % 7).unwrap()))
+    let repeated = if seq % 11 == 10 { seq - 3 } else { seq };
+    format!("{name} {repeated} {}", "lorem ipsum ".repeat(usize::try_from(repeated % 7).unwrap()))
 }
 
 /// What became of a reading.
@@ -66,7 +66,7 @@ impl World {
     pub(crate) async fn write(&mut self, name: &'static str, count: i64) {
         let first = self.next.get(name).copied().unwrap_or(0);
         let mut builder = Builder::new();
-        // A file's order is nobody's promise.
+        // The order of rows in a file is not guaranteed.
         for seq in (first..first + count).rev() {
             let text = text(name, seq);
             let id = xxh3_128(text.as_bytes()).to_be_bytes();
@@ -172,7 +172,7 @@ impl Drop for Blocked {
 /// The buffer `main` with a reservoir of this capacity.
 pub(crate) fn main_of(capacity: Capacity) -> Spec {
     let spec = Spec::read("main", &mut Settings::of("policy", "reservoir")).unwrap();
-    Spec { recipe: Arc::new(reservoir::of(capacity)), ..spec }
+    Spec { config: Arc::new(reservoir::of(capacity)), ..spec }
 }
 
 /// Three rows of 96 byte tokens, this share of them from a reservoir of twelve records.
@@ -187,7 +187,7 @@ pub(crate) fn plan(share: f64) -> Plan {
         mix: Mix::new([("main".to_owned(), Share::new(share).unwrap())]).unwrap(),
         buffers: [("main".to_owned(), main_of(Capacity::Records(12)))].into(),
         block: 8,
-        horizon: Horizon::Cursor,
+        visible_until: VisibleUntil::Cursor,
         drain: true,
     }
 }

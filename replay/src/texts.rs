@@ -7,20 +7,20 @@ use quick_cache::unsync::Cache;
 
 use crate::tokenise::Tokens;
 
-type Place = (Shard, Seq);
+type RecordKey = (Shard, Seq);
 
 /// About how many bytes an entry takes besides its tokens: its key and its share of the cache's tables.
 const ENTRY: usize = 200;
 
 /// A cache of records' tokens. Records that are read again stay longest.
 #[derive(Debug)]
-pub struct Texts(Cache<Place, Tokens, ByBytes>);
+pub struct Texts(Cache<RecordKey, Tokens, ByBytes>);
 
 #[derive(Debug, Clone, Copy)]
 struct ByBytes;
 
-impl Weighter<Place, Tokens> for ByBytes {
-    fn weight(&self, _: &Place, tokens: &Tokens) -> u64 {
+impl Weighter<RecordKey, Tokens> for ByBytes {
+    fn weight(&self, _: &RecordKey, tokens: &Tokens) -> u64 {
         ENTRY.saturating_add(tokens.memory()) as u64
     }
 }
@@ -36,12 +36,12 @@ impl Texts {
     }
 
     /// The tokens of the record at a place, if they are in the cache.
-    pub fn get(&self, place: &Place) -> Option<Tokens> {
+    pub fn get(&self, place: &RecordKey) -> Option<Tokens> {
         self.0.get(place).cloned()
     }
 
     /// Keeps a record's tokens, if they fit into the cache at all.
-    pub fn insert(&mut self, place: Place, tokens: Tokens) {
+    pub fn insert(&mut self, place: RecordKey, tokens: Tokens) {
         self.0.insert(place, tokens);
     }
 
@@ -73,7 +73,7 @@ mod tests {
         ) {
             let mut texts = Texts::new(Bytes::new(LIMIT as u64));
             // What was inserted last at each place.
-            let mut twin: std::collections::BTreeMap<Place, Arc<str>> = Default::default();
+            let mut twin: std::collections::BTreeMap<RecordKey, Arc<str>> = Default::default();
             for (seq, length) in uses {
                 let place = ("main".parse().unwrap(), Seq(seq));
                 if let Some(found) = texts.get(&place) {
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn records_read_again_and_again_stay_while_others_are_read_once() {
         let mut texts = Texts::new(Bytes::new(LIMIT as u64));
-        let place = |seq| -> Place { ("main".parse().unwrap(), Seq(seq)) };
+        let place = |seq| -> RecordKey { ("main".parse().unwrap(), Seq(seq)) };
         let mut hits = 0;
         for round in 0..100 {
             for seq in (0..4).chain([1_000 + 2 * round, 1_001 + 2 * round]) {
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn text_larger_than_the_cache_is_not_kept() {
         let mut texts = Texts::new(Bytes::new(1_000));
-        let place: Place = ("main".parse().unwrap(), Seq(1));
+        let place: RecordKey = ("main".parse().unwrap(), Seq(1));
         texts.insert(place.clone(), Tokens::Bytes("x".repeat(801).into()));
         assert_eq!((texts.get(&place).is_none(), texts.0.weight()), (true, 0));
         texts.insert(place.clone(), Tokens::Bytes("abc".into()));

@@ -5,13 +5,12 @@
 //! target   b1  b2 ... bn  256     the target of the last byte is the boundary again
 //! ```
 //!
-//! so a model learns to end a record as well as to begin one, and every input has a target of its
-//! own record. Tokens of a record are numbered from 0, the boundary.
+//! so a model learns to begin and to end a record, and every input has a target in its own record. Tokens of
+//! a record are numbered from 0, the boundary.
 //!
-//! How many byte tokens a record has, its size says. How many tokens a [`Subword`] tokenizer makes
-//! of it, only its text says: it is read before a batch is laid out. What must not depend on any
-//! text (what a member weighs, where a draw falls, what a buffer may hold) counts byte tokens under
-//! every tokenizer.
+//! A record's size determines its number of byte tokens. Its number of [`Subword`] tokens depends on its
+//! text, which is therefore read before the layout of a batch. Everything that must not depend on text (a
+//! member's weight, the position of a draw, a buffer's capacity) counts byte tokens with every tokenizer.
 
 mod losses;
 mod subword;
@@ -24,13 +23,13 @@ use xxhash_rust::xxh3::xxh3_128;
 
 pub use subword::{EncodeError, Encoding, LoadError, Subword};
 
-/// How text becomes tokens. Cheap to clone; equal when the hashes are.
+/// A tokenizer. Cheap to clone; equal if the hashes are equal.
 #[derive(Debug, Clone, Default)]
 pub enum Tokenizer {
-    /// One token a byte of UTF-8, 0 to 255; 256 is the boundary, 257 the padding.
+    /// One token per byte of UTF-8, 0 to 255; 256 is the boundary, 257 the padding.
     #[default]
     Bytes,
-    /// A `tokenizer.json`. One special token of it is the boundary, and the padding too.
+    /// A `tokenizer.json`. One of its special tokens is both the boundary and the padding.
     Subword(Arc<Subword>),
 }
 
@@ -42,14 +41,14 @@ impl PartialEq for Tokenizer {
 
 impl Eq for Tokenizer {}
 
-/// Byte tokens of a record whose text has `bytes` bytes: those, and one for its boundary.
+/// Byte tokens of a record whose text has `bytes` bytes: one per byte, and one for the boundary.
 #[must_use]
 pub const fn byte_tokens(bytes: u64) -> u64 {
     bytes.saturating_add(1)
 }
 
 impl Tokenizer {
-    /// The largest token and one: rows that a model's embedding needs.
+    /// The largest token plus one: the number of rows of a model's embedding.
     #[must_use]
     pub fn vocabulary(&self) -> usize {
         match self {
@@ -58,7 +57,7 @@ impl Tokenizer {
         }
     }
 
-    /// The token before the first of a record, and the target of its last.
+    /// The token before a record's first one, and the target of its last one.
     #[must_use]
     pub fn boundary(&self) -> i32 {
         match self {
@@ -67,7 +66,7 @@ impl Tokenizer {
         }
     }
 
-    /// The token of a place that holds no text. Its mask is false, so it may be one that text has too.
+    /// The padding token. Its mask is false, so text may contain it too.
     #[must_use]
     pub fn pad(&self) -> i32 {
         match self {
@@ -76,7 +75,7 @@ impl Tokenizer {
         }
     }
 
-    /// What this tokenizer is, as 32 hexadecimal digits: part of every ticket's config digest.
+    /// The identity of this tokenizer, 32 hexadecimal digits: part of every ticket's config digest.
     #[must_use]
     pub fn hash(&self) -> String {
         match self {
@@ -88,10 +87,10 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a record's text, whose passages end at `passages`, in bytes, rising.
+    /// The tokens of a record's text; `passages` are the ends of its passages in bytes, ascending.
     ///
     /// # Errors
-    /// [`EncodeError`] for a text that the tokenizer has no tokens for.
+    /// [`EncodeError`] if the text cannot be tokenised.
     pub fn encode(&self, text: Arc<str>, passages: &[u32]) -> Result<Tokens, EncodeError> {
         match self {
             Self::Bytes => Ok(Tokens::Bytes(text)),
@@ -99,7 +98,7 @@ impl Tokenizer {
         }
     }
 
-    /// Tokens as a person reads them, boundaries left out.
+    /// The text of tokens, without boundaries.
     #[must_use]
     pub fn decode(&self, tokens: &[i32]) -> String {
         match self {
@@ -111,7 +110,7 @@ impl Tokenizer {
         }
     }
 
-    /// What is known of a record of `bytes` bytes before a batch is laid out.
+    /// What is known about a record of `bytes` bytes before the layout of a batch.
     #[must_use]
     pub fn known<'a>(&self, contents: &'a Contents, shard: &Shard, seq: Seq, bytes: u64) -> Known<'a> {
         match self {
@@ -125,7 +124,7 @@ impl Tokenizer {
     }
 }
 
-/// The tokens of the records that were read, `None` for one whose text was removed.
+/// The tokens of the records that were read; `None` for a removed text.
 pub type Contents = BTreeMap<(Shard, Seq), Option<Tokens>>;
 
 /// The tokens of one record. Cheap to clone.
@@ -133,7 +132,7 @@ pub type Contents = BTreeMap<(Shard, Seq), Option<Tokens>>;
 pub enum Tokens {
     /// The bytes of its text.
     Bytes(Arc<str>),
-    /// What a [`Subword`] made of it.
+    /// The encoding of a [`Subword`] tokenizer.
     Subword(Arc<Encoding>),
 }
 
@@ -147,7 +146,7 @@ impl Tokens {
         }
     }
 
-    /// Bytes of memory that they take.
+    /// Size in memory, in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
         match self {
@@ -156,7 +155,7 @@ impl Tokens {
         }
     }
 
-    /// How many they are (equally: how many targets), the boundary among them.
+    /// Number of inputs, which is the number of targets, including the boundary.
     #[must_use]
     pub fn count(&self) -> u64 {
         match self {
@@ -165,8 +164,8 @@ impl Tokens {
         }
     }
 
-    /// Writes inputs and targets from token `first` on, as many as the shorter of the two slices and
-    /// the record have; returns how many.
+    /// Writes inputs and targets from token `first` on until the shorter slice or the record ends; returns
+    /// their number.
     pub fn copy(&self, first: u64, inputs: &mut [i32], targets: &mut [i32]) -> usize {
         let first = usize::try_from(first).unwrap_or(usize::MAX);
         match self {
@@ -185,8 +184,8 @@ impl Tokens {
     }
 }
 
-/// Writes token `first` of the record and those after it, of which `token` gives each but the first
-/// boundary, `count` of them and the boundary again.
+/// Writes the tokens of a record from number `first` on. `token` returns the text's `count` tokens by index,
+/// and the boundary after them.
 fn shifted(
     first: usize,
     count: usize,
@@ -204,21 +203,21 @@ fn shifted(
     written
 }
 
-/// What is known of a record's tokens before a batch is laid out.
+/// What is known about a record's tokens before the layout of a batch.
 #[derive(Debug, Clone, Copy)]
 pub enum Known<'a> {
-    /// Its size says how many there are.
+    /// Its size determines their number.
     Bytes(u64),
     /// Its text was read.
     Subword(&'a Encoding),
-    /// Its text was removed from the store: how many there were, nobody can say any more.
+    /// Its text was removed from the store, so their number is unknown.
     Removed,
-    /// Its text was not read yet.
+    /// Its text has not been read.
     Unread,
 }
 
 impl Known<'_> {
-    /// How many tokens (equally: targets) it has, at least 1, where that is known.
+    /// Number of tokens, which is the number of targets, at least 1; `None` if unknown.
     #[must_use]
     pub fn count(&self) -> Option<u64> {
         match self {
@@ -228,9 +227,9 @@ impl Known<'_> {
         }
     }
 
-    /// The first token of the passage that holds byte token `place` of the record: the first one
-    /// that begins within the passage, or the record's last where none does. `passages` are the ends
-    /// of the record's passages in bytes, rising. The first passage begins at the boundary.
+    /// The first token of the passage that holds byte token `place` of the record: the first token that
+    /// begins within the passage, or the record's last one if no token does. `passages` are the ends of the
+    /// record's passages in bytes, ascending. The first passage begins at the boundary.
     #[must_use]
     pub fn passage_start(&self, passages: &[u32], place: u64) -> u64 {
         let passage = passage_of(passages, place);

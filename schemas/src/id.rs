@@ -196,7 +196,7 @@ number!(
 );
 number!(
     /// The number of a change of one buffer: dense, from 1; 0 is the empty buffer.
-    Change
+    Revision
 );
 
 #[cfg(test)]

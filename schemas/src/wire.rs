@@ -15,17 +15,17 @@ use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, Sc
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::id::{Change, RecordId, Seq, Shard, Step, Version};
+use crate::id::{RecordId, Revision, Seq, Shard, Step, Version};
 use crate::seed::Seed;
 use perennial_program::error::{Fault, Kind};
 
 /// The version of ticket and batch that this program speaks. It changes whenever the same ticket
 /// would give other bytes.
-pub const WIRE_FORMAT: u32 = 1;
+pub const WIRE_FORMAT: u32 = 2;
 
 /// Where reading of new text goes on in one shard: token `token` of record `seq`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Place {
+pub struct ShardPosition {
     /// In stream order the first record not wholly delivered; in permuted order the one read last, also
     /// where all of it was.
     pub seq: Seq,
@@ -35,7 +35,7 @@ pub struct Place {
 
 /// Where reading of new text goes on, by shard. A shard that is absent begins at its start. In permuted
 /// order it names at most one record, of all shards.
-pub type Cursor = BTreeMap<Shard, Place>;
+pub type Cursor = BTreeMap<Shard, ShardPosition>;
 
 /// Names one batch: evaluated against the store it gives the same bytes for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +49,8 @@ pub struct Ticket {
     pub step: Step,
     /// The version of `records` that is read.
     pub records: Version,
-    /// The change number of each buffer that is drawn from.
-    pub buffers: BTreeMap<String, Change>,
+    /// The revision of each buffer that is drawn from.
+    pub buffers: BTreeMap<String, Revision>,
     /// Digest of everything in the config that reaches a batch, 32 hexadecimal digits.
     pub config: String,
     /// The seed of the job's draws.
@@ -58,7 +58,7 @@ pub struct Ticket {
     /// Rows the job was served before this batch: row k is replayed iff floor((k+1)r) > floor(kr).
     pub row: u64,
     /// Where the new text of this batch begins.
-    pub fresh: Cursor,
+    pub new_text: Cursor,
 }
 
 /// A ticket or batch that is not one.

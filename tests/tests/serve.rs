@@ -124,7 +124,7 @@ fn server_without_a_store_or_on_a_taken_port_says_so_and_ends() {
 fn job_fed_by_a_server_learns_what_a_job_learns_that_reads_the_store_itself() {
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
-    let reading = ["--set", "mix.main=0.25", "--set", "fresh.keep=0.75", "--set", "follow.block=16"];
+    let reading = ["--set", "mix.main=0.25", "--set", "new_text.keep=0.75", "--set", "follow.block=16"];
     let job = |folder: &str| format!("job.folder={folder}");
     let train = |folder: &str, more: &[&str]| {
         let folder = job(folder);

@@ -14,17 +14,17 @@ rows = 2
 tokens = 128
 [replay.mix]
 main = 0.25
-[replay.fresh]
+[replay.new_text]
 keep = 0.75
 [replay.follow]
 block = 16
 [model]
-width = 32
-layers = 1
-heads = 2
-context = 128
+hidden_size = 32
+num_hidden_layers = 1
+num_attention_heads = 2
+max_position_embeddings = 128
 [average]
-horizons = [5]
+windows = [5]
 [run]
 device = "cpu"
 steps = 24
@@ -117,7 +117,7 @@ async fn every_step_is_noted_with_the_bytes_it_was_fed(world: &World, store: &St
     assert!(steps.len() >= 24 && steps.iter().copied().eq(0..steps.len() as i64), "{steps:?}");
     let last = rows[23];
     let settings =
-        ["batch.rows=2", "batch.tokens=128", "mix.main=0.25", "fresh.keep=0.75", "follow.block=16"];
+        ["batch.rows=2", "batch.tokens=128", "mix.main=0.25", "new_text.keep=0.75", "follow.block=16"];
     let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
     let arguments: Vec<&str> = ["--store", "store"].into_iter().chain(settings).collect();
     let sample = [&arguments[..], &["sample", "--digests", "--ticket", last.ticket]].concat();

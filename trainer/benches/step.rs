@@ -1,8 +1,8 @@
-//! One training step of the one-million-parameter byte model on one CPU thread, 1,024 tokens: in documents
-//! of equal length and of many, in f32 and in bf16, at once and in parts. Run `cargo bench -p perennial-trainer`.
+//! One training step of the byte model of one million parameters on one CPU thread, 1,024 tokens: documents
+//! of one length and of many, f32 and bf16, at once and in parts. Run `cargo bench -p perennial-trainer`.
 //!
-//! The floor is the matrix products alone: 6 operations per parameter and token, at the rate that one
-//! product of the same shape reaches.
+//! The lower bound is the time of the matrix products: 6 operations per parameter and token, at the speed of
+//! a single product of the same shape.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -14,8 +14,8 @@ use perennial_schemas::id::{Step, Version};
 use perennial_schemas::seed::{Seed, below};
 use perennial_schemas::wire::{Ticket, WIRE_FORMAT};
 use perennial_trainer::device::Precision;
-use perennial_trainer::feed::Sheet;
-use perennial_trainer::step::{Learner, Recipe};
+use perennial_trainer::feed::PackedBatch;
+use perennial_trainer::step::{Learner, TrainConfig};
 use perennial_trainer::torch::on_one_thread;
 use tch::{Device, Kind, Tensor};
 
@@ -31,19 +31,19 @@ fn ticket(step: Step) -> Ticket {
         config: String::new(),
         seed: Seed::new(0),
         row: 0,
-        fresh: BTreeMap::new(),
+        new_text: BTreeMap::new(),
     }
 }
 
-/// Documents of these lengths, of bytes that a seed gives.
-fn sheet(lengths: &[usize]) -> Sheet {
+/// Documents of these lengths with random bytes.
+fn packed(lengths: &[usize]) -> PackedBatch {
     let token = |document: usize, k: usize| below(Seed::new(1).at(&[document as u64, k as u64]), 256) as i64;
     let document = |(index, n): (usize, &usize)| {
         let tokens: Vec<i64> = (0..=*n).map(|k| token(index, k)).collect();
         (tokens[..*n].to_vec(), tokens[1..].to_vec())
     };
     let documents: Vec<_> = lengths.iter().enumerate().map(document).collect();
-    Sheet::of_documents(&documents)
+    PackedBatch::of_documents(&documents)
 }
 
 fn measure(criterion: &mut Criterion) -> Result<(), Failure> {
@@ -64,12 +64,12 @@ fn measure(criterion: &mut Criterion) -> Result<(), Failure> {
         ("12 documents of 12 lengths, bf16", &mixed, Bf16, 0),
     ];
     for (name, lengths, precision, micro_rows) in cases {
-        let sheet = sheet(lengths);
-        let recipe = Recipe { precision, micro_rows, ..Recipe::default() };
-        let mut learner = Learner::fresh(&recipe, Seed::new(0), Device::Cpu)?;
-        group.throughput(Throughput::Elements(sheet.tokens.len() as u64));
+        let packed = packed(lengths);
+        let train_config = TrainConfig { precision, micro_rows, ..TrainConfig::default() };
+        let mut learner = Learner::init(&train_config, Seed::new(0), Device::Cpu)?;
+        group.throughput(Throughput::Elements(packed.tokens.len() as u64));
         group.bench_function(name, |bench| {
-            bench.iter(|| assert!(learner.step(&ticket(learner.at()), &sheet).is_ok()));
+            bench.iter(|| assert!(learner.step(&ticket(learner.at()), &packed).is_ok()));
         });
     }
     group.throughput(Throughput::Elements(TOKENS as u64));
@@ -88,7 +88,7 @@ fn measure(criterion: &mut Criterion) -> Result<(), Failure> {
 }
 
 fn main() -> Result<(), Failure> {
-    // As a job runs: on the thread that calls libtorch.
+    // As in a job: on the thread that calls libtorch.
     on_one_thread(1, || {
         let mut criterion = Criterion::default().configure_from_args();
         measure(&mut criterion)?;

@@ -1,4 +1,4 @@
-//! Exponential averages of the weights over several horizons, and the way from the start to an average.
+//! Exponential averages of the weights over several windows, and interpolation between two sets of weights.
 
 use perennial_program::error::{Fault, Kind};
 use serde::{Deserialize, Serialize};
@@ -6,37 +6,37 @@ use tch::Tensor;
 
 use crate::torch::{self, TorchError};
 
-/// Which averages are kept.
+/// The averages to keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AverageConfig {
-    /// Horizons in steps, each an average of its own.
-    pub horizons: Vec<u32>,
+    /// Averaging windows in steps, one average each.
+    pub windows: Vec<u32>,
 }
 
-/// `[average]`: the averages that are kept, and how far a release goes towards them.
+/// `[average]`: the averages to keep, and the interpolated weights of a release.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Averaging {
-    /// Horizons in steps, each an average of its own.
-    pub horizons: Vec<u32>,
-    /// Shares A of the way from the start to each average that are scored and released too; absent: 0.85
-    /// where the job started from weights, none where it started from random ones.
+    /// Averaging windows in steps, one average each.
+    pub windows: Vec<u32>,
+    /// Interpolation shares A: start + A (average - start) is scored and released for each average; absent:
+    /// 0.85 if the job started from given weights, no interpolation if it started from random ones.
     pub interpolate: Option<Vec<f64>>,
 }
 
-/// A that keeps most of the old text and costs 1 to 2 % on new text where a trained model goes on
-/// learning (Wortsman et al. 2022, and measured).
+/// The share for a trained model that learns further: it keeps most of the old text and costs 1 to 2 % on new
+/// text (Wortsman et al. 2022, and measured).
 const FROM_WEIGHTS: [f64; 1] = [0.85];
 
 impl Averaging {
-    /// What reaches the learner: how far a release goes does not.
+    /// The part that the learner needs.
     #[must_use]
     pub fn kept(&self) -> AverageConfig {
-        AverageConfig { horizons: self.horizons.clone() }
+        AverageConfig { windows: self.windows.clone() }
     }
 
-    /// The shares of a job that started from weights, or from random ones.
+    /// The shares of a job that started from given weights, or from random ones.
     #[must_use]
     pub fn shares(&self, from_weights: bool) -> Vec<f64> {
         match &self.interpolate {
@@ -46,7 +46,7 @@ impl Averaging {
         }
     }
 
-    /// Why `interpolate` cannot be what it is.
+    /// The rule that `interpolate` breaks.
     #[must_use]
     pub fn problem(&self) -> Option<&'static str> {
         let shares = self.interpolate.as_deref().unwrap_or_default();
@@ -57,50 +57,50 @@ impl Averaging {
             return Some("must be shares above 0 and up to 1");
         }
         if !shares.iter().all(|share| ((share * 1e4).round() / 1e4).to_bits() == share.to_bits()) {
-            return Some("must be shares of at most 4 decimals: weights are named by them");
+            return Some("must be shares of at most 4 decimals: they are part of the weights' names");
         }
         (sorted.len() != shares.len()).then_some("names a share twice")
     }
 }
 
-/// Horizons that cannot be kept.
+/// Invalid averaging windows.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`horizons` cannot be {value}: {}", Self::WHY)]
-pub struct HorizonError {
-    /// The horizons.
+#[error("`windows` cannot be {value}: {}", Self::WHY)]
+pub struct WindowError {
+    /// The windows.
     pub value: String,
 }
 
-impl HorizonError {
-    /// The rule.
-    pub const WHY: &str = "each must be at least 1, and none may come twice";
+impl WindowError {
+    /// The rule that they break.
+    pub const WHY: &str = "each must be at least 1 and occur once";
 }
 
-impl Fault for HorizonError {
+impl Fault for WindowError {
     fn kind(&self) -> Kind {
         Kind::Config
     }
 }
 
 impl AverageConfig {
-    /// Refuses a horizon of 0, or one that comes twice.
+    /// Refuses a window of 0 and a repeated one.
     ///
     /// # Errors
-    /// [`HorizonError`] with the horizons.
-    pub fn check(&self) -> Result<(), HorizonError> {
-        let mut sorted = self.horizons.clone();
+    /// [`WindowError`] with the windows.
+    pub fn check(&self) -> Result<(), WindowError> {
+        let mut sorted = self.windows.clone();
         sorted.sort_unstable();
         sorted.dedup();
-        if sorted.len() == self.horizons.len() && !sorted.contains(&0) {
+        if sorted.len() == self.windows.len() && !sorted.contains(&0) {
             return Ok(());
         }
-        Err(HorizonError { value: format!("{:?}", self.horizons) })
+        Err(WindowError { value: format!("{:?}", self.windows) })
     }
 }
 
-/// Averages of the weights. After update t, with horizon h, an average has moved by `1 / min(t, h)`
+/// Averages of the weights. After update t, with window h, an average has moved by `1 / min(t, h)`
 /// towards the weights: the plain mean of all steps so far until step h, then exponential with decay
-/// `1 - 1/h`. So the start has no share in it, and no correction is needed.
+/// `1 - 1/h`. The initial weights have no influence, so no bias correction is needed.
 #[derive(Debug)]
 pub struct Averages {
     updates: u64,
@@ -110,15 +110,15 @@ pub struct Averages {
 /// One average.
 #[derive(Debug)]
 pub struct Average {
-    horizon: u32,
+    window: u32,
     values: Vec<Tensor>,
 }
 
 impl Average {
-    /// Steps it remembers.
+    /// Its window, in steps.
     #[must_use]
-    pub const fn horizon(&self) -> u32 {
-        self.horizon
+    pub const fn window(&self) -> u32 {
+        self.window
     }
 
     /// The averaged weights, in the parameters' order.
@@ -131,25 +131,25 @@ impl Averages {
     /// Averages before the first update: copies of the weights.
     #[must_use]
     pub fn new<'a>(config: &AverageConfig, weights: impl Iterator<Item = &'a Tensor> + Clone) -> Self {
-        let copy = |horizon: &u32| Average {
-            horizon: *horizon,
+        let copy = |window: &u32| Average {
+            window: *window,
             values: weights.clone().map(|weight| weight.detach().copy()).collect(),
         };
-        Self { updates: 0, all: config.horizons.iter().map(copy).collect() }
+        Self { updates: 0, all: config.windows.iter().map(copy).collect() }
     }
 
     /// Moves every average towards the weights, in the parameters' order.
     ///
     /// # Errors
-    /// [`TorchError`] where the weights are others.
+    /// [`TorchError`] if number or shapes of the weights do not match.
     pub fn update<'a>(
         &mut self,
         weights: impl Iterator<Item = &'a Tensor> + Clone,
     ) -> Result<(), TorchError> {
         self.updates += 1;
         for average in &mut self.all {
-            let memory = self.updates.min(u64::from(average.horizon));
-            torch::lerp(&mut average.values, weights.clone(), 1.0 / memory as f64)?;
+            let steps = self.updates.min(u64::from(average.window));
+            torch::lerp(&mut average.values, weights.clone(), 1.0 / steps as f64)?;
         }
         Ok(())
     }
@@ -166,27 +166,26 @@ impl Averages {
         self.updates
     }
 
-    /// Goes on from a checkpoint's number of updates, after the values were put back.
+    /// Sets the number of updates of a checkpoint, after its values were read.
     pub const fn set_updates(&mut self, updates: u64) {
         self.updates = updates;
     }
 
-    /// Its state by name, to be saved and to be written into: `average.<horizon>.` before the
-    /// parameter's name.
+    /// Its state by name, to save it or to read into it: `average.<window>.` and the parameter's name.
     #[must_use]
     pub fn state(&self, names: &[&str]) -> Vec<(String, Tensor)> {
         let named = |average: &Average| -> Vec<(String, Tensor)> {
             let pairs = names.iter().zip(&average.values);
             pairs
-                .map(|(name, value)| (format!("average.{}.{name}", average.horizon), value.shallow_clone()))
+                .map(|(name, value)| (format!("average.{}.{name}", average.window), value.shallow_clone()))
                 .collect()
         };
         self.all.iter().flat_map(named).collect()
     }
 }
 
-/// `base + share * (to - base)` for each pair: 0 gives the start, 1 the other end (Wortsman et al. 2022).
-/// Panics as `tch` does where shapes do not agree.
+/// `base + share * (to - base)` for each pair: 0 gives `base`, 1 gives `to` (Wortsman et al. 2022). Panics as
+/// `tch` does if shapes do not match.
 #[must_use]
 pub fn interpolate(base: &[Tensor], to: &[Tensor], share: f64) -> Vec<Tensor> {
     tch::no_grad(|| base.iter().zip(to).map(|(base, to)| base + (to - base) * share).collect())
@@ -205,15 +204,15 @@ mod tests {
     }
 
     #[test]
-    fn average_is_the_mean_until_its_horizon_then_exponential() {
-        let config = AverageConfig { horizons: vec![1, 4] };
+    fn average_is_the_mean_until_its_window_is_full_then_exponential() {
+        let config = AverageConfig { windows: vec![1, 4] };
         let mut averages = Averages::new(&config, scalars(&[100.0]).iter());
         let mut twin = 0.0;
         for t in 1..=10_u32 {
             averages.update(scalars(&[t as f32]).iter()).unwrap();
             let weight = 1.0 / f64::from(t.min(4));
             twin += weight * (f64::from(t) - twin);
-            let [newest, average] = averages.all() else { panic!("two horizons") };
+            let [newest, average] = averages.all() else { panic!("two windows") };
             assert!((numbers(newest.values())[0] - f64::from(t)).abs() < 1e-6);
             assert!((numbers(average.values())[0] - twin).abs() < 1e-5);
             if t == 4 {
@@ -226,7 +225,7 @@ mod tests {
     #[test]
     fn averages_do_not_share_memory_with_the_weights() {
         let weights = scalars(&[1.0]);
-        let averages = Averages::new(&AverageConfig { horizons: vec![2] }, weights.iter());
+        let averages = Averages::new(&AverageConfig { windows: vec![2] }, weights.iter());
         let _ = weights[0].shallow_clone().fill_(9.0);
         assert_eq!(numbers(averages.all()[0].values()), [1.0]);
     }
@@ -254,9 +253,9 @@ mod tests {
     }
 
     #[test]
-    fn horizons_that_cannot_be_kept_are_refused() {
-        assert!(AverageConfig { horizons: vec![10, 0] }.check().is_err());
-        assert!(AverageConfig { horizons: vec![10, 10] }.check().is_err());
-        AverageConfig { horizons: vec![10, 100] }.check().unwrap();
+    fn windows_that_cannot_be_kept_are_refused() {
+        assert!(AverageConfig { windows: vec![10, 0] }.check().is_err());
+        assert!(AverageConfig { windows: vec![10, 10] }.check().is_err());
+        AverageConfig { windows: vec![10, 100] }.check().unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! Where a job's batches come from: the store, read in this process, or a replay server over Flight.
-//! The bytes are the same, a ticket names them, and what was drawn is noted in the store either way.
+//! The source of a job's batches: the store, read in this process, or a replay server over Flight. The bytes
+//! are the same because a ticket names them, and the store records every draw in both cases.
 
 use perennial_program::clock::Clock;
 use perennial_program::error::{Failure, Fault, Kind};
@@ -14,17 +14,17 @@ use perennial_schemas::wire::{Batch, Ticket};
 use perennial_store::Store;
 use tokio::runtime::Handle;
 
-use crate::checkpoint::Progress;
+use crate::checkpoint::JobPosition;
 use crate::config::Config;
-use crate::feed::{Delivery, Feed, Sheet, ahead};
+use crate::feed::{Delivery, Feed, PackedBatch, prefetch};
 use crate::job::limit;
 
-/// How long to wait before looking again at a stream that has nothing new.
+/// Time between two looks at a stream without new text.
 const POLL: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// A server that serves something else than the job is configured to read.
+/// The server's configuration differs from the job's.
 #[derive(Debug, thiserror::Error)]
-#[error("the server at `{url}` mixes under config `{theirs}`, the job under `{ours}`")]
+#[error("the server at `{url}` serves configuration `{theirs}`, the job has configuration `{ours}`")]
 pub struct OtherPlan {
     url: String,
     theirs: String,
@@ -36,50 +36,50 @@ impl Fault for OtherPlan {
         Kind::Conflict
     }
     fn hint(&self) -> Option<String> {
-        Some("give the server and the job's `[replay]` the same seed, batch, fresh, mix, buffer and follow tables".into())
+        Some("give the server and the job's `[replay]` the same seed, batch, new_text, mix, buffer and follow tables".into())
     }
 }
 
-/// Notes of what was drawn.
-pub struct Notes {
-    reader: Reader,
+/// The log of draws in the store.
+pub struct DrawLog {
+    source: BatchSource,
     runtime: Handle,
 }
 
-impl Notes {
-    /// Waits until the store has them.
+impl DrawLog {
+    /// Waits until the store has every draw so far.
     ///
     /// # Errors
-    /// The store's, and where the server cannot be reached.
+    /// The store's errors; the server cannot be reached.
     pub fn flush(&self) -> Result<(), Failure> {
-        match &self.reader {
-            Reader::Here(session) => Ok(self.runtime.block_on(session.flush())?),
-            Reader::Server { client, .. } => Ok(self.runtime.block_on(client.flush())?),
+        match &self.source {
+            BatchSource::Local(session) => Ok(self.runtime.block_on(session.flush())?),
+            BatchSource::Server { client, .. } => Ok(self.runtime.block_on(client.flush())?),
         }
     }
 }
 
-/// Where batches come from.
+/// A job's batches.
 pub struct Batches {
-    reader: Reader,
+    source: BatchSource,
     plan: Plan,
     clock: Clock,
     stop: Stop,
-    /// Up to where the store had been read when it had not enough text last.
+    /// The version of `records` that was read when new text last ran out.
     read: Option<Version>,
 }
 
 #[derive(Clone)]
-enum Reader {
-    Here(Session),
+enum BatchSource {
+    Local(Session),
     Server { client: Client, url: String },
 }
 
 impl Batches {
-    /// The server that the configuration names, or the store itself.
+    /// Connects to the server that the configuration names, or opens the store.
     ///
     /// # Errors
-    /// Where the server cannot be reached or the store cannot be read.
+    /// The server cannot be reached, or the store cannot be read.
     pub async fn open(
         config: &Config,
         plan: Plan,
@@ -87,78 +87,78 @@ impl Batches {
         clock: &Clock,
         stop: &Stop,
     ) -> Result<Self, Failure> {
-        let reader = match &config.run.server {
+        let source = match &config.run.server {
             Some(url) => {
-                Reader::Server { client: Client::connect(url, clock.clone()).await?, url: url.clone() }
+                BatchSource::Server { client: Client::connect(url, clock.clone()).await?, url: url.clone() }
             }
             None => {
                 let library = Library::open(store.clone(), plan.clone(), config.replay.cache.bytes).await?;
-                // A job asks for each batch once.
+                // A job requests each batch once.
                 let settings = Settings { batches: 0, ..config.replay.serve.settings() };
-                Reader::Here(Session::start(library, store.clone(), settings))
+                BatchSource::Local(Session::start(library, store.clone(), settings))
             }
         };
-        Ok(Self { reader, plan, clock: clock.clone(), stop: stop.clone(), read: None })
+        Ok(Self { source, plan, clock: clock.clone(), stop: stop.clone(), read: None })
     }
 
-    /// The notes of what this job draws.
+    /// The log of this job's draws.
     #[must_use]
-    pub fn notes(&self, runtime: &Handle) -> Notes {
-        Notes { reader: self.reader.clone(), runtime: runtime.clone() }
+    pub fn draw_log(&self, runtime: &Handle) -> DrawLog {
+        DrawLog { source: self.source.clone(), runtime: runtime.clone() }
     }
 
-    /// A feed of this job's batches from where `progress` stands, made ahead in a thread of its own.
+    /// A feed of this job's batches from `position` on, prefetched by its own thread.
     ///
     /// # Errors
-    /// Where no thread can be started.
+    /// No thread can be started.
     pub fn feed(
         mut self,
-        progress: &Progress,
+        position: &JobPosition,
         step: Step,
         config: &Config,
         runtime: &Handle,
     ) -> Result<Feed, Failure> {
         let mut request =
-            Request { job: progress.job.clone(), step, row: progress.row, fresh: progress.next.clone() };
+            Request { job: position.job.clone(), step, row: position.row, new_text: position.next.clone() };
         let (model, weight) = (config.model.clone(), config.run.replay_weight);
         let until = config.run.steps.map(Step);
         let runtime = runtime.clone();
         let make = move || -> Result<Option<Delivery>, Failure> {
-            // What is drawn is noted: no batch is made ahead that the job will never learn.
+            // Every draw is logged, so no batch is prefetched that the job will never learn.
             if until.is_some_and(|until| request.step >= until) {
                 return Ok(None);
             }
             runtime.block_on(async {
                 let Some(ticket) = self.ticket(&request).await? else { return Ok(None) };
                 let (batch, next) = self.batch(&ticket).await?;
-                let sheet = Sheet::of_batch(&batch, &model, weight)?;
+                let packed = PackedBatch::of_batch(&batch, &model, weight)?;
                 request = next;
-                Ok(Some(Delivery { ticket, sheet, next: request.fresh.clone() }))
+                Ok(Some(Delivery { ticket, packed, next: request.new_text.clone() }))
             })
         };
-        Ok(ahead(Box::new(make), limit(u64::from(config.run.prefetch)))?)
+        Ok(prefetch(Box::new(make), limit(u64::from(config.run.prefetch)))?)
     }
 
-    /// The next ticket; `None` when the stream has ended (draining) or the job is asked to stop.
+    /// The next ticket; `None` if the stream has ended (draining) or the job is to stop.
     async fn ticket(&mut self, request: &Request) -> Result<Option<Ticket>, Failure> {
         loop {
             if self.stop.is_triggered() {
                 return Ok(None);
             }
-            let issued = match &mut self.reader {
-                Reader::Here(session) => session.ticket(request.clone()).await?,
-                Reader::Server { client, .. } => client.ticket(request).await?,
+            let issued = match &mut self.source {
+                BatchSource::Local(session) => session.ticket(request.clone()).await?,
+                BatchSource::Server { client, .. } => client.ticket(request).await?,
             };
             let missing = match issued {
                 Issued::Ticket(ticket) => return self.check(ticket).map(Some),
                 Issued::NotYet { missing } => missing,
             };
-            let read = match &mut self.reader {
-                Reader::Here(session) => {
+            let read = match &mut self.source {
+                BatchSource::Local(session) => {
                     session.follow().await?;
                     session.version()
                 }
-                Reader::Server { client, .. } => client.follow().await?,
+                BatchSource::Server { client, .. } => client.follow().await?,
             };
             if self.read.replace(read) != Some(read) {
                 continue;
@@ -175,9 +175,9 @@ impl Batches {
         }
     }
 
-    /// A server's ticket must be of this job's plan: its checkpoints promise those batches.
+    /// Refuses a server's ticket of another plan: the job's checkpoints depend on the plan.
     fn check(&self, ticket: Ticket) -> Result<Ticket, Failure> {
-        let Reader::Server { url, .. } = &self.reader else { return Ok(ticket) };
+        let BatchSource::Server { url, .. } = &self.source else { return Ok(ticket) };
         let ours = self.plan.digest();
         if ticket.config == ours {
             return Ok(ticket);
@@ -186,12 +186,12 @@ impl Batches {
     }
 
     async fn batch(&mut self, ticket: &Ticket) -> Result<(Batch, Request), Failure> {
-        match &mut self.reader {
-            Reader::Here(session) => {
+        match &mut self.source {
+            BatchSource::Local(session) => {
                 let served = session.batch(ticket.clone()).await?;
                 Ok((served.batch.clone(), served.next.clone()))
             }
-            Reader::Server { client, .. } => {
+            BatchSource::Server { client, .. } => {
                 let received = client.batch(ticket).await?;
                 Ok((received.batch, received.next))
             }

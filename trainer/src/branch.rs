@@ -1,8 +1,8 @@
-//! A branch: a job that begins at another's checkpoint and cools down, so that a release can be cut from
-//! a job that never ends, without touching it.
+//! A branch: a job that starts from another job's checkpoint and cools down, so that a release can be cut
+//! from a job that never ends, without changing that job.
 //!
-//! It has a name of its own, which its draws and evaluations go by, and a folder of its own. Everything
-//! else is its parent's: weights, moments, averages, the place in the stream, the number of rows.
+//! A branch has its own name, which its draws and evaluations carry, and its own folder. Everything else
+//! comes from its parent: weights, moments, averages, the position in the stream, the number of rows.
 
 use std::path::{Path, PathBuf};
 
@@ -14,11 +14,11 @@ use crate::config::Config;
 use crate::job::agree;
 use crate::report::collect::CONFIG;
 
-/// What a user asks for.
+/// The user's request for a branch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked {
-    /// The step of a checkpoint in the parent's folder, or the folder of any checkpoint; absent: the
-    /// parent's newest.
+    /// The step of a checkpoint in the parent's folder, or the folder of any checkpoint; absent: the parent's
+    /// newest checkpoint.
     pub from: Option<String>,
     /// The branch's folder.
     pub out: PathBuf,
@@ -28,28 +28,28 @@ pub struct Asked {
     pub name: Option<String>,
 }
 
-/// A branch that is decided on.
+/// The settings of a branch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Branch {
-    /// The checkpoint it begins at; a branch that is there already goes on from its own.
+    /// The checkpoint it starts from; an existing branch resumes from its own.
     pub from: PathBuf,
-    /// What differs from the parent's configuration, as `key=value`.
+    /// The differences from the parent's configuration, as `key=value`.
     pub settings: Vec<String>,
 }
 
-/// A branch that cannot be made, or gone on with.
+/// A branch that cannot be created or resumed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BranchError {
-    /// Its folder is its parent's, or in it.
-    #[error("a branch cannot be kept in `{out}`: that is in the folder of the job, which it must not touch")]
+    /// Its folder is its parent's folder, or inside it.
+    #[error("a branch cannot be kept in `{out}`: that is in the folder of the job, which must not change")]
     Inside {
-        /// The folder asked for.
+        /// The requested folder.
         out: PathBuf,
     },
     /// Its folder holds something else.
     #[error("`{out}` holds {what}")]
     Other {
-        /// The folder asked for.
+        /// The requested folder.
         out: PathBuf,
         /// What it holds.
         what: String,
@@ -59,15 +59,15 @@ pub enum BranchError {
     NoStep {
         /// The parent's folder.
         folder: PathBuf,
-        /// The step asked for.
+        /// The requested step.
         step: u64,
-        /// Those it has.
+        /// The steps that it has.
         have: String,
     },
-    /// The job cools down already.
-    #[error("job `{0}` cools down already: nothing branches off it")]
+    /// The job is itself a cool-down.
+    #[error("job `{0}` is itself a cool-down: it cannot be branched")]
     Cooling(String),
-    /// The folder's name is no text.
+    /// The folder's name is not UTF-8.
     #[error("`{}` is not UTF-8", .0.display())]
     Text(PathBuf),
 }
@@ -83,28 +83,27 @@ impl Fault for BranchError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Inside { .. } | Self::Other { .. } => Some("give `--out` another folder".into()),
-            Self::NoStep { .. } => Some("leave `--from` out for the newest".into()),
-            Self::Cooling(_) => Some("branch from a checkpoint of the job before it".into()),
+            Self::NoStep { .. } => Some("omit `--from` for the newest checkpoint".into()),
+            Self::Cooling(_) => Some("branch from a checkpoint of its parent job".into()),
             Self::Text(_) => None,
         }
     }
 }
 
-/// Decides on the branch that is asked for of the job that `config` describes, whose reading has this
-/// digest. Nothing is written.
+/// The settings of the requested branch of the job that `config` describes; `digest` is that of its reading
+/// plan. Writes nothing.
 ///
 /// # Errors
-/// [`BranchError`], and [`JobError`](crate::job::JobError) where the checkpoint is of another
-/// configuration.
+/// [`BranchError`], and [`JobError`](crate::job::JobError) if the checkpoint has another configuration.
 pub fn decide(config: &Config, digest: &str, asked: &Asked) -> Result<Branch, Failure> {
     apart(asked, &config.job.folder)?;
-    let own = checkpoint::complete(&asked.out)?.pop();
-    let (from, step, name) = match own {
-        Some((_, path)) => goes_on(config, asked, &checkpoint::state(&path)?)?,
-        None => begins(config, digest, asked)?,
+    let existing = checkpoint::complete(&asked.out)?.pop();
+    let BranchPoint { checkpoint, step, name } = match existing {
+        Some((_, path)) => resumed_branch(config, asked, &checkpoint::state(&path)?)?,
+        None => new_branch(config, digest, asked)?,
     };
-    if let Some(home) = home(&from) {
-        apart(asked, &home)?;
+    if let Some(folder) = job_folder(&checkpoint) {
+        apart(asked, &folder)?;
     }
     let out = asked.out.to_str().ok_or_else(|| BranchError::Text(asked.out.clone()))?;
     let settings = vec![
@@ -114,16 +113,16 @@ pub fn decide(config: &Config, digest: &str, asked: &Asked) -> Result<Branch, Fa
         format!("schedule.cooldown.steps={}", asked.steps),
         format!("run.steps={}", step.0.saturating_add(asked.steps)),
     ];
-    Ok(Branch { from, settings })
+    Ok(Branch { from: checkpoint, settings })
 }
 
-/// The folder of the job whose checkpoint this is; nothing where it was copied to a place that is no job's.
-fn home(checkpoint: &Path) -> Option<PathBuf> {
+/// The folder of the job that the checkpoint belongs to; `None` for a copy outside of a job's folder.
+fn job_folder(checkpoint: &Path) -> Option<PathBuf> {
     let folder = real(checkpoint).parent()?.to_owned();
     folder.join(CONFIG).is_file().then_some(folder)
 }
 
-/// Refuses to keep a branch where its parent is kept.
+/// Refuses to keep a branch in its parent's folder.
 fn apart(asked: &Asked, parent: &Path) -> Result<(), BranchError> {
     if real(&asked.out).starts_with(real(parent)) {
         return Err(BranchError::Inside { out: asked.out.clone() });
@@ -131,15 +130,20 @@ fn apart(asked: &Asked, parent: &Path) -> Result<(), BranchError> {
     Ok(())
 }
 
-type Place = (PathBuf, Step, String);
+/// The start of a branch: its parent's checkpoint and step, and the branch's name.
+struct BranchPoint {
+    checkpoint: PathBuf,
+    step: Step,
+    name: String,
+}
 
-/// A branch that has a checkpoint: it is what it was, wherever its parent has got to since.
-fn goes_on(config: &Config, asked: &Asked, state: &State) -> Result<Place, Failure> {
+/// The start of a branch that already has a checkpoint; it does not depend on the parent's later progress.
+fn resumed_branch(config: &Config, asked: &Asked, state: &State) -> Result<BranchPoint, Failure> {
     let other = |what: String| BranchError::Other { out: asked.out.clone(), what };
     let Some(branched) = &state.branched else {
-        return Err(other(format!("job `{}`, which is no branch", state.job)).into());
+        return Err(other(format!("job `{}`, which is not a branch", state.job)).into());
     };
-    // The checkpoint itself may be gone: a job keeps its newest alone.
+    // The checkpoint may have been removed: a job keeps only its newest ones.
     let same = |from: &String| match from.parse::<u64>() {
         Ok(step) => step == branched.step.0,
         Err(_) => {
@@ -155,27 +159,27 @@ fn goes_on(config: &Config, asked: &Asked, state: &State) -> Result<Place, Failu
     if branched.job != config.job.name || asked.name.as_ref().is_some_and(|name| *name != state.job) {
         return Err(other(format!("the branch `{}` of job `{}`", state.job, branched.job)).into());
     }
-    Ok((branched.checkpoint.clone(), branched.step, state.job.clone()))
+    Ok(BranchPoint { checkpoint: branched.checkpoint.clone(), step: branched.step, name: state.job.clone() })
 }
 
-fn begins(config: &Config, digest: &str, asked: &Asked) -> Result<Place, Failure> {
-    let from = match &asked.from {
+fn new_branch(config: &Config, digest: &str, asked: &Asked) -> Result<BranchPoint, Failure> {
+    let checkpoint = match &asked.from {
         None => checkpoint::latest(&config.job.folder)?,
         Some(from) => match from.parse::<u64>() {
-            Ok(step) => of_step(&config.job.folder, step)?,
+            Ok(step) => checkpoint_of_step(&config.job.folder, step)?,
             Err(_) => real(Path::new(from)),
         },
     };
-    let state = checkpoint::state(&from)?;
-    agree(&state, config, digest, &from)?;
-    if state.recipe.schedule.cooldown.is_some() {
+    let state = checkpoint::state(&checkpoint)?;
+    agree(&state, config, digest, &checkpoint)?;
+    if state.train_config.schedule.cooldown.is_some() {
         return Err(BranchError::Cooling(state.job).into());
     }
     let name = asked.name.clone().unwrap_or_else(|| format!("{}-cooldown-{}", state.job, state.step));
-    Ok((from, state.step, name))
+    Ok(BranchPoint { checkpoint, step: state.step, name })
 }
 
-fn of_step(folder: &Path, step: u64) -> Result<PathBuf, Failure> {
+fn checkpoint_of_step(folder: &Path, step: u64) -> Result<PathBuf, Failure> {
     let all = checkpoint::complete(folder)?;
     if let Some((_, path)) = all.iter().find(|(other, _)| other.0 == step) {
         return Ok(path.clone());
@@ -185,7 +189,7 @@ fn of_step(folder: &Path, step: u64) -> Result<PathBuf, Failure> {
     Err(BranchError::NoStep { folder: folder.to_owned(), step, have }.into())
 }
 
-/// The path without links, as far as it exists.
+/// The path with links resolved, as far as it exists.
 fn real(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     match (path.canonicalize(), path.parent(), path.file_name()) {
@@ -203,11 +207,11 @@ mod tests {
     fn a_relative_checkpoint_lies_in_the_folder_it_is_relative_to() {
         let here = std::env::current_dir().unwrap().canonicalize().unwrap();
         assert_eq!(real(Path::new("step-10")).parent(), Some(here.as_path()));
-        assert_eq!(home(Path::new("step-10")), None, "this folder is no job's");
+        assert_eq!(job_folder(Path::new("step-10")), None, "not a job's folder");
         let folder = tempfile::tempdir().unwrap();
         let step = folder.path().join("step-10");
-        assert_eq!(home(&step), None);
+        assert_eq!(job_folder(&step), None);
         std::fs::write(folder.path().join(CONFIG), "").unwrap();
-        assert_eq!(home(&step), Some(real(folder.path())));
+        assert_eq!(job_folder(&step), Some(real(folder.path())));
     }
 }

@@ -1,4 +1,4 @@
-//! What a training job is configured by. Loaded and refused by [`perennial_program::config`].
+//! The configuration of a training job. [`perennial_program::config`] loads it.
 
 use std::path::PathBuf;
 
@@ -9,13 +9,13 @@ use perennial_schemas::id::check_name;
 use perennial_schemas::seed::Seed;
 use serde::{Deserialize, Serialize};
 
-use crate::average::{Averaging, HorizonError};
+use crate::average::{Averaging, WindowError};
 use crate::device::{DeviceChoice, Precision, PrecisionChoice};
 use crate::model::ModelConfig;
 use crate::model::config::ShapeError;
 use crate::optim::{OptimConfig, OptimError};
 use crate::schedule::ScheduleConfig;
-use crate::step::Recipe;
+use crate::step::TrainConfig;
 
 /// The configuration of `perennial-train`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ use crate::step::Recipe;
 pub struct Config {
     /// The job.
     pub job: JobConfig,
-    /// What it reads: the store, the mix, the buffers, the shape of a batch.
+    /// What the job reads: the store, the mix, the buffers, the shape of a batch.
     pub replay: Replay,
     /// The model's shape.
     pub model: ModelConfig,
@@ -31,27 +31,28 @@ pub struct Config {
     pub optim: OptimConfig,
     /// The learning rate.
     pub schedule: ScheduleConfig,
-    /// The averages of the weights that are kept beside them, and what is released of them.
+    /// Averages of the weights, and which of them a release contains.
     pub average: Averaging,
-    /// How the job runs: nothing here changes what is learnt, but for `precision`, `micro_rows` and
-    /// `replay_weight`; another device or number of threads changes last bits.
+    /// How the job runs. Of these keys only `precision`, `micro_rows` and `replay_weight` change what is
+    /// learnt; another device or number of threads changes the last bits of results.
     pub run: RunConfig,
-    /// What is measured along the way.
+    /// What is evaluated during the job.
     pub evaluate: EvaluateConfig,
 }
 
-/// `[job]`: its name and place.
+/// `[job]`: its name, its folder and its initial weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct JobConfig {
-    /// Its name in tickets, draws and evaluations.
+    /// The job's name in tickets, draws and evaluations.
     pub name: String,
-    /// The folder of its checkpoints and metrics.
+    /// The folder of the job's checkpoints and metrics.
     pub folder: PathBuf,
-    /// The seed of its fresh weights.
+    /// The seed of randomly initialised weights.
     pub seed: u64,
-    /// Weights to start from in place of fresh ones: a file of safetensors with the names of the Llama
-    /// family, or a folder with `model.safetensors` in it. A job that goes on starts from its checkpoint.
+    /// Weights to start from instead of random ones: a safetensors file with the tensor names of the Llama
+    /// family, or a folder that contains `model.safetensors`. A job with a checkpoint resumes from that
+    /// instead.
     pub start: Option<PathBuf>,
 }
 
@@ -65,31 +66,31 @@ impl Default for JobConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunConfig {
-    /// `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA where it can be had.
+    /// `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA if it is available.
     pub device: DeviceChoice,
-    /// What the forward and backward pass computes in: `f32`, `bf16`, or `auto`: bf16 where the device has
-    /// instructions for it (CUDA from compute capability 8 on, a CPU with avx512_bf16), else f32. A job that
-    /// goes on stays with what it began in. Weights that learn, moments, averages and checkpoints are f32.
+    /// The number format of the forward and backward pass: `f32`, `bf16`, or `auto`: bf16 if the device has
+    /// instructions for it (CUDA from compute capability 8 on, a CPU with avx512_bf16), else f32. A resumed
+    /// job keeps the format that it started with. Master weights, moments, averages and checkpoints are f32.
     pub precision: PrecisionChoice,
-    /// Rows of a batch that are computed at a time, for less memory; 0: all. The gradients of the whole batch
-    /// are summed before the weights change.
+    /// Rows of a batch that are computed at a time, to save memory; 0: all. Gradients are accumulated over
+    /// the whole batch before the weights are updated.
     pub micro_rows: u32,
-    /// Threads of libtorch. One is best where several jobs share a machine.
+    /// Threads of libtorch. Use 1 if several jobs share a machine.
     pub threads: u16,
-    /// A replay server's Flight address, as `http://127.0.0.1:7401`, to read batches from; absent: the store
-    /// is read in this process. The server's tables must be those of `[replay]`.
+    /// The Flight address of a replay server to read batches from, such as `http://127.0.0.1:7401`; absent:
+    /// this process reads the store. The server must be configured with the same tables as `[replay]`.
     pub server: Option<String>,
-    /// Steps after which the job ends; absent: when its stream ends (`replay.fresh.drain`), or never.
+    /// Steps after which the job ends; absent: it ends with its stream (`replay.new_text.drain`), or never.
     pub steps: Option<u64>,
-    /// Batches made ahead of the step.
+    /// Batches that are prepared ahead of the step.
     pub prefetch: u32,
-    /// Weight of replayed rows in the loss, where a new row weighs 1.
+    /// Weight of a replayed row in the loss; a row of new text has weight 1.
     pub replay_weight: f32,
-    /// A line of metrics every so many steps.
+    /// A line of metrics every N steps.
     pub metrics_every: u64,
-    /// A checkpoint every so many steps.
+    /// A checkpoint every N steps.
     pub checkpoint_every: u64,
-    /// Checkpoints that are kept.
+    /// Number of checkpoints to keep.
     pub keep: u32,
 }
 
@@ -111,20 +112,20 @@ impl Default for RunConfig {
     }
 }
 
-/// `[evaluate]`: held-out slices. Their names and dates are known here and nowhere else.
+/// `[evaluate]`: held-out slices. No other part of the job knows their names and dates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EvaluateConfig {
     /// A TOML file with `[[slice]]` tables: `name`, `file` (JSON Lines, plain or `.zst`, relative to it),
     /// `source`, `language`, `script`, `from`, `to` (days, as `2016-01-31`). Absent: nothing is evaluated.
     pub slices: Option<PathBuf>,
-    /// Every so many steps, and before the first and after the last.
+    /// An evaluation every N steps, and before the first and after the last.
     pub every: u64,
-    /// Bytes of a slice that are scored, whole documents in the file's order; the last one may exceed it.
+    /// Bytes of a slice to score: whole documents in the file's order; the last one may exceed the limit.
     pub slice: Bytes,
-    /// Bytes of a document that are scored.
+    /// Bytes of a document to score.
     pub document: Bytes,
-    /// Whether the averages, and the ways to them, are scored too, at the end.
+    /// Whether averages and interpolated weights are scored too, at the end.
     pub averages: bool,
 }
 
@@ -135,10 +136,10 @@ impl Default for EvaluateConfig {
 }
 
 impl Config {
-    /// What the learner follows, with the precision that `run.precision` comes to.
+    /// The training configuration, with the precision that `run.precision` resolves to.
     #[must_use]
-    pub fn recipe(&self, precision: Precision) -> Recipe {
-        Recipe {
+    pub fn train_config(&self, precision: Precision) -> TrainConfig {
+        TrainConfig {
             model: self.model.clone(),
             optim: self.optim.clone(),
             schedule: self.schedule.schedule(),
@@ -149,13 +150,13 @@ impl Config {
         }
     }
 
-    /// The seed of fresh weights.
+    /// The seed of randomly initialised weights.
     #[must_use]
     pub fn weights_seed(&self) -> Seed {
         Seed::new(self.job.seed).child("weights")
     }
 
-    /// Adds what only this program can know to the loader's problems; the plan where there is one.
+    /// Adds this program's own checks to the loader's problems; returns the reading plan if it is valid.
     pub fn check(&mut self, problems: &mut Problems) -> Option<Plan> {
         if let Err(error) = check_name("job", &self.job.name) {
             problems.refuse("job.name", &format!("cannot be `{}`: {}", self.job.name, error.why));
@@ -166,11 +167,11 @@ impl Config {
         if let Err(OptimError { key, value, why }) = self.optim.check() {
             problems.refuse(&format!("optim.{key}"), &format!("cannot be {value}: {why}"));
         }
-        if let Err(HorizonError { value }) = self.average.kept().check() {
-            problems.refuse("average.horizons", &format!("cannot be {value}: {}", HorizonError::WHY));
+        if let Err(WindowError { value }) = self.average.kept().check() {
+            problems.refuse("average.windows", &format!("cannot be {value}: {}", WindowError::WHY));
         }
-        if !positive(self.schedule.rate) {
-            problems.refuse("schedule.rate", "must be a positive number");
+        if !positive(self.schedule.learning_rate) {
+            problems.refuse("schedule.learning_rate", "must be a positive number");
         }
         for (key, why) in self.schedule.cooldown.problems() {
             problems.refuse(&format!("schedule.cooldown.{key}"), why);
@@ -185,14 +186,18 @@ impl Config {
             problems.refuse("run.threads", "must be at least 1");
         }
         let plan = self.replay.plan("replay", problems)?;
-        if plan.length > usize::try_from(self.model.context).unwrap_or(usize::MAX) {
-            problems
-                .refuse("model.context", &format!("must be at least `replay.batch.tokens`, {}", plan.length));
+        if plan.length > self.model.max_position_embeddings as usize {
+            problems.refuse(
+                "model.max_position_embeddings",
+                &format!("must be at least `replay.batch.tokens`, {}", plan.length),
+            );
         }
-        if plan.tokenizer.vocabulary() > usize::try_from(self.model.vocabulary).unwrap_or(0) {
+        if plan.tokenizer.vocabulary() > self.model.vocab_size as usize {
             let needed = plan.tokenizer.vocabulary();
-            problems
-                .refuse("model.vocabulary", &format!("must be at least {needed}, what the tokenizer has"));
+            problems.refuse(
+                "model.vocab_size",
+                &format!("must be at least {needed}, the tokenizer's vocabulary"),
+            );
         }
         Some(plan)
     }
@@ -225,11 +230,11 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_of_several_tables_are_told_at_once() {
+    fn wrong_values_of_several_tables_are_reported_at_once() {
         let error =
-            load("[job]\nname = \"A B\"\n[run]\nthreads = 0\nreplay_weight = -1.0\n[model]\ncontext = 8\n")
+            load("[job]\nname = \"A B\"\n[run]\nthreads = 0\nreplay_weight = -1.0\n[model]\nmax_position_embeddings = 8\n")
                 .unwrap_err();
-        for key in ["job.name", "run.threads", "run.replay_weight", "model.context"] {
+        for key in ["job.name", "run.threads", "run.replay_weight", "model.max_position_embeddings"] {
             assert!(error.contains(key), "{key}: {error}");
         }
         let error = load("[schedule.cooldown]\nfinal = 2.0\nsteps = 5\n[average]\ninterpolate = [0.0]\n");
@@ -238,22 +243,22 @@ mod tests {
             assert!(error.contains(key), "{key}: {error}");
         }
         let error = load(
-            "[model]\nheads = 3\n[optim]\nbeta2 = 1.0\n[schedule]\nrate = 0.0\n[average]\nhorizons = [0]\n",
+            "[model]\nnum_attention_heads = 3\n[optim]\nbeta2 = 1.0\n[schedule]\nlearning_rate = 0.0\n[average]\nwindows = [0]\n",
         );
         let error = error.unwrap_err();
-        for told in [
-            "`model.width` cannot be 160",
+        for expected in [
+            "`model.hidden_size` cannot be 160",
             "`optim.beta2` cannot be 1",
-            "`schedule.rate` must be",
-            "`average.horizons` cannot be [0]",
+            "`schedule.learning_rate` must be",
+            "`average.windows` cannot be [0]",
         ] {
-            assert!(error.contains(told), "{told}: {error}");
+            assert!(error.contains(expected), "{expected}: {error}");
         }
         assert!(load("[optim]\nclipp = 1.0\n").unwrap_err().contains("did you mean `clip`"));
     }
 
     #[test]
-    fn tables_written_in_part_have_the_defaults_of_tables_not_written() {
+    fn partly_written_tables_have_the_same_defaults_as_absent_ones() {
         assert_eq!(perennial_program::config::uneven_defaults::<Config>(), Vec::<String>::new());
     }
 }

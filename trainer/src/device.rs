@@ -1,4 +1,4 @@
-//! Where the model computes, and in which numbers.
+//! The device and the number format of a job's computations.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,36 +11,36 @@ use crate::torch::{self, TorchError};
 /// The device a user asked for: `cpu`, `cuda`, `cuda:<n>` or `auto`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first CUDA device where there is one, else the CPU.
+    /// The first CUDA device if there is one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// This CUDA device, or none.
+    /// This CUDA device.
     Cuda(usize),
 }
 
-/// A device that cannot be had.
+/// A device that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The text names no device.
+    /// The text is not a device.
     #[error("`{0}` is not a device")]
     Name(String),
     /// CUDA cannot be loaded.
     #[error("device `{device}` cannot be used")]
     Load {
-        /// What was asked for.
+        /// The requested device.
         device: DeviceChoice,
-        /// The loader's text.
+        /// The loader's error.
         #[source]
         source: TorchError,
     },
-    /// CUDA is there, the device is not.
+    /// CUDA works, but the machine does not have this device.
     #[error("device `{device}` cannot be used: this machine has {count} CUDA devices")]
     Absent {
-        /// What was asked for.
+        /// The requested device.
         device: DeviceChoice,
-        /// How many there are.
+        /// Number of CUDA devices.
         count: i64,
     },
 }
@@ -103,8 +103,7 @@ impl<'de> Deserialize<'de> for DeviceChoice {
     }
 }
 
-/// The numbers that a forward and backward pass computes in. Weights that learn, moments and averages are f32
-/// whatever it is.
+/// The number format of the forward and backward pass. Master weights, moments and averages are always f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -129,7 +128,8 @@ impl fmt::Display for Precision {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
-    /// The one that the job began with; for a new job bf16 where the device computes it natively, else f32.
+    /// The precision that the job started with; for a new job bf16 if the device supports it natively, else
+    /// f32.
     #[default]
     Auto,
     /// f32.
@@ -139,7 +139,7 @@ pub enum PrecisionChoice {
 }
 
 impl PrecisionChoice {
-    /// What it comes to for a job that began in `begun`.
+    /// The precision of a job that started with `begun`.
     #[must_use]
     pub const fn of_job(self, begun: Precision) -> Precision {
         match self {
@@ -150,19 +150,19 @@ impl PrecisionChoice {
     }
 }
 
-/// The precision that was found.
+/// A precision with the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
-    /// What the job computes in.
+    /// The precision.
     pub precision: Precision,
-    /// Why, for whoever watches.
+    /// The reason, for the log.
     pub why: String,
 }
 
-/// The precision of a job on `device` (see [`choose`]) that `begun` with this one, or is new.
+/// The precision of a job on `device` (see [`choose`]); `begun` is that of a job that already started.
 #[must_use]
 pub fn precision(choice: PrecisionChoice, device: tch::Device, begun: Option<Precision>) -> Resolved {
-    let asked = |precision| Resolved { precision, why: "it was asked for".into() };
+    let asked = |precision| Resolved { precision, why: "configured".into() };
     match choice {
         PrecisionChoice::F32 => asked(Precision::F32),
         PrecisionChoice::Bf16 => asked(Precision::Bf16),
@@ -170,24 +170,24 @@ pub fn precision(choice: PrecisionChoice, device: tch::Device, begun: Option<Pre
     }
 }
 
-/// What `auto` means where a new job would compute in `native`: a job that goes on never changes its numbers.
+/// The meaning of `auto` if a new job would compute in `native`: a resumed job keeps its precision.
 fn automatic(native: Resolved, begun: Option<Precision>) -> Resolved {
     match begun {
         None => native,
         Some(precision) if precision == native.precision => {
-            Resolved { precision, why: "the job began in it".into() }
+            Resolved { precision, why: "the job started with it".into() }
         }
         Some(precision) => Resolved {
             precision,
             why: format!(
-                "the job began in it; a new one here would take {}: {}",
+                "the job started with it; a new one here would take {}: {}",
                 native.precision, native.why
             ),
         },
     }
 }
 
-/// bf16 where this device computes it in its own instructions, else f32.
+/// bf16 if this device has instructions for it, else f32.
 fn native(device: tch::Device) -> Resolved {
     let found = |native: bool, why: String| Resolved {
         precision: if native { Precision::Bf16 } else { Precision::F32 },
@@ -200,11 +200,11 @@ fn native(device: tch::Device) -> Resolved {
             Ok(major) => found(major >= 8, format!("the device has compute capability {major}")),
             Err(error) => found(false, error.to_string()),
         },
-        other => found(false, format!("nothing is known of bf16 on {other:?}")),
+        other => found(false, format!("bf16 on {other:?} is not supported")),
     }
 }
 
-/// Whether it has avx512_bf16, as every CPU with the tiles of AMX has.
+/// Whether the CPU has avx512_bf16, as every CPU with AMX does.
 #[cfg(target_arch = "x86_64")]
 fn cpu_has_bf16() -> bool {
     std::arch::is_x86_feature_detected!("avx512bf16")
@@ -215,19 +215,19 @@ const fn cpu_has_bf16() -> bool {
     false
 }
 
-/// The device that was found.
+/// The chosen device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
-    /// Where tensors are made.
+    /// The device of the tensors.
     pub device: tch::Device,
-    /// Why `auto` did not take CUDA, in the loader's words.
+    /// Why `auto` did not choose CUDA.
     pub why_not_cuda: Option<String>,
 }
 
-/// Finds the device. Must be the first thing that asks libtorch for CUDA.
+/// Chooses the device. Must run before anything else asks libtorch for CUDA.
 ///
 /// # Errors
-/// [`DeviceError`] where a CUDA device was asked for by name and cannot be had; `auto` never fails.
+/// [`DeviceError`] if an explicitly requested CUDA device cannot be used; `auto` never fails.
 pub fn choose(choice: DeviceChoice) -> Result<Chosen, DeviceError> {
     let cpu = |why| Chosen { device: tch::Device::Cpu, why_not_cuda: why };
     match choice {
@@ -270,21 +270,21 @@ mod tests {
     }
 
     #[test]
-    fn a_precision_that_was_asked_for_is_taken_whatever_the_job_began_in() {
+    fn a_configured_precision_is_used_whatever_the_job_started_with() {
         for begun in [None, Some(Precision::F32), Some(Precision::Bf16)] {
-            let of = |choice| precision(choice, tch::Device::Cpu, begun).precision;
-            assert_eq!(of(PrecisionChoice::F32), Precision::F32);
-            assert_eq!(of(PrecisionChoice::Bf16), Precision::Bf16);
+            let resolved = |choice| precision(choice, tch::Device::Cpu, begun).precision;
+            assert_eq!(resolved(PrecisionChoice::F32), Precision::F32);
+            assert_eq!(resolved(PrecisionChoice::Bf16), Precision::Bf16);
             if let Some(begun) = begun {
                 for choice in [PrecisionChoice::Auto, PrecisionChoice::F32, PrecisionChoice::Bf16] {
-                    assert_eq!(choice.of_job(begun), of(choice));
+                    assert_eq!(choice.of_job(begun), resolved(choice));
                 }
             }
         }
     }
 
     #[test]
-    fn auto_takes_what_the_job_began_in_and_says_what_it_would_have_taken() {
+    fn auto_keeps_the_precision_of_a_started_job_and_says_what_a_new_one_would_take() {
         let native = |precision| Resolved { precision, why: "the reason".into() };
         for found in [Precision::F32, Precision::Bf16] {
             assert_eq!(automatic(native(found), None), native(found));
@@ -297,17 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn auto_on_a_cpu_follows_what_the_system_says_of_it() {
+    fn auto_on_a_cpu_follows_its_flags() {
         let found = precision(PrecisionChoice::Auto, tch::Device::Cpu, None);
         assert!(found.why.contains("CPU"), "{}", found.why);
-        if let Ok(said) = std::fs::read_to_string("/proc/cpuinfo") {
-            let has = said.split_whitespace().any(|flag| flag == "avx512_bf16");
+        if let Ok(cpuinfo) = std::fs::read_to_string("/proc/cpuinfo") {
+            let has = cpuinfo.split_whitespace().any(|flag| flag == "avx512_bf16");
             assert_eq!(found.precision, if has { Precision::Bf16 } else { Precision::F32 });
         }
     }
 
     #[test]
-    fn cpu_can_always_be_had() {
+    fn cpu_is_always_available() {
         assert_eq!(
             choose(DeviceChoice::Cpu).unwrap(),
             Chosen { device: tch::Device::Cpu, why_not_cuda: None }
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_not_there_is_refused_with_the_reason() {
+    fn an_absent_device_is_refused_with_the_reason() {
         let error = choose(DeviceChoice::Cuda(4_000)).unwrap_err();
         assert_eq!(error.kind(), Kind::Config);
         assert!(error.to_string().contains("`cuda:4000`"), "{error}");

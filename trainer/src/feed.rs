@@ -1,8 +1,8 @@
-//! From batches to tensors: shapes, token ranges and masks are checked here, once, and nowhere after.
+//! From batches to tensors. Shapes, token ranges and masks are checked here, once.
 //!
-//! A batch becomes a [`Sheet`]: its tokens document by document, documents of equal length side by
-//! side, padding and erased text left out. A sheet is plain numbers, so it can be made ahead in any
-//! thread; [`Sheet::input`] makes its tensors in the thread that calls libtorch.
+//! A batch becomes a [`PackedBatch`]: its tokens document by document, documents of equal length next to each
+//! other, without padding and erased text. A packed batch is plain numbers, so any thread can prepare it;
+//! [`PackedBatch::input`] makes its tensors in the thread that calls libtorch.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -18,42 +18,42 @@ use crate::torch::TorchError;
 /// A batch that this model cannot learn from.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    /// A row is longer than the model reads.
-    #[error("rows of {length} tokens are longer than the model's context of {context}")]
+    /// A row is longer than the model's context.
+    #[error("rows of {length} tokens are longer than the model's `max_position_embeddings`, {context}")]
     Length {
         /// Tokens of a row.
         length: usize,
-        /// `model.context`.
+        /// `model.max_position_embeddings`.
         context: u32,
     },
-    /// A token that the vocabulary has not.
-    #[error("row {row} holds token {token} at {place}; the vocabulary ends at {last}")]
+    /// A token is not in the vocabulary.
+    #[error("row {row} holds token {token} at position {place}; the vocabulary ends at {last}")]
     Token {
         /// The row in the batch.
         row: usize,
-        /// The place in the row.
+        /// The position in the row.
         place: usize,
         /// The token.
         token: i32,
         /// The largest token.
         last: i64,
     },
-    /// A prediction that counts but belongs to no text.
-    #[error("row {row} counts the prediction at {place}, which belongs to no record")]
+    /// A prediction counts but belongs to no text.
+    #[error("row {row} counts the prediction at position {place}, which belongs to no record")]
     Mask {
         /// The row in the batch.
         row: usize,
-        /// The place in the row.
+        /// The position in the row.
         place: usize,
     },
-    /// The batch is none.
+    /// The batch is malformed.
     #[error("the batch cannot be read")]
     Wire(#[from] WireError),
-    /// The thread that makes batches ahead is gone.
-    #[error("the thread that makes batches ahead ended without a word")]
+    /// The thread that prefetches batches is gone.
+    #[error("the thread that prefetches batches ended without a result")]
     Gone,
-    /// The thread that makes batches ahead cannot be started.
-    #[error("cannot start the thread that makes batches ahead")]
+    /// The thread that prefetches batches cannot be started.
+    #[error("cannot start the thread that prefetches batches")]
     Thread(#[from] std::io::Error),
 }
 
@@ -68,25 +68,25 @@ impl Fault for FeedError {
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Length { length, .. } => {
-                Some(format!("set `model.context` to {length}, or shorten the rows of replay"))
-            }
+            Self::Length { length, .. } => Some(format!(
+                "set `model.max_position_embeddings` to {length}, or lower `replay.batch.tokens`"
+            )),
             Self::Token { token, .. } => Some(format!(
-                "set `model.vocabulary` above {token}, or replay with the tokeniser of this model"
+                "set `model.vocab_size` above {token}, or use the tokenizer of this model in `replay.batch.tokenizer`"
             )),
             _ => None,
         }
     }
 }
 
-/// One document of a sheet: a piece of a record in one row of the batch.
+/// One document of a packed batch: a segment of a record in one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Piece {
+pub struct Segment {
     /// The row in the batch.
     pub row: usize,
     /// Whether the row was replayed.
     pub replayed: bool,
-    /// First token in the sheet.
+    /// First token in the packed batch.
     pub start: usize,
     /// Tokens.
     pub tokens: usize,
@@ -94,51 +94,51 @@ pub struct Piece {
     pub counted: usize,
 }
 
-/// A batch as numbers, document by document. All lists but `pieces` have one entry per token.
+/// A batch as numbers, document by document. All lists except `segments` have one entry per token.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sheet {
+pub struct PackedBatch {
     /// Inputs.
     pub tokens: Vec<i64>,
-    /// What follows each input.
+    /// The token that follows each input.
     pub targets: Vec<i64>,
     /// Whether the prediction of each target counts.
     pub counts: Vec<bool>,
-    /// What it weighs in the loss; 0 where it does not count.
+    /// The prediction's weight in the loss; 0 if it does not count.
     pub weights: Vec<f32>,
     /// The documents' lengths, in the order of the tokens.
     pub documents: Documents,
     /// The documents, in the order of the tokens.
-    pub pieces: Vec<Piece>,
+    pub segments: Vec<Segment>,
     /// Rows of the batch.
     pub rows: u64,
 }
 
-impl Sheet {
-    /// Checks a batch and lays it out. Predictions in replayed rows weigh `replay_weight`, others 1.
+impl PackedBatch {
+    /// Checks and packs a batch. Predictions in replayed rows have weight `replay_weight`, others 1.
     ///
     /// # Errors
-    /// [`FeedError`] where the batch does not fit the model.
+    /// [`FeedError`] if the batch does not fit the model.
     pub fn of_batch(batch: &Batch, model: &ModelConfig, replay_weight: f32) -> Result<Self, FeedError> {
         let length = batch.length();
-        if length as u64 > u64::from(model.context) {
-            return Err(FeedError::Length { length, context: model.context });
+        if length as u64 > u64::from(model.max_position_embeddings) {
+            return Err(FeedError::Length { length, context: model.max_position_embeddings });
         }
         let mask = batch.mask();
-        check_tokens(batch, i64::from(model.vocabulary) - 1)?;
-        let mut pieces = Vec::new();
+        check_tokens(batch, i64::from(model.vocab_size) - 1)?;
+        let mut segments = Vec::new();
         for row in 0..batch.rows() {
             let first = row * length;
             let mut end = 0;
-            for piece in &batch.spans(row)? {
-                let (start, tokens) = (piece.start as usize, piece.tokens as usize);
+            for segment in &batch.spans(row)? {
+                let (start, tokens) = (segment.start as usize, segment.tokens as usize);
                 check_gap(&mask, row, length, end..start)?;
                 end = start + tokens;
                 let counted = mask
                     .get(first + start..first + end)
                     .map_or(0, |bits| bits.iter().filter(|bit| **bit).count());
-                // Erased text is padding: nothing is learnt from it and nothing reads it.
-                if !piece.erased {
-                    pieces.push(Piece {
+                // Erased text is padding: it is neither learnt nor attended to.
+                if !segment.erased {
+                    segments.push(Segment {
                         row,
                         replayed: batch.is_replayed(row),
                         start: first + start,
@@ -151,44 +151,44 @@ impl Sheet {
             }
             check_gap(&mask, row, length, end..length)?;
         }
-        // Stable: pieces of equal length stay in the batch's order.
-        pieces.sort_by_key(|piece| piece.tokens);
-        let mut sheet = Self { rows: batch.rows() as u64, ..Self::default() };
-        for piece in pieces {
-            let from = piece.start..piece.start + piece.tokens;
+        // Stable: segments of equal length stay in the batch's order.
+        segments.sort_by_key(|segment| segment.tokens);
+        let mut packed = Self { rows: batch.rows() as u64, ..Self::default() };
+        for segment in segments {
+            let from = segment.start..segment.start + segment.tokens;
             let long = |tokens: &[i32]| -> Vec<i64> {
                 tokens.get(from.clone()).unwrap_or_default().iter().map(|token| i64::from(*token)).collect()
             };
             let counts = mask.get(from.clone()).unwrap_or_default();
-            let weight = if piece.replayed { replay_weight } else { 1.0 };
-            sheet.push(piece, long(batch.tokens()), long(batch.targets()), counts, weight);
+            let weight = if segment.replayed { replay_weight } else { 1.0 };
+            packed.push(segment, long(batch.tokens()), long(batch.targets()), counts, weight);
         }
-        sheet.lay_out();
-        Ok(sheet)
+        packed.lay_out();
+        Ok(packed)
     }
 
-    /// A sheet of documents to be predicted: `(inputs, targets)` of equal length, which must fit the
-    /// model; shorter ones first, so that equal lengths lie side by side. `Piece::row` is the
-    /// document's number.
+    /// A packed batch of documents to predict: `(inputs, targets)` of equal length, which must fit the model;
+    /// shorter ones first, so that equal lengths are next to each other. `Segment::row` is the document's
+    /// index.
     #[must_use]
     pub fn of_documents(documents: &[(Vec<i64>, Vec<i64>)]) -> Self {
         let mut order: Vec<usize> = (0..documents.len()).collect();
         order.sort_by_key(|index| documents.get(*index).map(|(tokens, _)| tokens.len()));
-        let mut sheet = Self { rows: documents.len() as u64, ..Self::default() };
+        let mut packed = Self { rows: documents.len() as u64, ..Self::default() };
         for row in order {
             let Some((tokens, targets)) = documents.get(row).filter(|(tokens, _)| !tokens.is_empty()) else {
                 continue;
             };
             let n = tokens.len();
-            let piece = Piece { row, replayed: false, start: 0, tokens: n, counted: n };
-            sheet.push(piece, tokens.clone(), targets.clone(), &vec![true; n], 1.0);
+            let segment = Segment { row, replayed: false, start: 0, tokens: n, counted: n };
+            packed.push(segment, tokens.clone(), targets.clone(), &vec![true; n], 1.0);
         }
-        sheet.lay_out();
-        sheet
+        packed.lay_out();
+        packed
     }
 
-    fn push(&mut self, piece: Piece, tokens: Vec<i64>, targets: Vec<i64>, counts: &[bool], weight: f32) {
-        self.pieces.push(Piece { start: self.tokens.len(), ..piece });
+    fn push(&mut self, segment: Segment, tokens: Vec<i64>, targets: Vec<i64>, counts: &[bool], weight: f32) {
+        self.segments.push(Segment { start: self.tokens.len(), ..segment });
         self.tokens.extend(tokens);
         self.targets.extend(targets);
         self.counts.extend(counts);
@@ -196,29 +196,29 @@ impl Sheet {
     }
 
     fn lay_out(&mut self) {
-        self.documents = Documents::of_lengths(self.pieces.iter().map(|piece| piece.tokens as i64));
+        self.documents = Documents::of_lengths(self.segments.iter().map(|segment| segment.tokens as i64));
     }
 
-    /// The sheet in parts of `rows` rows each, in the batch's order, without the rows in which nothing
-    /// counts; the sheet itself where `rows` is 0 or not below its own.
+    /// The packed batch in parts of `rows` rows each, in the batch's order, without rows in which nothing
+    /// counts; the packed batch itself if `rows` is 0 or at least its number of rows.
     #[must_use]
     pub fn split(&self, rows: u64) -> Vec<Cow<'_, Self>> {
         if rows == 0 || rows >= self.rows {
             return vec![Cow::Borrowed(self)];
         }
         let counts: BTreeSet<usize> =
-            self.pieces.iter().filter(|piece| piece.counted > 0).map(|piece| piece.row).collect();
+            self.segments.iter().filter(|segment| segment.counted > 0).map(|segment| segment.row).collect();
         let counts: Vec<usize> = counts.into_iter().collect();
         let parts = counts.chunks(usize::try_from(rows).unwrap_or(usize::MAX));
         parts.map(|rows| Cow::Owned(self.part(rows))).collect()
     }
 
-    /// The documents of these rows, which are sorted.
+    /// The documents of these rows; `rows` is sorted.
     fn part(&self, rows: &[usize]) -> Self {
         let mut part = Self { rows: rows.len() as u64, ..Self::default() };
-        for piece in self.pieces.iter().filter(|piece| rows.binary_search(&piece.row).is_ok()) {
-            let from = piece.start..piece.start + piece.tokens;
-            part.pieces.push(Piece { start: part.tokens.len(), ..*piece });
+        for segment in self.segments.iter().filter(|segment| rows.binary_search(&segment.row).is_ok()) {
+            let from = segment.start..segment.start + segment.tokens;
+            part.segments.push(Segment { start: part.tokens.len(), ..*segment });
             part.tokens.extend_from_slice(self.tokens.get(from.clone()).unwrap_or_default());
             part.targets.extend_from_slice(self.targets.get(from.clone()).unwrap_or_default());
             part.counts.extend_from_slice(self.counts.get(from.clone()).unwrap_or_default());
@@ -228,13 +228,13 @@ impl Sheet {
         part
     }
 
-    /// What all predictions weigh together; 0 where there is nothing to learn.
+    /// The sum of all weights; 0 if there is nothing to learn.
     #[must_use]
     pub fn weight(&self) -> f64 {
         self.weights.iter().map(|weight| f64::from(*weight)).sum()
     }
 
-    /// Its tokens on the device.
+    /// Its tokens as tensors on the device.
     #[must_use]
     pub fn input(&self, device: Device) -> Input {
         Input {
@@ -271,27 +271,27 @@ fn check_gap(mask: &[bool], row: usize, length: usize, gap: std::ops::Range<usiz
 pub struct Delivery {
     /// Names the batch.
     pub ticket: Ticket,
-    /// The batch, laid out.
-    pub sheet: Sheet,
-    /// Where the new text after this batch begins.
+    /// The packed batch.
+    pub packed: PackedBatch,
+    /// The position of the new text after this batch.
     pub next: Cursor,
 }
 
-/// Gives a job's deliveries, one after another; `None` when the stream has ended.
+/// Returns a job's deliveries in order; `None` if the stream has ended.
 pub type Feed = Box<dyn FnMut() -> Result<Option<Delivery>, Failure> + Send>;
 
-/// The deliveries of `feed`, made by a thread of its own before they are asked for; at most `depth` of them
-/// wait. What `feed` fails with, or its end, comes after the deliveries before it.
+/// The deliveries of `feed`, prefetched by a thread; at most `depth` of them wait. An error or the end of
+/// `feed` comes after the deliveries before it.
 ///
 /// # Errors
-/// [`FeedError::Thread`] where no thread can be started.
-pub fn ahead(mut feed: Feed, depth: usize) -> Result<Feed, FeedError> {
+/// [`FeedError::Thread`] if no thread can be started.
+pub fn prefetch(mut feed: Feed, depth: usize) -> Result<Feed, FeedError> {
     let (sender, queue) = sync_channel(depth.max(1));
     let make = move || {
         loop {
             let made = feed();
             let last = !matches!(made, Ok(Some(_)));
-            // Nobody takes it once the queue is dropped.
+            // Sending fails once the receiver is dropped.
             if sender.send(made).is_err() || last {
                 return;
             }
@@ -309,10 +309,10 @@ pub fn ahead(mut feed: Feed, depth: usize) -> Result<Feed, FeedError> {
     }))
 }
 
-/// A tensor's numbers on the host, whatever its shape.
+/// A tensor's numbers on the host, flattened.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where it holds other than floating-point numbers.
+/// [`TorchError::Refused`] if the tensor does not hold floating-point numbers.
 pub fn to_host(tensor: &Tensor) -> Result<Vec<f32>, TorchError> {
     let flat = tensor.detach().to_device(Device::Cpu).to_kind(tch::Kind::Float).contiguous().flatten(0, -1);
     Vec::<f32>::try_from(flat).map_err(|error| TorchError::Refused(error.to_string()))

@@ -1,5 +1,5 @@
-//! A job from its configuration to its end: it starts, branches off another, or goes on exactly where its
-//! last checkpoint stands, and leaves a checkpoint, its evaluations and a release behind.
+//! A job from its configuration to its end: it starts, branches off another job, or resumes exactly from its
+//! newest checkpoint; it writes checkpoints, evaluations and a release.
 
 use std::path::{Path, PathBuf};
 
@@ -12,9 +12,9 @@ use perennial_store::Store;
 use tch::Device;
 use tokio::runtime::Handle;
 
-use crate::batches::{Batches, Notes};
+use crate::batches::{Batches, DrawLog};
 use crate::checkpoint::release::{self, Weights};
-use crate::checkpoint::{self, Branched, CheckpointError, Progress, Start, State};
+use crate::checkpoint::{self, Branched, CheckpointError, JobPosition, Start, State};
 use crate::config::Config;
 use crate::device::{self, Precision};
 use crate::evaluate::held_out;
@@ -22,11 +22,11 @@ use crate::evaluate::scorer::Scorer;
 use crate::feed::Feed;
 use crate::model::Decoder;
 use crate::report::collect::CONFIG;
-use crate::step::{Learner, Recipe};
+use crate::step::{Learner, TrainConfig};
 use crate::torch;
 use crate::train::{self, Act, End, Hooks, Plan, Report};
 
-/// A job that cannot go on from where it stands.
+/// A job that cannot be resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     /// The checkpoint was made under another configuration.
@@ -37,12 +37,12 @@ pub enum JobError {
         /// What differs.
         what: &'static str,
     },
-    /// The weights that it started from are gone.
-    #[error("the weights that job `{job}` started from cannot be had again")]
+    /// The weights that it started from are missing or changed.
+    #[error("the weights that job `{job}` started from cannot be read")]
     Start {
-        /// The job.
+        /// Its configuration.
         job: String,
-        /// Why.
+        /// The reason.
         #[source]
         source: CheckpointError,
     },
@@ -58,45 +58,45 @@ impl Fault for JobError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Changed { .. } => {
-                "go on with the job's own configuration, or give the new one another `job.name` and `job.folder`"
+                "resume with the job's own configuration, or give the new one another `job.name` and `job.folder`"
                     .into()
             }
             Self::Start { .. } => {
-                "put them back and run the job again, or set `average.interpolate` to `[]`".into()
+                "restore the file and run the job again, or set `average.interpolate` to `[]`".into()
             }
         })
     }
 }
 
-/// What is to be run.
+/// A job to run.
 pub struct Task<'a> {
-    /// The job.
+    /// Its configuration.
     pub config: &'a Config,
-    /// The configuration as text, which is left in the job's folder.
+    /// The effective configuration as text, written to the job's folder.
     pub effective: &'a str,
-    /// Its reading.
+    /// Its reading plan.
     pub plan: ReadingPlan,
-    /// The checkpoint that it branches from where it has none of its own.
+    /// The checkpoint to branch from if the job has no checkpoint yet.
     pub from: Option<&'a Path>,
 }
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// How its training did.
+    /// The report of its training.
     pub report: Report,
-    /// The release it left.
+    /// The release that it wrote.
     pub release: Option<PathBuf>,
-    /// Steps that a branch is short of its cool-down, because its stream has ended.
+    /// Steps that are missing from a branch's cool-down, because its stream ended.
     pub short: u64,
 }
 
-/// Runs a job until its steps or its stream end, or `stop` asks. Must be called on a tokio runtime's
-/// blocking thread: it makes the one thread that calls libtorch and waits for it.
+/// Runs a job until its steps or its stream end, or `stop` is triggered. Call it on a blocking thread of a
+/// tokio runtime: it starts the one thread that calls libtorch and waits for it.
 ///
 /// # Errors
-/// [`JobError`] where the job's checkpoint belongs to another configuration, and whatever the store,
-/// libtorch or the disk refuses.
+/// [`JobError`] if the job's checkpoint belongs to another configuration; errors of the store, libtorch and
+/// the disk.
 pub fn run(
     task: Task<'_>,
     store: &Store,
@@ -117,13 +117,13 @@ pub fn run(
     };
     torch::on_one_thread(config.run.threads, || -> Result<Ended, Failure> {
         torch::check_version()?;
-        let anew = checkpoint::complete(&config.job.folder)?.is_empty();
-        let (learner, progress) = begin(config, &digest, from)?;
-        leave(&config.job.folder, effective)?;
-        let notes = batches.notes(runtime);
-        let feed = batches.feed(&progress, learner.at(), config, runtime)?;
-        let scorer = Scorer::new(config, &slices, store, runtime, anew);
-        Running { config, learner, progress, scorer, notes }.run(feed, clock, stop)
+        let is_new = checkpoint::complete(&config.job.folder)?.is_empty();
+        let (learner, position) = begin(config, &digest, from)?;
+        write_config(&config.job.folder, effective)?;
+        let draw_log = batches.draw_log(runtime);
+        let feed = batches.feed(&position, learner.at(), config, runtime)?;
+        let scorer = Scorer::new(config, &slices, store, runtime, is_new);
+        Running { config, learner, position, scorer, draw_log }.run(feed, clock, stop)
     })
 }
 
@@ -144,8 +144,8 @@ fn plan(config: &Config) -> Plan {
     }
 }
 
-/// Leaves the configuration in the job's folder, for reports and for whoever finds it.
-fn leave(folder: &Path, effective: &str) -> Result<(), CheckpointError> {
+/// Writes the effective configuration to the job's folder, for reports and for reference.
+fn write_config(folder: &Path, effective: &str) -> Result<(), CheckpointError> {
     let (path, partial) = (folder.join(CONFIG), folder.join(format!("{CONFIG}.partial")));
     let failed = |source| CheckpointError::Write { path: path.clone(), source };
     std::fs::create_dir_all(folder)
@@ -154,9 +154,8 @@ fn leave(folder: &Path, effective: &str) -> Result<(), CheckpointError> {
         .map_err(failed)
 }
 
-/// The learner of the job's newest checkpoint, or of the checkpoint that it branches from, or one that
-/// has learnt nothing yet.
-fn begin(config: &Config, digest: &str, from: Option<&Path>) -> Result<(Learner, Progress), Failure> {
+/// The learner of the job's newest checkpoint, else of the checkpoint that it branches from, else a new one.
+fn begin(config: &Config, digest: &str, from: Option<&Path>) -> Result<(Learner, JobPosition), Failure> {
     let chosen = device::choose(config.run.device)?;
     if let Some(why) = &chosen.why_not_cuda {
         tracing::info!(why, "computing on the CPU");
@@ -169,24 +168,24 @@ fn begin(config: &Config, digest: &str, from: Option<&Path>) -> Result<(Learner,
     }
 }
 
-/// What a job computes in, that is new or has `begun` in this; says so, and why.
+/// The precision of a new job, or of a job that started with `begun`; logs it with the reason.
 fn computing(config: &Config, device: Device, begun: Option<Precision>) -> Precision {
     let found = device::precision(config.run.precision, device, begun);
     tracing::info!(precision = %found.precision, why = found.why, "computing");
     found.precision
 }
 
-fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, Progress), Failure> {
-    let recipe = config.recipe(computing(config, device, None));
+fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, JobPosition), Failure> {
+    let train_config = config.train_config(computing(config, device, None));
     let (start, learner) = match &config.job.start {
         None => {
             let seed = config.weights_seed();
-            (Start::Seed(seed), Learner::fresh(&recipe, seed, device)?)
+            (Start::Seed(seed), Learner::init(&train_config, seed, device)?)
         }
         Some(path) => {
             let start = checkpoint::start_file(path)?;
-            let model = checkpoint::start_model(&start, &recipe, device)?;
-            (start, Learner::with_model(&recipe, model)?)
+            let model = checkpoint::start_model(&start, &train_config, device)?;
+            (start, Learner::with_model(&train_config, model)?)
         }
     };
     tracing::info!(
@@ -194,11 +193,11 @@ fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, Prog
         parameters = learner.model().size(),
         "starting with {}",
         match &start {
-            Start::Seed(_) => "fresh weights".to_owned(),
+            Start::Seed(_) => "random weights".to_owned(),
             Start::File { path, .. } => format!("the weights of `{}`", path.display()),
         }
     );
-    let progress = Progress {
+    let position = JobPosition {
         job: config.job.name.clone(),
         tokens: 0,
         row: 0,
@@ -207,7 +206,7 @@ fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, Prog
         start,
         branched: None,
     };
-    Ok((learner, progress))
+    Ok((learner, position))
 }
 
 fn resume(
@@ -215,39 +214,39 @@ fn resume(
     digest: &str,
     path: &Path,
     device: Device,
-) -> Result<(Learner, Progress), Failure> {
-    let resumed = checkpoint::load(path, device, |recipe| in_parts(config, recipe))?;
+) -> Result<(Learner, JobPosition), Failure> {
+    let resumed = checkpoint::load(path, device, |train_config| in_parts(config, train_config))?;
     let start = agree(&resumed.state, config, digest, path)?;
     check_start(config, &start)?;
-    computing(config, device, Some(resumed.state.recipe.precision));
-    let progress = Progress { start, ..resumed.state.progress() };
+    computing(config, device, Some(resumed.state.train_config.precision));
+    let position = JobPosition { start, ..resumed.state.position() };
     tracing::info!(
-        job = progress.job,
+        job = position.job,
         step = resumed.state.step.0,
-        tokens = progress.tokens,
-        "going on from `{}`",
+        tokens = position.tokens,
+        "resuming from `{}`",
         path.display()
     );
-    Ok((resumed.learner, progress))
+    Ok((resumed.learner, position))
 }
 
-/// The first checkpoint of a branch is what it branches from, under its own name: from then on it needs
-/// nothing of its parent, which may remove the checkpoint at any time.
+/// A branch first writes its parent's checkpoint under its own name: the parent may then remove its
+/// checkpoint at any time.
 fn branch_off(
     config: &Config,
     digest: &str,
     from: &Path,
     device: Device,
-) -> Result<(Learner, Progress), Failure> {
-    let resumed = checkpoint::load(from, device, |recipe| {
-        recipe.schedule.cooldown = config.schedule.schedule().cooldown;
-        in_parts(config, recipe);
+) -> Result<(Learner, JobPosition), Failure> {
+    let resumed = checkpoint::load(from, device, |train_config| {
+        train_config.schedule.cooldown = config.schedule.schedule().cooldown;
+        in_parts(config, train_config);
     })?;
     let mut state = resumed.state;
     let job = std::mem::replace(&mut state.job, config.job.name.clone());
     let start = agree(&state, config, digest, from)?;
     check_start(config, &start)?;
-    computing(config, device, Some(state.recipe.precision));
+    computing(config, device, Some(state.train_config.precision));
     let model = state.model().cloned().ok_or_else(|| CheckpointError::None { path: from.to_owned() })?;
     let branched = Branched { job, step: state.step, checkpoint: from.to_owned(), model };
     tracing::info!(
@@ -258,26 +257,26 @@ fn branch_off(
         branched.job,
         from.display()
     );
-    let progress = Progress { start, branched: Some(branched), ..state.progress() };
-    checkpoint::save(&config.job.folder, &resumed.learner, &progress, limit(u64::from(config.run.keep)))?;
-    Ok((resumed.learner, progress))
+    let position = JobPosition { start, branched: Some(branched), ..state.position() };
+    checkpoint::save(&config.job.folder, &resumed.learner, &position, limit(u64::from(config.run.keep)))?;
+    Ok((resumed.learner, position))
 }
 
-/// Rows computed at a time may change where a job goes on: memory may have become scarce.
-fn in_parts(config: &Config, recipe: &mut Recipe) {
-    let (was, now) = (recipe.micro_rows, config.run.micro_rows);
+/// Takes over `run.micro_rows`, which a resumed job may change: less memory may be available.
+fn in_parts(config: &Config, train_config: &mut TrainConfig) {
+    let (was, now) = (train_config.micro_rows, config.run.micro_rows);
     if was != now {
         tracing::warn!(
             was,
             now,
-            "`run.micro_rows` is another: sums are made in another order, so the weights will differ in their \
-             last bits from those of a job that never changed it"
+            "`run.micro_rows` has changed: gradients are summed in another order, so the weights will differ in \
+             their last bits from those of a job that never changed it"
         );
-        recipe.micro_rows = now;
+        train_config.micro_rows = now;
     }
 }
 
-/// Refuses to go on without the file that the job's end goes back to, before the steps are made.
+/// Refuses to resume without the initial weights that the release interpolates from, before any step.
 fn check_start(config: &Config, start: &Start) -> Result<(), JobError> {
     let Start::File { path, .. } = start else { return Ok(()) };
     if config.average.shares(true).is_empty() {
@@ -287,19 +286,23 @@ fn check_start(config: &Config, start: &Start) -> Result<(), JobError> {
     found.map(|_| ()).map_err(|source| JobError::Start { job: config.job.name.clone(), source })
 }
 
-/// Refuses a checkpoint of another configuration; gives the start that the job has, where it is now.
+/// Refuses a checkpoint of another configuration; returns the job's start with the current path of its file.
 ///
 /// # Errors
-/// [`JobError::Changed`] with what differs.
+/// [`JobError::Changed`] with the part that differs.
 pub fn agree(state: &State, config: &Config, digest: &str, path: &Path) -> Result<Start, JobError> {
     let start = same_start(config, &state.start);
-    let precision = config.run.precision.of_job(state.recipe.precision);
-    let recipe = Recipe { micro_rows: state.recipe.micro_rows, ..config.recipe(precision) };
+    let precision = config.run.precision.of_job(state.train_config.precision);
+    let train_config =
+        TrainConfig { micro_rows: state.train_config.micro_rows, ..config.train_config(precision) };
     let same = [
         ("job.name", state.job == config.job.name),
-        ("run.precision", state.recipe.precision == precision),
-        ("run.replay_weight", state.recipe.replay_weight.to_bits() == config.run.replay_weight.to_bits()),
-        ("recipe (model, optim, schedule, average)", state.recipe == recipe),
+        ("run.precision", state.train_config.precision == precision),
+        (
+            "run.replay_weight",
+            state.train_config.replay_weight.to_bits() == config.run.replay_weight.to_bits(),
+        ),
+        ("training configuration (model, optim, schedule, average)", state.train_config == train_config),
         ("reading (replay)", state.config == digest),
     ];
     let other = same.into_iter().find(|(_, same)| !same).map(|(what, _)| what);
@@ -312,8 +315,8 @@ pub fn agree(state: &State, config: &Config, digest: &str, path: &Path) -> Resul
     }
 }
 
-/// The start of a checkpoint, where the configuration names the same. The file need not be there any more,
-/// and may have moved; it may not have changed.
+/// The start of a checkpoint, if the configuration names the same one. The file may have been moved or
+/// removed, but not changed.
 fn same_start(config: &Config, start: &Start) -> Option<Start> {
     let Some(path) = &config.job.start else {
         return (*start == Start::Seed(config.weights_seed())).then(|| start.clone());
@@ -327,75 +330,76 @@ fn same_start(config: &Config, start: &Start) -> Option<Start> {
     }
 }
 
-/// A job that has a learner.
+/// A job with its learner.
 struct Running<'a> {
     config: &'a Config,
     learner: Learner,
-    progress: Progress,
+    position: JobPosition,
     scorer: Scorer<'a>,
-    notes: Notes,
+    draw_log: DrawLog,
 }
 
 impl Running<'_> {
     fn run(self, mut feed: Feed, clock: &Clock, stop: &Stop) -> Result<Ended, Failure> {
-        let Self { config, mut learner, mut progress, mut scorer, notes } = self;
-        let first = progress.branched.as_ref().map_or(Step(0), |branched| branched.step);
+        let Self { config, mut learner, mut position, mut scorer, draw_log } = self;
+        let first = position.branched.as_ref().map_or(Step(0), |branched| branched.step);
         if learner.at() == first {
-            scorer.live(&learner, &progress)?;
+            scorer.live(&learner, &position)?;
         }
         let hooks = Hooks {
-            evaluate: Box::new(|learner, progress| scorer.live(learner, progress)),
-            settle: Box::new(|| notes.flush()),
+            evaluate: Box::new(|learner, position| scorer.live(learner, position)),
+            settle: Box::new(|| draw_log.flush()),
         };
         let plan = plan(config);
-        let report = train::train(&mut learner, &mut progress, &mut feed, &plan, hooks, clock, stop)?;
+        let report = train::train(&mut learner, &mut position, &mut feed, &plan, hooks, clock, stop)?;
         if report.end == End::Stopped {
             return Ok(Ended { report, release: None, short: 0 });
         }
-        let (all, start) = finish(config, &learner, &progress, &mut scorer)?;
-        let end = learner.recipe().schedule.cooldown.map_or(Step(0), |cooldown| cooldown.end());
-        let short = if progress.branched.is_some() { end.0.saturating_sub(report.steps.0) } else { 0 };
+        let (all, start) = finish(config, &learner, &position, &mut scorer)?;
+        let end = learner.train_config().schedule.cooldown.map_or(Step(0), |cooldown| cooldown.end());
+        let short = if position.branched.is_some() { end.0.saturating_sub(report.steps.0) } else { 0 };
         if short > 0 {
             tracing::warn!(
                 short,
-                "the cool-down was cut short: these weights are no release; run it again when the stream has \
-                 more text"
+                "the cool-down is incomplete, so no release was written; run it again when the stream has more \
+                 text"
             );
             return Ok(Ended { report, release: None, short });
         }
-        let release = release::write(&report.checkpoint, &learner, &progress, &all, start.as_ref())?;
+        let release = release::write(&report.checkpoint, &learner, &position, &all, start.as_ref())?;
         Ok(Ended { report, release: Some(release), short })
     }
 }
 
-/// Scores all that a job leaves, and gives it: which weights, and what the interpolated ones begin at.
+/// Scores the weights that a job ends with; returns their list and the start of the interpolated ones.
 fn finish(
     config: &Config,
     learner: &Learner,
-    progress: &Progress,
+    position: &JobPosition,
     scorer: &mut Scorer<'_>,
 ) -> Result<(Vec<Weights>, Option<Decoder>), Failure> {
-    let shares = config.average.shares(matches!(progress.start, Start::File { .. }));
-    let all = Weights::all(&config.average.horizons, &shares);
-    let (ways, averages): (Vec<Weights>, Vec<Weights>) = all.iter().partition(|one| one.is_interpolated());
-    scorer.live(learner, progress)?;
+    let shares = config.average.shares(matches!(position.start, Start::File { .. }));
+    let all = Weights::all(&config.average.windows, &shares);
+    let (interpolated, averages): (Vec<Weights>, Vec<Weights>) =
+        all.iter().partition(|one| one.is_interpolated());
+    scorer.live(learner, position)?;
     if config.evaluate.averages {
-        scorer.rest(learner, progress, &averages, None)?;
+        scorer.others(learner, position, &averages, None)?;
     }
-    if ways.is_empty() {
+    if interpolated.is_empty() {
         return Ok((all, None));
     }
-    let start = checkpoint::start_model(&progress.start, learner.recipe(), learner.model().device());
+    let start = checkpoint::start_model(&position.start, learner.train_config(), learner.model().device());
     let start = match start {
         Ok(start) => start,
         Err(error) => {
             let why = perennial_program::error::render(&error);
-            tracing::warn!(why, "the start cannot be had again: the ways from it are left out");
+            tracing::warn!(why, "the initial weights cannot be read: interpolated weights are left out");
             return Ok((averages, None));
         }
     };
     if config.evaluate.averages {
-        scorer.rest(learner, progress, &ways, Some(&start))?;
+        scorer.others(learner, position, &interpolated, Some(&start))?;
     }
     Ok((all, Some(start)))
 }

@@ -4,18 +4,17 @@
 //! feed -> model -> loss -> step -> checkpoint -> evaluate
 //! ```
 //!
-//! [`feed`] checks a batch and lays its documents side by side; [`model`] reads them, each document by
-//! itself; [`loss`] says what was not foreseen; [`step`] makes the weights a little better, in the order
-//! of the equation; [`checkpoint`] holds all that is needed to go on as if nothing had stopped;
-//! [`evaluate`] scores text that was held out. [`train`] is the loop around them, with the explicit list
-//! of what happens every so many steps.
+//! [`feed`] checks a batch and packs its documents; [`model`] computes logits, each document by itself;
+//! [`loss`] is the objective; [`step`] is one optimiser step, in the order of the equation; [`checkpoint`]
+//! stores everything that resuming needs; [`evaluate`] scores held-out text. [`train`] is the loop around
+//! them, with the explicit list of what happens every N steps.
 //!
 //! # Invariants
-//! - The trainer never opens a source and never picks records: it learns what a ticket names.
-//! - Weights are a function of the recipe, the start and the tickets: the same on every run of the same
-//!   libtorch, instruction set and number of threads.
-//! - No clock, no environment and no unseeded random number reaches the weights.
-//! - libtorch is called from one thread; its errors leave as values, never as panics.
+//! - The trainer never opens a source and never selects records: a ticket names what it learns.
+//! - Weights are a function of the training configuration, the initial weights and the tickets: identical on
+//!   every run with the same libtorch, instruction set and number of threads.
+//! - No clock, no environment variable and no unseeded random number affects the weights.
+//! - One thread calls libtorch; its errors are returned as values, never raised as panics.
 
 pub mod average;
 pub mod batches;
@@ -30,12 +29,12 @@ pub mod loss;
 pub mod metrics;
 pub mod model;
 pub mod optim;
+pub mod progress;
 pub mod report;
 pub mod schedule;
 pub mod step;
 pub mod torch;
 pub mod train;
-pub mod watch;
 
 #[cfg(test)]
 mod testing;

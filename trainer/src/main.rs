@@ -1,4 +1,4 @@
-//! `perennial-train`: jobs that learn from what `perennial-ingest` wrote and `perennial-replay` mixes.
+//! `perennial-train`: training jobs on the text that `perennial-ingest` wrote and `perennial-replay` mixes.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use perennial_trainer::{branch, job, torch};
 
 /// Trains a language model on the batches of a Perennial store.
 ///
-/// A job is a configuration file. `run` starts it, or goes on exactly where its newest checkpoint
-/// stands: kill it at any time and run it again.
+/// A job is a configuration file. `run` starts it, or resumes it exactly from its newest checkpoint: it may
+/// be killed at any time and run again.
 #[derive(Debug, Parser)]
 #[command(name = "perennial-train", version, arg_required_else_help = true)]
 struct Cli {
@@ -34,32 +34,32 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a job: start it, or go on from its newest checkpoint.
+    /// Run a job: start it, or resume it from its newest checkpoint.
     Run,
     /// Cut a release: branch off a job's checkpoint and anneal the learning rate to its end.
     ///
-    /// The job itself never ends and is not touched. The branch begins with its checkpoint (weights,
-    /// moments, averages, place in the stream) and goes on reading where it stood, under a name and in a
-    /// folder of its own, while the learning rate goes down over N steps as `[schedule.cooldown]` says. At
-    /// its end it is scored, and leaves its weights, their averages and the ways from the start to them in
-    /// OUT/release.
+    /// The job itself does not change and never ends. The branch starts from its checkpoint (weights,
+    /// moments, averages, position in the stream) and continues to read from there, with its own name and
+    /// folder, while the learning rate decreases over N steps as `[schedule.cooldown]` defines. At its end it
+    /// is evaluated, and its weights, their averages and the interpolations from the initial weights to them
+    /// are in OUT/release.
     ///
-    /// It may be killed: the same command, or `--config OUT/config.toml run`, goes on where it stood.
+    /// It may be killed: the same command, or `--config OUT/config.toml run`, resumes it.
     #[command(
         after_help = "Example:\n  perennial-train --config job.toml branch --out release-1 --steps 500"
     )]
     Branch {
-        /// Where to branch off: the step of one of the job's checkpoints, or a checkpoint's folder. The
-        /// job's newest where absent.
+        /// The checkpoint to start from: the step of one of the job's checkpoints, or a checkpoint's folder.
+        /// The default is the job's newest checkpoint.
         #[arg(long, value_name = "STEP|CHECKPOINT")]
         from: Option<String>,
-        /// The folder of the branch. It must not be in the job's.
+        /// The folder of the branch. It must not be inside the job's folder.
         #[arg(long, value_name = "FOLDER")]
         out: PathBuf,
-        /// Steps of the cool-down: some 10 to 20 % of those since the last release.
+        /// Steps of the cool-down: about 10 to 20 % of those since the last release.
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         steps: u64,
-        /// The branch's name in tickets, draws and evaluations; `<job>-cooldown-<step>` where absent.
+        /// The branch's name in tickets, draws and evaluations; the default is `<job>-cooldown-<step>`.
         #[arg(long)]
         name: Option<String>,
     },
@@ -76,10 +76,10 @@ enum Command {
         #[arg(long, default_value = "Learning from a stream without forgetting")]
         title: String,
     },
-    /// Look at the configuration without running anything.
+    /// Show or check the configuration without running anything.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Print which libtorch computes, on what, and why not on CUDA.
+    /// Print the version and devices of libtorch, and why CUDA is not available.
     Doctor,
 }
 
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
                 }
             }
             (_, Some(plan)) => run(loaded, plan, None, stop).await,
-            // `check` gives a plan wherever it has no problem to tell.
+            // `check` returns a plan unless it reports a problem.
             (_, None) => Ok(()),
         }
     })
@@ -153,7 +153,7 @@ async fn run(
     );
     let _ = match release {
         Some(release) => write!(text, "; release {}", release.display()),
-        None if short > 0 => write!(text, "; no release: the cool-down is {short} steps short"),
+        None if short > 0 => write!(text, "; no release: the cool-down lacks {short} steps"),
         None => Ok(()),
     };
     cli::print(&format!("{text}\n"))?;
@@ -174,7 +174,7 @@ async fn report(config: &Config, runs: &[Compared], title: &str, out: &Path) -> 
 }
 
 fn doctor() -> Result<(), Failure> {
-    // First: whatever asks libtorch for CUDA before it is loaded hides it for good.
+    // First: a question about CUDA before it is loaded would disable it for this process.
     let cuda = torch::load_cuda().and_then(|()| torch::guarded(tch::Cuda::device_count));
     let mut text = String::new();
     let _ = writeln!(text, "libtorch   {}", torch::version()?);

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one line of JSON per interval of steps, in order, never one twice.
+//! `metrics.jsonl`: one line of JSON per interval of steps, in order, each interval once.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -9,13 +9,13 @@ use perennial_program::error::{Fault, Kind};
 use perennial_schemas::id::Step;
 use serde::{Deserialize, Serialize};
 
-use crate::feed::Sheet;
+use crate::feed::PackedBatch;
 use crate::loss::next_token::Tally;
 use crate::step::Outcome;
 
 /// The file cannot be read or written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot keep `{path}`")]
+#[error("cannot read or write `{path}`")]
 pub struct MetricsError {
     path: PathBuf,
     #[source]
@@ -28,32 +28,32 @@ impl Fault for MetricsError {
     }
 }
 
-/// One line: what happened since the line before it. Losses are nats per prediction, before the update.
+/// One line: the steps since the previous line. Losses are nats per prediction, before the update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// Steps made.
     pub step: Step,
     /// Tokens of text read since the job began.
     pub tokens: u64,
-    /// Mean loss over all rows, unweighted; `null` where no prediction counted.
+    /// Mean loss over all rows, unweighted; `null` if no prediction counted.
     pub loss: Option<f64>,
     /// Mean loss over new text.
     pub loss_new: Option<f64>,
     /// Mean loss over replayed text.
     pub loss_replayed: Option<f64>,
-    /// Share of the tokens of text that were replayed; `null` where there were none.
+    /// Share of the text's tokens that were replayed; `null` without tokens.
     pub replay_share: Option<f64>,
     /// Mean joint norm of the gradients before clipping.
     pub grad_norm: f64,
     /// Learning rate of the last step.
-    pub rate: f64,
-    /// Tokens of text read per second, waiting included.
+    pub learning_rate: f64,
+    /// Tokens of text read per second, including waiting.
     pub tokens_per_second: f64,
     /// Share of the time that was spent waiting for batches.
     pub wait: f64,
 }
 
-/// What is gathered between two lines.
+/// The sums between two lines.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Interval {
     steps: u64,
@@ -61,19 +61,19 @@ pub struct Interval {
     replayed_tokens: u64,
     tally: Tally,
     norms: f64,
-    rate: f64,
+    learning_rate: f64,
     waited: Duration,
 }
 
 impl Interval {
-    /// Adds a step over the text of `sheet`, that waited so long for it.
-    pub fn add(&mut self, outcome: &Outcome, sheet: &Sheet, waited: Duration) {
+    /// Adds a step over `packed`, which the step waited for during `waited`.
+    pub fn add(&mut self, outcome: &Outcome, packed: &PackedBatch, waited: Duration) {
         self.steps += 1;
-        self.tokens += sheet.tokens.len() as u64;
-        let replayed = sheet.pieces.iter().filter(|piece| piece.replayed);
-        self.replayed_tokens += replayed.map(|piece| piece.tokens as u64).sum::<u64>();
+        self.tokens += packed.tokens.len() as u64;
+        let replayed = packed.segments.iter().filter(|segment| segment.replayed);
+        self.replayed_tokens += replayed.map(|segment| segment.tokens as u64).sum::<u64>();
         self.norms += outcome.norm;
-        self.rate = outcome.rate;
+        self.learning_rate = outcome.learning_rate;
         self.waited += waited;
         self.tally = self.tally + outcome.tally;
     }
@@ -84,7 +84,7 @@ impl Interval {
         self.steps == 0
     }
 
-    /// Its line, after `step` steps and `tokens` tokens of the job; it lasted `lasted`.
+    /// The interval's line, after `step` steps and `tokens` tokens of the job; `lasted` is its duration.
     #[must_use]
     pub fn line(&self, step: Step, tokens: u64, lasted: Duration) -> Line {
         let seconds = lasted.as_secs_f64();
@@ -93,11 +93,11 @@ impl Interval {
             step,
             tokens,
             loss: self.tally.all().mean(),
-            loss_new: self.tally.fresh.mean(),
+            loss_new: self.tally.new_text.mean(),
             loss_replayed: self.tally.replayed.mean(),
             replay_share: (self.tokens > 0).then(|| self.replayed_tokens as f64 / self.tokens as f64),
             grad_norm: self.norms / self.steps.max(1) as f64,
-            rate: self.rate,
+            learning_rate: self.learning_rate,
             tokens_per_second: per_second(self.tokens as f64),
             wait: per_second(self.waited.as_secs_f64()),
         }
@@ -112,11 +112,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file to go on after `after` steps: lines of later steps, and a line that was cut
-    /// short, are removed.
+    /// Opens the file to append lines after step `after`: lines of later steps and an incomplete line are
+    /// removed.
     ///
     /// # Errors
-    /// [`MetricsError`] where the disk refuses.
+    /// [`MetricsError`] if the file cannot be read or written.
     pub fn open(path: &Path, after: Step) -> Result<Self, MetricsError> {
         let io = |source| MetricsError { path: path.to_owned(), source };
         let mut file =
@@ -129,7 +129,7 @@ impl Metrics {
     /// Appends a line.
     ///
     /// # Errors
-    /// [`MetricsError`] where the disk refuses.
+    /// [`MetricsError`] if the file cannot be written.
     pub fn write(&mut self, line: &Line) -> Result<(), MetricsError> {
         let io = |source| MetricsError { path: self.path.clone(), source };
         let mut json = serde_json::to_vec(line).map_err(|error| io(error.into()))?;
@@ -137,16 +137,16 @@ impl Metrics {
         self.file.write_all(&json).map_err(io)
     }
 
-    /// Waits until the disk has every line.
+    /// Flushes every line to the disk.
     ///
     /// # Errors
-    /// [`MetricsError`] where the disk refuses.
+    /// [`MetricsError`] if the file cannot be written.
     pub fn sync(&self) -> Result<(), MetricsError> {
         self.file.sync_data().map_err(|source| MetricsError { path: self.path.clone(), source })
     }
 }
 
-/// The length of the file's part that is whole lines of steps up to `after`.
+/// The length in bytes of the complete lines of steps up to `after`.
 fn kept(file: &mut File, after: Step) -> std::io::Result<u64> {
     #[derive(Deserialize)]
     struct Numbered {
@@ -168,7 +168,7 @@ fn kept(file: &mut File, after: Step) -> std::io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::Piece;
+    use crate::feed::Segment;
     use crate::loss::next_token::Sum;
 
     fn line(step: u64) -> Line {
@@ -202,23 +202,26 @@ mod tests {
 
     #[test]
     fn an_interval_sums_losses_by_token_and_time_by_share() {
-        let outcome = |fresh: (f64, u64), replayed: (f64, u64), norm: f64| {
+        let outcome = |new_text: (f64, u64), replayed: (f64, u64), norm: f64| {
             let sum = |(nats, tokens)| Sum { nats, tokens };
-            let tally = Tally { fresh: sum(fresh), replayed: sum(replayed) };
-            Outcome { step: Step(0), loss: None, tally, norm, rate: 0.5 }
+            let tally = Tally { new_text: sum(new_text), replayed: sum(replayed) };
+            Outcome { step: Step(0), loss: None, tally, norm, learning_rate: 0.5 }
         };
-        let sheet = |fresh: usize, replayed: usize| {
-            let piece = |tokens, replayed| Piece { row: 0, replayed, start: 0, tokens, counted: 0 };
-            let pieces = vec![piece(fresh, false), piece(replayed, true)];
-            Sheet { tokens: vec![0; fresh + replayed], pieces, ..Sheet::default() }
+        let packed = |new_text: usize, replayed: usize| {
+            let segment = |tokens, replayed| Segment { row: 0, replayed, start: 0, tokens, counted: 0 };
+            let segments = vec![segment(new_text, false), segment(replayed, true)];
+            PackedBatch { tokens: vec![0; new_text + replayed], segments, ..PackedBatch::default() }
         };
         let mut interval = Interval::default();
-        interval.add(&outcome((6.0, 2), (0.0, 0), 1.0), &sheet(10, 0), Duration::from_millis(500));
-        interval.add(&outcome((2.0, 2), (9.0, 3), 3.0), &sheet(26, 4), Duration::from_millis(500));
+        interval.add(&outcome((6.0, 2), (0.0, 0), 1.0), &packed(10, 0), Duration::from_millis(500));
+        interval.add(&outcome((2.0, 2), (9.0, 3), 3.0), &packed(26, 4), Duration::from_millis(500));
         let line = interval.line(Step(2), 40, Duration::from_secs(4));
         assert_eq!((line.loss_new, line.loss_replayed), (Some(2.0), Some(3.0)));
         assert_eq!(line.loss, Some(17.0 / 7.0));
         assert_eq!(line.replay_share, Some(0.1));
-        assert_eq!([line.grad_norm, line.rate, line.tokens_per_second, line.wait], [2.0, 0.5, 10.0, 0.25]);
+        assert_eq!(
+            [line.grad_norm, line.learning_rate, line.tokens_per_second, line.wait],
+            [2.0, 0.5, 10.0, 0.25]
+        );
     }
 }

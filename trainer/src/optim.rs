@@ -1,7 +1,7 @@
 //! AdamW with a state that can be saved.
 //!
-//! m, v and the step count of every parameter exist from the start, so that a checkpoint that lacks
-//! one of them is known to be broken.
+//! m, v and the step count of every parameter exist from the start, so a checkpoint without one of them is
+//! broken.
 
 use perennial_program::error::{Fault, Kind as FaultKind};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use crate::model::Parameter;
 use crate::torch::{self, AdamW, Clipped, Moments, TorchError};
 
-/// The numbers of AdamW that do not change in a run.
+/// `[optim]`: the hyperparameters of AdamW and clipping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimConfig {
@@ -18,11 +18,11 @@ pub struct OptimConfig {
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Decoupled weight decay of matrices; norms have none.
+    /// Decoupled weight decay of matrices; norms do not decay.
     pub weight_decay: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
-    /// Largest joint 2-norm of the gradients; 0 for none.
+    /// Largest joint 2-norm of the gradients; 0 disables clipping.
     pub clip: f64,
 }
 
@@ -32,7 +32,7 @@ impl Default for OptimConfig {
     }
 }
 
-/// A number that AdamW cannot have.
+/// An invalid hyperparameter.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("`{key}` cannot be {value}: {why}")]
 pub struct OptimError {
@@ -51,7 +51,7 @@ impl Fault for OptimError {
 }
 
 impl OptimConfig {
-    /// Refuses numbers that AdamW cannot have.
+    /// Refuses invalid hyperparameters.
     ///
     /// # Errors
     /// [`OptimError`] with the first key that breaks a rule.
@@ -72,7 +72,7 @@ impl OptimConfig {
     }
 }
 
-/// The optimiser and its state: matrices, which decay, and the rest, which does not.
+/// The optimiser and its state in two groups: matrices, which decay, and other parameters, which do not.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimConfig,
@@ -109,19 +109,19 @@ impl Optimizer {
     /// Measures the gradients and scales them to `clip`, on the device.
     ///
     /// # Errors
-    /// [`TorchError`] where a parameter has no gradient.
+    /// [`TorchError`] if a parameter has no gradient.
     pub fn clip(&self) -> Result<Clipped, TorchError> {
         torch::clip(self.parameters(), self.config.clip)
     }
 
-    /// One update from the gradients; none where `clipped` says that they are not finite.
+    /// One update from the gradients; it is skipped if `clipped` says that they are not finite.
     ///
     /// # Errors
-    /// [`TorchError`] where a parameter has no gradient.
-    pub fn update(&mut self, rate: f64, clipped: &Clipped) -> Result<(), TorchError> {
+    /// [`TorchError`] if a parameter has no gradient.
+    pub fn update(&mut self, learning_rate: f64, clipped: &Clipped) -> Result<(), TorchError> {
         let OptimConfig { beta1, beta2, weight_decay, epsilon, .. } = self.config;
         for (group, decay) in self.groups.iter_mut().zip([weight_decay, 0.0]) {
-            let with = AdamW { rate, beta1, beta2, decay, epsilon };
+            let with = AdamW { learning_rate, beta1, beta2, decay, epsilon };
             torch::adamw(&mut group.moments, &clipped.skip, with)?;
         }
         Ok(())
@@ -130,13 +130,13 @@ impl Optimizer {
     /// Drops the gradients.
     ///
     /// # Errors
-    /// [`TorchError`] where libtorch refuses.
+    /// [`TorchError`] if libtorch fails.
     pub fn drop_gradients(&self) -> Result<(), TorchError> {
         torch::drop_gradients(self.parameters())
     }
 
-    /// Its state by name, to be saved and to be written into: `exp_avg.`, `exp_avg_sq.` and `step.`
-    /// before the parameter's name.
+    /// Its state by name, to save it or to read into it: `exp_avg.`, `exp_avg_sq.` or `step.`, and the
+    /// parameter's name.
     #[must_use]
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut all = Vec::new();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_adamw_cannot_have_are_refused_by_key() {
+    fn invalid_hyperparameters_are_refused_by_key() {
         OptimConfig::default().check().unwrap();
         let refused = |config: OptimConfig| config.check().unwrap_err().key;
         assert_eq!(refused(OptimConfig { beta2: 1.0, ..OptimConfig::default() }), "beta2");

@@ -1,6 +1,6 @@
-//! The learning rate: a linear warm-up, then constant, without an end. It knows no total, so a job can
-//! always go on. A release is cut from it on a branch, where the rate is annealed over a known number of
-//! steps (Hu et al. 2024; Ibrahim et al. 2024).
+//! The learning rate: a linear warm-up, then constant, without an end. It does not depend on a total number
+//! of steps, so a job can always continue. A release is made on a branch, which anneals the learning rate
+//! over a known number of steps (Hu et al. 2024; Ibrahim et al. 2024).
 
 use perennial_schemas::id::Step;
 use serde::{Deserialize, Serialize};
@@ -9,40 +9,41 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
-    /// The rate after the warm-up.
-    pub rate: f64,
+    /// The learning rate after the warm-up.
+    pub learning_rate: f64,
     /// Steps of the warm-up.
     pub warmup: u64,
-    /// How a branch anneals the rate.
+    /// How a branch anneals the learning rate.
     pub cooldown: CooldownConfig,
 }
 
-/// `[schedule.cooldown]`: how the rate goes down, on a branch and nowhere else.
+/// `[schedule.cooldown]`: how a branch anneals the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CooldownConfig {
     /// `root`, `linear` or `exponential`.
-    pub shape: Shape,
-    /// The rate of the last step, as a share of that of the first: 0 to 1.
+    pub shape: CooldownShape,
+    /// The last step's learning rate as a share of the first step's: 0 to 1.
     #[serde(rename = "final")]
     pub last: f64,
-    /// Its first step. `branch` sets it; a job without it never cools down.
+    /// The first step of the cool-down. `branch` sets it; a job without it never cools down.
     pub from: Option<u64>,
-    /// How many steps it takes. `branch` sets it.
+    /// Number of steps of the cool-down. `branch` sets it.
     pub steps: Option<u64>,
 }
 
 impl Default for CooldownConfig {
     fn default() -> Self {
-        Self { shape: Shape::default(), last: 0.01, from: None, steps: None }
+        Self { shape: CooldownShape::default(), last: 0.01, from: None, steps: None }
     }
 }
 
-/// The way from the rate down to its final share f, with p going from 0 at the first step to 1 at the last.
+/// The share of the learning rate during a cool-down to the final share f; p goes from 0 (first step) to 1
+/// (last).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Shape {
-    /// `f + (1 - f)(1 - sqrt(p))`: soon low, then long low (Haegele et al. 2024).
+pub enum CooldownShape {
+    /// `f + (1 - f)(1 - sqrt(p))` (Haegele et al. 2024).
     #[default]
     Root,
     /// `f + (1 - f)(1 - p)` (Zhai et al. 2022).
@@ -51,12 +52,12 @@ pub enum Shape {
     Exponential,
 }
 
-/// The rate at each step: a pure function of the step.
+/// The learning rate at each step: a pure function of the step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
-    /// The rate after the warm-up.
-    pub rate: f64,
+    /// The learning rate after the warm-up.
+    pub learning_rate: f64,
     /// Steps of the warm-up.
     pub warmup: u64,
     /// The cool-down of a branch.
@@ -64,24 +65,24 @@ pub struct Schedule {
     pub cooldown: Option<Cooldown>,
 }
 
-/// A cool-down: from the rate of step `from`, in `steps` steps, to its share `last`, where it stays.
+/// A cool-down: from the learning rate of step `from` to its share `last` in `steps` steps, then constant.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cooldown {
-    /// The first step: it still has the rate it would have had without.
+    /// The first step: its learning rate is that of the schedule without a cool-down.
     pub from: Step,
-    /// How many steps; the last of them has the final rate.
+    /// Number of steps; the last one has the final learning rate.
     pub steps: u64,
-    /// The way down.
-    pub shape: Shape,
-    /// The final rate, as a share of that of step `from`.
+    /// The shape of the decrease.
+    pub shape: CooldownShape,
+    /// The final learning rate as a share of that of step `from`.
     #[serde(rename = "final")]
     pub last: f64,
 }
 
 impl Default for ScheduleConfig {
     fn default() -> Self {
-        Self { rate: 1e-3, warmup: 30, cooldown: CooldownConfig::default() }
+        Self { learning_rate: 1e-3, warmup: 30, cooldown: CooldownConfig::default() }
     }
 }
 
@@ -92,7 +93,7 @@ impl Default for Schedule {
 }
 
 impl ScheduleConfig {
-    /// The rate at each step. How a job would cool down is no part of it before it does.
+    /// The schedule. It holds a cool-down only if that has a first step and a number of steps.
     #[must_use]
     pub fn schedule(&self) -> Schedule {
         let CooldownConfig { shape, last, from, steps } = self.cooldown;
@@ -100,22 +101,21 @@ impl ScheduleConfig {
             let from = Step(from);
             Cooldown { from, steps, shape, last }
         });
-        Schedule { rate: self.rate, warmup: self.warmup, cooldown }
+        Schedule { learning_rate: self.learning_rate, warmup: self.warmup, cooldown }
     }
 }
 
 impl CooldownConfig {
-    /// The keys below `schedule.cooldown` that break a rule, and the rule.
+    /// The keys of `schedule.cooldown` that break a rule, each with the rule.
     #[must_use]
     pub fn problems(&self) -> Vec<(&'static str, &'static str)> {
         let lowest = match self.shape {
-            Shape::Exponential => f64::MIN_POSITIVE,
-            Shape::Root | Shape::Linear => 0.0,
+            CooldownShape::Exponential => f64::MIN_POSITIVE,
+            CooldownShape::Root | CooldownShape::Linear => 0.0,
         };
         let mut problems = Vec::new();
         if !(lowest..=1.0).contains(&self.last) {
-            problems
-                .push(("final", "must be a share from 0 to 1, and above 0 where the shape is exponential"));
+            problems.push(("final", "must be a share from 0 to 1, and above 0 if the shape is exponential"));
         }
         if self.steps == Some(0) {
             problems.push(("steps", "must be at least 1"));
@@ -128,24 +128,32 @@ impl CooldownConfig {
 }
 
 impl Schedule {
-    /// The rate of step `step`: `rate * (step + 1) / warmup` until that reaches `rate`, then `rate`; from
-    /// the first step of a cool-down on, the rate of that step times [`Cooldown::share`].
+    /// The learning rate of step `step`: `learning_rate * (step + 1) / warmup` during the warm-up, then
+    /// `learning_rate`; from the first step of a cool-down on, that step's learning rate times
+    /// [`Cooldown::share`].
     #[must_use]
     pub fn at(&self, step: Step) -> f64 {
         match &self.cooldown {
-            Some(cooldown) if step >= cooldown.from => self.endless(cooldown.from) * cooldown.share(step),
-            _ => self.endless(step),
+            Some(cooldown) if step >= cooldown.from => {
+                self.without_cooldown(cooldown.from) * cooldown.share(step)
+            }
+            _ => self.without_cooldown(step),
         }
     }
 
-    fn endless(&self, step: Step) -> f64 {
+    fn without_cooldown(&self, step: Step) -> f64 {
         let done = step.0.saturating_add(1);
-        if done >= self.warmup { self.rate } else { self.rate * done as f64 / self.warmup as f64 }
+        if done >= self.warmup {
+            self.learning_rate
+        } else {
+            self.learning_rate * done as f64 / self.warmup as f64
+        }
     }
 }
 
 impl Cooldown {
-    /// The share of the first step's rate that `step` has: 1 at the first step, `last` at the last and after.
+    /// The share of the first step's learning rate at `step`: 1 at the first step, `last` at the last one and
+    /// later.
     #[must_use]
     pub fn share(&self, step: Step) -> f64 {
         let (made, last) = (step.0.saturating_sub(self.from.0), self.steps.saturating_sub(1));
@@ -154,13 +162,13 @@ impl Cooldown {
         }
         let part = made as f64 / last as f64;
         match self.shape {
-            Shape::Root => self.last + (1.0 - self.last) * (1.0 - part.sqrt()),
-            Shape::Linear => self.last + (1.0 - self.last) * (1.0 - part),
-            Shape::Exponential => self.last.powf(part),
+            CooldownShape::Root => self.last + (1.0 - self.last) * (1.0 - part.sqrt()),
+            CooldownShape::Linear => self.last + (1.0 - self.last) * (1.0 - part),
+            CooldownShape::Exponential => self.last.powf(part),
         }
     }
 
-    /// The step at which it is done.
+    /// The step after its last one.
     #[must_use]
     pub const fn end(&self) -> Step {
         Step(self.from.0.saturating_add(self.steps))
@@ -172,8 +180,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn constant(rate: f64, warmup: u64) -> Schedule {
-        Schedule { rate, warmup, cooldown: None }
+    fn constant(learning_rate: f64, warmup: u64) -> Schedule {
+        Schedule { learning_rate, warmup, cooldown: None }
     }
 
     #[test]
@@ -189,23 +197,29 @@ mod tests {
         let share =
             |shape, step| Cooldown { from: Step(10), steps: 5, shape, last: 0.0625 }.share(Step(step));
         // p = 1/4: 1 - sqrt(p) = 1/2, 1 - p = 3/4, f^p = 1/2.
-        assert_eq!(share(Shape::Root, 11), 0.0625 + 0.9375 * 0.5);
-        assert_eq!(share(Shape::Linear, 11), 0.0625 + 0.9375 * 0.75);
-        assert!((share(Shape::Exponential, 11) - 0.5).abs() < 1e-15);
-        assert_eq!(Cooldown { from: Step(3), steps: 1, shape: Shape::Root, last: 0.5 }.share(Step(3)), 0.5);
+        assert_eq!(share(CooldownShape::Root, 11), 0.0625 + 0.9375 * 0.5);
+        assert_eq!(share(CooldownShape::Linear, 11), 0.0625 + 0.9375 * 0.75);
+        assert!((share(CooldownShape::Exponential, 11) - 0.5).abs() < 1e-15);
+        assert_eq!(
+            Cooldown { from: Step(3), steps: 1, shape: CooldownShape::Root, last: 0.5 }.share(Step(3)),
+            0.5
+        );
     }
 
     #[test]
-    fn a_job_that_does_not_cool_down_has_no_word_of_it_in_its_recipe() {
+    fn a_job_without_a_cooldown_does_not_mention_it_in_its_train_config() {
         let mut config = ScheduleConfig::default();
-        config.cooldown.shape = Shape::Linear;
+        config.cooldown.shape = CooldownShape::Linear;
         assert_eq!(config.schedule(), Schedule::default());
         let json = serde_json::to_string(&config.schedule()).unwrap();
-        assert_eq!(json, r#"{"rate":0.001,"warmup":30}"#);
+        assert_eq!(json, r#"{"learning_rate":0.001,"warmup":30}"#);
         config.cooldown = CooldownConfig { from: Some(7), steps: Some(3), ..config.cooldown };
         let schedule = config.schedule();
         let cooldown = schedule.cooldown.unwrap();
-        assert_eq!((cooldown.from, cooldown.end(), cooldown.shape), (Step(7), Step(10), Shape::Linear));
+        assert_eq!(
+            (cooldown.from, cooldown.end(), cooldown.shape),
+            (Step(7), Step(10), CooldownShape::Linear)
+        );
         let json = serde_json::to_string(&schedule).unwrap();
         assert_eq!(serde_json::from_str::<Schedule>(&json).unwrap(), schedule);
     }
@@ -217,16 +231,20 @@ mod tests {
         };
         let with = |last, shape| CooldownConfig { last, shape, ..CooldownConfig::default() };
         assert!(keys(CooldownConfig::default()).is_empty());
-        assert!(keys(with(0.0, Shape::Linear)).is_empty());
-        assert_eq!(keys(with(0.0, Shape::Exponential)), ["final"]);
-        assert_eq!(keys(with(1.5, Shape::Root)), ["final"]);
-        assert_eq!(keys(with(f64::NAN, Shape::Root)), ["final"]);
+        assert!(keys(with(0.0, CooldownShape::Linear)).is_empty());
+        assert_eq!(keys(with(0.0, CooldownShape::Exponential)), ["final"]);
+        assert_eq!(keys(with(1.5, CooldownShape::Root)), ["final"]);
+        assert_eq!(keys(with(f64::NAN, CooldownShape::Root)), ["final"]);
         assert_eq!(keys(CooldownConfig { steps: Some(0), ..Default::default() }), ["steps", "from"]);
         assert_eq!(keys(CooldownConfig { from: Some(3), ..Default::default() }), ["from"]);
     }
 
     fn cooldowns() -> impl Strategy<Value = Cooldown> {
-        let shape = prop_oneof![Just(Shape::Root), Just(Shape::Linear), Just(Shape::Exponential)];
+        let shape = prop_oneof![
+            Just(CooldownShape::Root),
+            Just(CooldownShape::Linear),
+            Just(CooldownShape::Exponential)
+        ];
         (0_u64..500, 1_u64..300, shape, 1e-6_f64..=1.0).prop_map(|(from, steps, shape, last)| Cooldown {
             from: Step(from),
             steps,
@@ -249,7 +267,7 @@ mod tests {
             }
             let first = before.at(cooldown.from);
             if cooldown.steps > 1 {
-                // Whoever branches goes on with the rate that the parent would have had.
+                // A branch starts with the learning rate that its parent would have had.
                 prop_assert!((schedule.at(cooldown.from) / first - 1.0).abs() < 1e-12);
             }
             let rates: Vec<f64> =
@@ -261,7 +279,7 @@ mod tests {
 
         #[test]
         fn steps_of_a_longer_cooldown_are_smaller(cooldown in cooldowns(), shape_steps in 2_u64..200) {
-            // Nothing jumps: halving the step of p never widens the largest fall.
+            // A longer cool-down never has a larger single decrease.
             let largest = |steps: u64| {
                 let longer = Cooldown { steps, ..cooldown };
                 let shares: Vec<f64> =

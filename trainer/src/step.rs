@@ -3,7 +3,7 @@
 //! With weights w, batch B, loss L, and AdamW's update U:
 //!
 //! ```text
-//! b      = bf16(w)             round       model (where it computes in bf16; else b is w)
+//! b      = bf16(w)             round       model (if it computes in bf16; else b is w)
 //! for each part P of B:        split       feed  (`micro_rows` rows; else P is B)
 //!     logits = f_b(P)          forward     model
 //!     l     += L(logits, P)    terms       loss
@@ -13,9 +13,9 @@
 //! e      = e + (w - e)/h       average     average
 //! ```
 //!
-//! A step is a function of the learner's state and the batch: the same state and the same ticket give
-//! the same bits on a CPU. What libtorch refuses leaves [`Learner::step`] as an error that carries the
-//! ticket; the learner must be dropped then, for a half-made update may be in it.
+//! A step is a function of the learner's state and the batch: the same state and the same ticket give the
+//! same bits on a CPU. [`Learner::step`] returns an error of libtorch with the ticket; drop the learner then,
+//! because its weights may be partly updated.
 
 use perennial_program::error::{Fault, Kind};
 use perennial_schemas::id::Step;
@@ -24,9 +24,9 @@ use perennial_schemas::wire::Ticket;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use crate::average::{AverageConfig, Averages, HorizonError};
+use crate::average::{AverageConfig, Averages, WindowError};
 use crate::device::Precision;
-use crate::feed::{Sheet, to_host};
+use crate::feed::{PackedBatch, to_host};
 use crate::loss::next_token::{NextToken, Tally, next_token};
 use crate::model::config::ShapeError;
 use crate::model::decoder::WeightsError;
@@ -35,28 +35,28 @@ use crate::optim::{OptimConfig, OptimError, Optimizer};
 use crate::schedule::Schedule;
 use crate::torch::{TorchError, guarded};
 
-/// Everything in a config that reaches the weights, but for the batches.
+/// Everything in the configuration that affects the weights, except the batches.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe {
+pub struct TrainConfig {
     /// The model's shape.
     pub model: ModelConfig,
     /// The optimiser.
     pub optim: OptimConfig,
     /// The learning rate.
     pub schedule: Schedule,
-    /// The averages that are kept.
+    /// The averages to keep.
     pub average: AverageConfig,
-    /// The numbers that the forward and backward pass compute in.
+    /// The number format of the forward and backward pass.
     pub precision: Precision,
-    /// Rows of a batch that go through the model at a time; 0 for all. Their gradients are summed, so it
-    /// changes no more than the order of a sum.
+    /// Rows of a batch that are computed at a time; 0 for all. Gradients are summed, so this changes only the
+    /// order of a sum.
     pub micro_rows: u32,
-    /// What a prediction in a replayed row weighs in the loss, where one in a new row weighs 1.
+    /// Weight of a prediction in a replayed row; one in a row of new text has weight 1.
     pub replay_weight: f32,
 }
 
-impl Default for Recipe {
+impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             model: ModelConfig::default(),
@@ -70,30 +70,30 @@ impl Default for Recipe {
     }
 }
 
-/// A recipe that no learner can follow.
+/// An invalid training configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum RecipeError {
+pub enum TrainConfigError {
     /// The model's shape.
-    #[error("`[model]` is wrong")]
+    #[error("`[model]` is invalid")]
     Model(#[from] ShapeError),
     /// The optimiser's numbers.
-    #[error("`[optim]` is wrong")]
+    #[error("`[optim]` is invalid")]
     Optim(#[from] OptimError),
-    /// The averages' horizons.
-    #[error("`[average]` is wrong")]
-    Average(#[from] HorizonError),
+    /// The averages' windows.
+    #[error("`[average]` is invalid")]
+    Average(#[from] WindowError),
     /// The learning rate.
-    #[error("`schedule.rate` cannot be {0}: it must be a positive number")]
+    #[error("`schedule.learning_rate` cannot be {0}: it must be a positive number")]
     Rate(f64),
     /// The weights do not fit the model.
-    #[error("these weights cannot be started from")]
+    #[error("the weights do not fit the configuration")]
     Weights(#[from] WeightsError),
-    /// libtorch refused.
-    #[error("the model cannot be made")]
+    /// libtorch failed.
+    #[error("the model cannot be created")]
     Torch(#[from] TorchError),
 }
 
-impl Fault for RecipeError {
+impl Fault for TrainConfigError {
     fn kind(&self) -> Kind {
         match self {
             Self::Torch(error) => error.kind(),
@@ -109,35 +109,39 @@ impl Fault for RecipeError {
     }
 }
 
-impl Recipe {
-    /// Refuses a recipe that no learner can follow.
+impl TrainConfig {
+    /// Refuses an invalid training configuration.
     ///
     /// # Errors
-    /// [`RecipeError`] with the first key that breaks a rule.
-    pub fn check(&self) -> Result<(), RecipeError> {
+    /// [`TrainConfigError`] with the first key that breaks a rule.
+    pub fn check(&self) -> Result<(), TrainConfigError> {
         self.model.check()?;
         self.optim.check()?;
         self.average.check()?;
-        let rate = self.schedule.rate;
-        if rate.is_finite() && rate > 0.0 { Ok(()) } else { Err(RecipeError::Rate(rate)) }
+        let learning_rate = self.schedule.learning_rate;
+        if learning_rate.is_finite() && learning_rate > 0.0 {
+            Ok(())
+        } else {
+            Err(TrainConfigError::Rate(learning_rate))
+        }
     }
 }
 
-/// A step that was not made.
+/// A step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// libtorch refused an operator.
+    /// An operator of libtorch failed.
     #[error("step {step} failed on the batch of ticket {ticket}")]
     Torch {
         /// The step.
         step: Step,
-        /// The ticket's JSON: it names the batch for ever.
+        /// The ticket's JSON, which identifies the batch.
         ticket: String,
-        /// libtorch's words.
+        /// libtorch's error.
         #[source]
         source: TorchError,
     },
-    /// The gradients were not finite; the weights were left as they were.
+    /// The gradients were not finite; the weights did not change.
     #[error("step {step} has a gradient norm of {norm} and loss {loss} on the batch of ticket {ticket}")]
     NotFinite {
         /// The step.
@@ -171,8 +175,8 @@ impl Fault for StepError {
         match self {
             Self::Torch { source, .. } => source.hint(),
             Self::NotFinite { .. } => Some(
-                "start another job, with a name and a folder of its own, `job.start` set to the last \
-                 checkpoint's folder and a smaller `schedule.rate`"
+                "start another job, with another name and folder, `job.start` set to the last checkpoint's folder \
+                 and a smaller `schedule.learning_rate`"
                     .into(),
             ),
             Self::Order { .. } => None,
@@ -180,71 +184,71 @@ impl Fault for StepError {
     }
 }
 
-/// What a step did.
+/// The result of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// The step.
     pub step: Step,
-    /// The weighted mean that was minimised, in nats per prediction; `None` where nothing counted and
-    /// the weights were left as they were.
+    /// The minimised weighted mean, in nats per prediction; `None` if no prediction counted, so that the
+    /// weights did not change.
     pub loss: Option<f64>,
     /// The losses before the update, by kind of row.
     pub tally: Tally,
     /// Joint 2-norm of the gradients before clipping.
     pub norm: f64,
     /// Learning rate.
-    pub rate: f64,
+    pub learning_rate: f64,
 }
 
-/// A model and all that changes while it learns.
+/// A model with all state that training changes.
 #[derive(Debug)]
 pub struct Learner {
     pub(crate) model: Decoder,
     pub(crate) optimizer: Optimizer,
     pub(crate) averages: Averages,
     pub(crate) step: Step,
-    /// The model in bf16, where it computes in that.
+    /// The bf16 copy of the model, if it computes in bf16.
     rounded: Option<Rounded>,
-    recipe: Recipe,
+    train_config: TrainConfig,
 }
 
 impl Learner {
-    /// A learner at step 0 with fresh weights, a function of the recipe and the seed.
+    /// A learner at step 0 with random weights, a function of the training configuration and the seed.
     ///
     /// # Errors
-    /// [`RecipeError`] where the recipe is wrong or libtorch refuses.
-    pub fn fresh(recipe: &Recipe, seed: Seed, device: Device) -> Result<Self, RecipeError> {
-        recipe.check()?;
-        let model = guarded(|| Decoder::fresh(&recipe.model, seed, device))??;
-        Self::with_model(recipe, model)
+    /// [`TrainConfigError`] if the configuration is invalid or libtorch fails.
+    pub fn init(train_config: &TrainConfig, seed: Seed, device: Device) -> Result<Self, TrainConfigError> {
+        train_config.check()?;
+        let model = guarded(|| Decoder::init(&train_config.model, seed, device))??;
+        Self::with_model(train_config, model)
     }
 
     /// A learner at step 0 that starts from a model's weights, with an empty optimiser.
     ///
     /// # Errors
-    /// [`RecipeError`] where the recipe is wrong or libtorch refuses.
-    pub fn with_model(recipe: &Recipe, model: Decoder) -> Result<Self, RecipeError> {
-        recipe.check()?;
-        let optimizer = guarded(|| Optimizer::new(recipe.optim.clone(), model.parameters()))?;
-        let averages = guarded(|| Averages::new(&recipe.average, model.tensors()))?;
-        let rounded = match recipe.precision {
+    /// [`TrainConfigError`] if the configuration is invalid or libtorch fails.
+    pub fn with_model(train_config: &TrainConfig, model: Decoder) -> Result<Self, TrainConfigError> {
+        train_config.check()?;
+        let optimizer = guarded(|| Optimizer::new(train_config.optim.clone(), model.parameters()))?;
+        let averages = guarded(|| Averages::new(&train_config.average, model.tensors()))?;
+        let rounded = match train_config.precision {
             Precision::F32 => None,
             Precision::Bf16 => Some(guarded(|| Rounded::of(&model))??),
         };
-        Ok(Self { model, optimizer, averages, step: Step(0), rounded, recipe: recipe.clone() })
+        Ok(Self { model, optimizer, averages, step: Step(0), rounded, train_config: train_config.clone() })
     }
 
     /// Learns one batch.
     ///
     /// # Errors
-    /// [`StepError`], with the ticket, where it could not; the learner must be dropped then.
-    pub fn step(&mut self, ticket: &Ticket, sheet: &Sheet) -> Result<Outcome, StepError> {
+    /// [`StepError`] with the ticket; the learner must be dropped then.
+    pub fn step(&mut self, ticket: &Ticket, packed: &PackedBatch) -> Result<Outcome, StepError> {
         let step = self.step;
         if ticket.step != step {
             return Err(StepError::Order { found: ticket.step, wanted: step });
         }
-        // The one place where a panic of libtorch in training becomes an error.
-        let outcome = guarded(|| self.equation(sheet))
+        // During training only this call turns a panic of libtorch into an error.
+        let outcome = guarded(|| self.equation(packed))
             .and_then(|made| made)
             .map_err(|source| StepError::Torch { step, ticket: ticket.to_json(), source })?;
         let loss = outcome.loss.unwrap_or(0.0);
@@ -255,42 +259,42 @@ impl Learner {
         Ok(outcome)
     }
 
-    fn equation(&mut self, sheet: &Sheet) -> Result<Outcome, TorchError> {
-        let rate = self.recipe.schedule.at(self.step);
-        let weight = sheet.weight();
+    fn equation(&mut self, packed: &PackedBatch) -> Result<Outcome, TorchError> {
+        let learning_rate = self.train_config.schedule.at(self.step);
+        let weight = packed.weight();
         if weight <= 0.0 {
             let tally = Tally::default();
-            return Ok(Outcome { step: self.step, loss: None, tally, norm: 0.0, rate });
+            return Ok(Outcome { step: self.step, loss: None, tally, norm: 0.0, learning_rate });
         }
         // round
         if let Some(rounded) = &mut self.rounded {
             rounded.refresh()?;
         }
         // split
-        let parts = sheet.split(u64::from(self.recipe.micro_rows));
+        let parts = packed.split(u64::from(self.train_config.micro_rows));
         // forward, terms, backward
         let losses: Vec<NextToken> =
             parts.iter().map(|part| self.backward(part, weight)).collect::<Result<_, _>>()?;
         // clip
         let clipped = self.optimizer.clip()?;
         // update
-        self.optimizer.update(rate, &clipped)?;
+        self.optimizer.update(learning_rate, &clipped)?;
         self.optimizer.drop_gradients()?;
         // average
         self.averages.update(self.model.tensors())?;
-        // The only read of the device in a step: everything above was issued before.
+        // The only device-to-host copy of a step, after all operators were launched.
         let (nll, [mean, norm]) = read(&losses, &clipped.norm)?;
         let (mut tally, mut nll) = (Tally::default(), nll.as_slice());
         for part in &parts {
-            let (own, rest) = nll.split_at_checked(part.tokens.len()).unwrap_or((nll, &[]));
-            tally = tally + Tally::of(part, own);
+            let (of_part, rest) = nll.split_at_checked(part.tokens.len()).unwrap_or((nll, &[]));
+            tally = tally + Tally::of(part, of_part);
             nll = rest;
         }
-        Ok(Outcome { step: self.step, loss: Some(mean), tally, norm, rate })
+        Ok(Outcome { step: self.step, loss: Some(mean), tally, norm, learning_rate })
     }
 
-    /// Adds the gradients of a part of a batch, whose predictions all together weigh `total`, to the weights'.
-    fn backward(&self, part: &Sheet, total: f64) -> Result<NextToken, TorchError> {
+    /// Accumulates the gradients of a part of a batch; `total` is the sum of the whole batch's weights.
+    fn backward(&self, part: &PackedBatch, total: f64) -> Result<NextToken, TorchError> {
         let input = part.input(self.model.device());
         // forward
         let logits = match &self.rounded {
@@ -304,7 +308,7 @@ impl Learner {
         if let Some(rounded) = &self.rounded {
             rounded.collect_gradients()?;
         }
-        // The graph, and all that it holds, goes before the next part comes.
+        // Detached, so that the graph and its memory are freed before the next part.
         Ok(NextToken { mean: loss.mean.detach(), nll: loss.nll })
     }
 
@@ -320,21 +324,21 @@ impl Learner {
         &self.averages
     }
 
-    /// Steps made: the number of the next one.
+    /// Steps done, which is the number of the next step.
     #[must_use]
     pub const fn at(&self) -> Step {
         self.step
     }
 
-    /// What it follows.
+    /// Its configuration.
     #[must_use]
-    pub const fn recipe(&self) -> &Recipe {
-        &self.recipe
+    pub const fn train_config(&self) -> &TrainConfig {
+        &self.train_config
     }
 }
 
-/// Brings the losses of a batch's parts to the host in one go: each token's, part after part, and the sum of
-/// the means beside the gradients' norm.
+/// Copies the losses of a batch's parts to the host at once: those of the tokens, part by part, then the sum
+/// of the parts' means and the gradients' norm.
 fn read(parts: &[NextToken], norm: &Tensor) -> Result<(Vec<f32>, [f64; 2]), TorchError> {
     let mut all: Vec<Tensor> = parts.iter().map(|part| part.nll.shallow_clone()).collect();
     let mean = parts.iter().map(|part| part.mean.shallow_clone()).reduce(|sum, mean| sum + mean);

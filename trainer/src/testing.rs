@@ -1,4 +1,4 @@
-//! What several modules' tests need: small models, batches and texts.
+//! Helpers of several modules' tests: small models, batches and texts.
 
 use std::collections::BTreeMap;
 
@@ -7,35 +7,35 @@ use perennial_schemas::seed::{Seed, below};
 use perennial_schemas::wire::{Batch, BatchRow, Cursor, Span, Ticket, WIRE_FORMAT};
 use tch::{Device, Tensor};
 
-use crate::checkpoint::{Progress, Start};
-use crate::feed::{Delivery, Sheet};
+use crate::checkpoint::{JobPosition, Start};
+use crate::feed::{Delivery, PackedBatch};
 use crate::model::ModelConfig;
-use crate::step::{Learner, Recipe};
+use crate::step::{Learner, TrainConfig};
 
 /// A model of a few thousand parameters with shared key heads.
 pub fn tiny() -> ModelConfig {
     ModelConfig {
-        width: 32,
-        layers: 2,
-        heads: 4,
-        kv_heads: Some(2),
-        hidden: Some(48),
-        context: 32,
+        hidden_size: 32,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: Some(2),
+        intermediate_size: Some(48),
+        max_position_embeddings: 32,
         ..ModelConfig::default()
     }
 }
 
-/// The recipe of a tiny learner with one average.
-pub fn recipe() -> Recipe {
-    let mut recipe = Recipe { model: tiny(), ..Recipe::default() };
-    recipe.schedule.warmup = 4;
-    recipe.schedule.rate = 3e-3;
-    recipe.average.horizons = vec![4];
-    recipe
+/// The training configuration of a tiny learner with one average.
+pub fn train_config() -> TrainConfig {
+    let mut train_config = TrainConfig { model: tiny(), ..TrainConfig::default() };
+    train_config.schedule.warmup = 4;
+    train_config.schedule.learning_rate = 3e-3;
+    train_config.average.windows = vec![4];
+    train_config
 }
 
-/// A row of documents of these lengths, one after another from place `gap`, the rest padding. Tokens are
-/// those of `text`, each predicting the next; the last of a document predicts the boundary.
+/// A row of documents of these lengths, consecutive from position `gap`, the rest padding. Tokens are those
+/// of `text`, each predicting the next one; the last of a document predicts the boundary.
 pub fn row(
     number: u64,
     length: usize,
@@ -79,11 +79,11 @@ pub fn ticket(step: u64) -> Ticket {
         config: "0".repeat(32),
         seed: Seed::new(0),
         row: step * 2,
-        fresh: BTreeMap::new(),
+        new_text: BTreeMap::new(),
     }
 }
 
-/// The text that small learners learn.
+/// The training text of small learners.
 pub const TEXT: &[u8] = b"what is learnt today is not to be forgotten tomorrow; ";
 
 /// The delivery of a step: two rows of several documents, the second replayed.
@@ -94,48 +94,48 @@ pub fn delivery(step: u64, model: &ModelConfig) -> Delivery {
     let rows =
         [row(step * 2, 24, &[a, b, a], 0, &shifted, false), row(step * 2 + 1, 24, &[b, 10], 1, TEXT, true)];
     let batch = Batch::from_rows(24, &rows).unwrap();
-    let sheet = Sheet::of_batch(&batch, model, 1.0).unwrap();
+    let packed = PackedBatch::of_batch(&batch, model, 1.0).unwrap();
     let next = BTreeMap::from([(
         "main".parse().unwrap(),
-        perennial_schemas::wire::Place { seq: Seq(step + 1), token: 3 },
+        perennial_schemas::wire::ShardPosition { seq: Seq(step + 1), token: 3 },
     )]);
-    Delivery { ticket: ticket(step), sheet, next }
+    Delivery { ticket: ticket(step), packed, next }
 }
 
-/// A batch of rows of 28 places that hold documents of these lengths, every second row replayed; nothing
-/// counts in row k where bit k of `masked` is set.
-pub fn rows_of(cuts: &[Vec<usize>], masked: u32, replay_weight: f32) -> Sheet {
+/// A batch of rows of 28 tokens with documents of these lengths, every second row replayed; no prediction of
+/// row k counts if bit k of `masked` is set.
+pub fn rows_of(cuts: &[Vec<usize>], masked: u32, replay_weight: f32) -> PackedBatch {
     let mut rows: Vec<BatchRow> =
         (0..).zip(cuts).map(|(number, lengths)| row(number, 28, lengths, 1, TEXT, number % 2 == 1)).collect();
     for (row, _) in rows.iter_mut().zip(0..32).filter(|(_, bit)| (masked >> bit) & 1 == 1) {
         row.mask.fill(false);
     }
-    Sheet::of_batch(&Batch::from_rows(28, &rows).unwrap(), &tiny(), replay_weight).unwrap()
+    PackedBatch::of_batch(&Batch::from_rows(28, &rows).unwrap(), &tiny(), replay_weight).unwrap()
 }
 
-/// A learner that follows `recipe` and has learnt nothing.
-pub fn following(recipe: &Recipe) -> Learner {
-    Learner::fresh(recipe, Seed::new(11), Device::Cpu).unwrap()
+/// An untrained learner.
+pub fn following(train_config: &TrainConfig) -> Learner {
+    Learner::init(train_config, Seed::new(11), Device::Cpu).unwrap()
 }
 
 /// The tiny learner after this many steps.
 pub fn learned(steps: u64) -> Learner {
-    let mut learner = following(&recipe());
+    let mut learner = following(&train_config());
     learn(&mut learner, steps);
     learner
 }
 
-/// Goes on until `until` steps are made.
+/// Trains until `until` steps are done.
 pub fn learn(learner: &mut Learner, until: u64) {
     while learner.at().0 < until {
-        let delivery = delivery(learner.at().0, &recipe().model);
-        learner.step(&delivery.ticket, &delivery.sheet).unwrap();
+        let delivery = delivery(learner.at().0, &train_config().model);
+        learner.step(&delivery.ticket, &delivery.packed).unwrap();
     }
 }
 
-/// Where the job of these learners begins.
-pub fn progress() -> Progress {
-    Progress {
+/// The initial position of these learners' job.
+pub fn position() -> JobPosition {
+    JobPosition {
         job: "test".into(),
         tokens: 0,
         row: 0,
@@ -146,7 +146,7 @@ pub fn progress() -> Progress {
     }
 }
 
-/// Numbers from -1 to 1 that depend on the seed alone.
+/// Numbers from -1 to 1, a function of the seed.
 pub fn numbers(seed: u64, shape: &[i64]) -> Tensor {
     let count: i64 = shape.iter().product();
     let values: Vec<f32> = (0..count as u64)

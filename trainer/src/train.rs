@@ -1,4 +1,4 @@
-//! The loop: a step for each batch, and what happens every so many steps.
+//! The training loop: a step for each batch, and what happens every N steps.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use perennial_program::failpoint;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Step;
 
-use crate::checkpoint::{self, Progress};
+use crate::checkpoint::{self, JobPosition};
 use crate::feed::{Delivery, Feed};
 use crate::metrics::{Interval, Metrics};
+use crate::progress::Progress;
 use crate::step::Learner;
-use crate::watch::Watch;
 
-/// What can happen every so many steps.
+/// What can happen every N steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// A line in `metrics.jsonl`.
@@ -26,50 +26,50 @@ pub enum Act {
     Checkpoint,
 }
 
-/// How a job runs: nothing here reaches the weights.
+/// How a job runs; none of it affects the weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The job's folder, which must exist: `metrics.jsonl` and `step-<n>` lie in it.
+    /// The job's folder, which must exist; it holds `metrics.jsonl` and `step-<n>`.
     pub dir: PathBuf,
-    /// Where the job ends; `None` where it ends with its stream.
+    /// The step at which the job ends; `None`: it ends with its stream.
     pub until: Option<Step>,
-    /// What happens every how many steps, in this order where several fall on one step. 0 is never.
+    /// Pairs of an interval in steps and what happens then, in this order within a step. 0 is never.
     pub every: Vec<(u64, Act)>,
-    /// How many checkpoints are kept.
+    /// How many checkpoints to keep.
     pub keep: usize,
 }
 
-/// Shown the learner and where the job is.
-pub type Evaluate<'a> = dyn FnMut(&Learner, &Progress) -> Result<(), Failure> + 'a;
+/// Called with the learner and the job's position.
+pub type Evaluate<'a> = dyn FnMut(&Learner, &JobPosition) -> Result<(), Failure> + 'a;
 
-/// What others do with a job while it runs; they get no way to change it.
+/// Callbacks of a running job; they cannot change it.
 pub struct Hooks<'a> {
     /// Called by [`Act::Evaluate`].
     pub evaluate: Box<Evaluate<'a>>,
-    /// Called before a checkpoint is written: what must outlive the steps that it covers, for those are
-    /// never made again.
+    /// Called before a checkpoint is written: it must make durable what belongs to the steps that the
+    /// checkpoint covers, because those steps never run again.
     pub settle: Box<dyn FnMut() -> Result<(), Failure> + 'a>,
 }
 
-/// Why a job ended well.
+/// Why a job ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It made the steps it was to make.
+    /// All its steps are done.
     Done,
-    /// Its stream has ended.
+    /// Its stream ended.
     Stream,
-    /// It was asked to stop.
+    /// It was told to stop by a signal.
     Stopped,
 }
 
 /// How a job ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// Why.
+    /// The reason.
     pub end: End,
-    /// Steps made, those before a resume included.
+    /// Steps done, including those before a resume.
     pub steps: Step,
-    /// Tokens of text read, those before a resume included.
+    /// Tokens of text read, including those before a resume.
     pub tokens: u64,
     /// Its last checkpoint.
     pub checkpoint: PathBuf,
@@ -78,7 +78,7 @@ pub struct Report {
 /// A running job.
 struct Job<'a> {
     learner: &'a mut Learner,
-    progress: &'a mut Progress,
+    position: &'a mut JobPosition,
     plan: &'a Plan,
     hooks: Hooks<'a>,
     metrics: Metrics,
@@ -86,18 +86,19 @@ struct Job<'a> {
     clock: &'a Clock,
     /// When the interval began.
     since: Duration,
-    watch: Watch,
+    progress: Progress,
     saved: Option<PathBuf>,
 }
 
-/// Runs a job from where `learner` and `progress` are, until its plan, its stream or `stop` ends it, and
-/// leaves a checkpoint. Must run on the thread that calls libtorch.
+/// Runs a job from the state of `learner` and `position` until its plan, its stream or `stop` ends it, and
+/// writes a checkpoint. Must run on the thread that calls libtorch.
 ///
 /// # Errors
-/// What a step, the feed, a hook or the disk failed with: the newest checkpoint is then the one before.
+/// The error of a step, the feed, a hook or the disk; the newest checkpoint is then the last one written
+/// before.
 pub fn train(
     learner: &mut Learner,
-    progress: &mut Progress,
+    position: &mut JobPosition,
     feed: &mut Feed,
     plan: &Plan,
     hooks: Hooks<'_>,
@@ -106,8 +107,9 @@ pub fn train(
 ) -> Result<Report, Failure> {
     let metrics = Metrics::open(&plan.dir.join("metrics.jsonl"), learner.at())?;
     let (interval, since) = (Interval::default(), clock.monotonic());
-    let watch = Watch::new(since, plan.until);
-    let mut job = Job { learner, progress, plan, hooks, metrics, interval, clock, since, watch, saved: None };
+    let progress = Progress::new(since, plan.until);
+    let mut job =
+        Job { learner, position, plan, hooks, metrics, interval, clock, since, progress, saved: None };
     let end = loop {
         if plan.until.is_some_and(|until| job.learner.at() >= until) {
             break End::Done;
@@ -117,7 +119,7 @@ pub fn train(
         }
         let asked = clock.monotonic();
         let Some(delivery) = feed()? else {
-            // A feed that waits for text gives up when it is asked to stop: its stream has not ended.
+            // A feed that waits for text returns at a stop: its stream has not ended.
             break if stop.is_triggered() { End::Stopped } else { End::Stream };
         };
         let waited = clock.monotonic().saturating_sub(asked);
@@ -130,29 +132,31 @@ pub fn train(
         }
     };
     job.act(Act::Metrics)?;
-    if let Some(told) = job.watch.last(job.learner.at(), job.progress.tokens, clock.monotonic()) {
-        told.log();
+    if let Some(line) = job.progress.last(job.learner.at(), job.position.tokens, clock.monotonic()) {
+        line.log();
     }
     let checkpoint = match job.saved.take() {
         Some(path) => path,
         None => job.save()?,
     };
-    Ok(Report { end, steps: job.learner.at(), tokens: job.progress.tokens, checkpoint })
+    Ok(Report { end, steps: job.learner.at(), tokens: job.position.tokens, checkpoint })
 }
 
 impl Job<'_> {
     fn learn(&mut self, delivery: &Delivery, waited: Duration) -> Result<(), Failure> {
-        let outcome = self.learner.step(&delivery.ticket, &delivery.sheet)?;
+        let outcome = self.learner.step(&delivery.ticket, &delivery.packed)?;
         failpoint::hit("train.step.after_update");
-        let tokens = delivery.sheet.tokens.len() as u64;
+        let tokens = delivery.packed.tokens.len() as u64;
         self.saved = None;
-        self.progress.tokens += tokens;
-        self.progress.row = delivery.ticket.row + delivery.sheet.rows;
-        self.progress.next.clone_from(&delivery.next);
-        self.interval.add(&outcome, &delivery.sheet, waited);
-        self.watch.add(&outcome, &delivery.sheet, waited);
-        if let Some(told) = self.watch.told(self.learner.at(), self.progress.tokens, self.clock.monotonic()) {
-            told.log();
+        self.position.tokens += tokens;
+        self.position.row = delivery.ticket.row + delivery.packed.rows;
+        self.position.next.clone_from(&delivery.next);
+        self.interval.add(&outcome, &delivery.packed, waited);
+        self.progress.add(&outcome, &delivery.packed, waited);
+        if let Some(line) =
+            self.progress.due_line(self.learner.at(), self.position.tokens, self.clock.monotonic())
+        {
+            line.log();
         }
         Ok(())
     }
@@ -160,7 +164,7 @@ impl Job<'_> {
     fn act(&mut self, act: Act) -> Result<(), Failure> {
         match act {
             Act::Metrics => self.write_line(),
-            Act::Evaluate => (self.hooks.evaluate)(self.learner, self.progress),
+            Act::Evaluate => (self.hooks.evaluate)(self.learner, self.position),
             Act::Checkpoint => self.save().map(|path| self.saved = Some(path)),
         }
     }
@@ -171,19 +175,20 @@ impl Job<'_> {
         }
         let now = self.clock.monotonic();
         let lasted = now.saturating_sub(self.since);
-        let line = self.interval.line(self.learner.at(), self.progress.tokens, lasted);
+        let line = self.interval.line(self.learner.at(), self.position.tokens, lasted);
         self.metrics.write(&line)?;
         self.interval = Interval::default();
         self.since = now;
         Ok(())
     }
 
-    /// A line never spans a checkpoint, so that a resumed job writes the lines of one that never stopped.
+    /// No line of metrics spans a checkpoint, so a resumed job writes the same lines as one that never
+    /// stopped.
     fn save(&mut self) -> Result<PathBuf, Failure> {
         self.write_line()?;
         self.metrics.sync()?;
         (self.hooks.settle)()?;
-        Ok(checkpoint::save(&self.plan.dir, self.learner, self.progress, self.plan.keep)?)
+        Ok(checkpoint::save(&self.plan.dir, self.learner, self.position, self.plan.keep)?)
     }
 }
 

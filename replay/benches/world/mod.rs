@@ -71,7 +71,7 @@ impl World {
         decoder.window_log_max(27).expect("a window of 128 MiB");
         let (mut builder, mut waiting, mut known) = (Builder::new(), 0, BTreeSet::new());
         for (seq, line) in BufReader::new(decoder).split(b'\n').take(MOST).enumerate() {
-            // The bundled stream has lines that are none, for ingest to refuse.
+            // The bundled stream has malformed lines, for ingest to refuse.
             let Ok(line) = serde_json::from_slice::<Line>(&line.expect("it decodes")) else { continue };
             if known.insert(push(&mut builder, i64::try_from(seq).expect("it is small"), &line.text)) {
                 world.records += 1;
@@ -134,7 +134,7 @@ fn push(builder: &mut Builder, seq: i64, text: &str) -> u128 {
 /// The plan of these settings of replay's config; buffers may be drawn from at any place of the stream.
 pub fn plan(settings: &[String]) -> Plan {
     let mut plan = None;
-    let loader = Loader::new("replay").assign("--set", "follow.horizon=store");
+    let loader = Loader::new("replay").assign("--set", "follow.visible_until=store");
     let loader = settings.iter().fold(loader, |loader, setting| loader.assign("--set", setting.as_str()));
     loader
         .load_with(|config: &mut Config, problems| plan = config.plan("", problems))
@@ -142,7 +142,7 @@ pub fn plan(settings: &[String]) -> Plan {
     plan.expect("a plan")
 }
 
-/// What a job asks for one after the other, from the start of the stream on, at most so many.
+/// A job's consecutive requests from the start of the stream, at most this many.
 pub async fn tickets(library: &mut Library, most: usize) -> Vec<(Request, Ticket)> {
     let mut request = Request::first("bench");
     let mut tickets = Vec::new();

@@ -1,8 +1,8 @@
 use super::*;
 
 use perennial_program::config::{Share, Table};
-use perennial_schemas::id::{Change, RecordId, Step, Version};
-use perennial_schemas::wire::{Place, Span, WIRE_FORMAT};
+use perennial_schemas::id::{RecordId, Revision, Step, Version};
+use perennial_schemas::wire::{ShardPosition, Span, WIRE_FORMAT};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -10,7 +10,7 @@ use crate::buffer::{Member, Spec};
 use crate::draw;
 use crate::index::Record;
 use crate::mix::Mix;
-use crate::plan::{Horizon, Order};
+use crate::plan::{Order, VisibleUntil};
 use crate::tokenise::{Tokenizer, Tokens};
 
 mod subword;
@@ -19,7 +19,7 @@ mod subword;
 #[derive(Debug)]
 struct World {
     index: Index,
-    limits: Limits,
+    marks: HighWaterMarks,
     texts: BTreeMap<(Shard, Seq), Arc<str>>,
     members: BTreeMap<String, Arc<Members>>,
 }
@@ -47,8 +47,8 @@ impl World {
             index.push(&shard(name), record).unwrap();
             texts.insert((shard(name), Seq(*seq)), Arc::from(text.as_str()));
         }
-        let limits = index.limits();
-        Self { index, limits, texts, members: [("main".to_owned(), Arc::new(Members::none()))].into() }
+        let marks = index.high_water_marks();
+        Self { index, marks, texts, members: [("main".to_owned(), Arc::new(Members::none()))].into() }
     }
 
     /// Puts these records into the buffer `main`, at change 1.
@@ -61,15 +61,15 @@ impl World {
             weight: None,
         };
         let list = self.index.shards().flat_map(|shard| {
-            let records = self.index.visible(shard, Seq(0), &self.limits).iter();
+            let records = self.index.visible(shard, Seq(0), &self.marks).iter();
             records.filter(|record| keep(record)).map(move |record| member(shard, record))
         });
-        let members = Members::new(Change(1), list.collect());
+        let members = Members::new(Revision(1), list.collect());
         self.members.insert("main".into(), Arc::new(members));
     }
 
     fn view(&self) -> View<'_> {
-        View { index: &self.index, limits: &self.limits, members: &self.members, permutation: None }
+        View { index: &self.index, marks: &self.marks, members: &self.members, permutation: None }
     }
 
     /// The tokens of the record at a place.
@@ -79,27 +79,27 @@ impl World {
         Some(plan.tokenizer.encode(Arc::clone(text), passages).unwrap())
     }
 
-    /// The outline of a ticket's batch, and the tokens that it asked for or holds.
-    fn laid_out(&self, ticket: &Ticket, plan: &Plan) -> Result<(Outline, Contents)> {
+    /// The layout of a ticket's batch, and the tokens that it asked for or holds.
+    fn laid_out(&self, ticket: &Ticket, plan: &Plan) -> Result<(BatchLayout, Contents)> {
         let mut contents = Contents::new();
         let read = |(shard, seq): (Shard, Seq)| {
             let tokens = self.tokens(plan, &shard, seq);
             ((shard, seq), tokens)
         };
         loop {
-            match outline(ticket, plan, self.view(), &contents)? {
-                Outlined::Whole(outline) => {
-                    contents.extend(outline.records().into_iter().map(read));
-                    return Ok((outline, contents));
+            match layout(ticket, plan, self.view(), &contents)? {
+                LayoutOutcome::Whole(layout) => {
+                    contents.extend(layout.records().into_iter().map(read));
+                    return Ok((layout, contents));
                 }
-                Outlined::Unread(places) => contents.extend(places.into_iter().map(read)),
+                LayoutOutcome::Unread(places) => contents.extend(places.into_iter().map(read)),
             }
         }
     }
 
     fn batch(&self, ticket: &Ticket, plan: &Plan) -> Result<Batch> {
-        let (outline, contents) = self.laid_out(ticket, plan)?;
-        fill(&outline, plan, &contents)
+        let (layout, contents) = self.laid_out(ticket, plan)?;
+        fill(&layout, plan, &contents)
     }
 
     /// Without a record, as a version after its removal has it.
@@ -109,9 +109,10 @@ impl World {
         for (shard, record) in self.index.iter().filter(left) {
             index.push(shard, record.clone()).unwrap();
         }
-        let (limits, members, mut texts) = (index.limits(), self.members.clone(), self.texts.clone());
+        let (marks, members, mut texts) =
+            (index.high_water_marks(), self.members.clone(), self.texts.clone());
         texts.remove(gone);
-        Self { index, limits, texts, members }
+        Self { index, marks, texts, members }
     }
 
     fn first(&self, plan: &Plan) -> Ticket {
@@ -120,11 +121,15 @@ impl World {
             job: "demo".into(),
             step: Step(0),
             records: Version(1),
-            buffers: plan.mix.buffers().map(|name| (name.to_owned(), self.members[name].change())).collect(),
+            buffers: plan
+                .mix
+                .buffers()
+                .map(|name| (name.to_owned(), self.members[name].revision()))
+                .collect(),
             config: plan.digest(),
             seed: plan.job_seed("demo"),
             row: 0,
-            fresh: Cursor::new(),
+            new_text: Cursor::new(),
         }
     }
 
@@ -137,12 +142,12 @@ impl World {
     fn walk(&self, mut ticket: Ticket, plan: &Plan) -> Vec<(Ticket, Batch)> {
         let mut walked = Vec::new();
         loop {
-            let (outline, contents) = self.laid_out(&ticket, plan).unwrap();
-            if outline.fresh == 0 && outline.missing > 0 {
+            let (layout, contents) = self.laid_out(&ticket, plan).unwrap();
+            if layout.new_text == 0 && layout.missing > 0 {
                 return walked;
             }
-            let next = following(&ticket, plan, outline.after.clone());
-            walked.push((ticket, fill(&outline, plan, &contents).unwrap()));
+            let next = following(&ticket, plan, layout.after.clone());
+            walked.push((ticket, fill(&layout, plan, &contents).unwrap()));
             ticket = next;
         }
     }
@@ -209,7 +214,7 @@ fn plan(rows: u32, length: usize, share: f64) -> Plan {
         mix: Mix::new([("main".to_owned(), Share::new(share).unwrap())]).unwrap(),
         buffers: [("main".to_owned(), spec)].into(),
         block: 4,
-        horizon: Horizon::Cursor,
+        visible_until: VisibleUntil::Cursor,
         drain: true,
     }
 }
@@ -247,7 +252,7 @@ fn batch_has_the_same_digest_in_every_build() {
     let plan = plan(4, 64, 0.5);
     let batch = world.batch(&world.first(&plan), &plan).unwrap();
     assert_eq!(format!("{:032x}", batch.digest()), "7ad11ad0159754b7c98167b028dac933");
-    assert_eq!(plan.digest(), "017d2d91dbe8e0ecfa24cb1708f411a1");
+    assert_eq!(plan.digest(), "b6bcd6237f58ed713b6eee1ce3f9ce3c");
 }
 
 #[test]
@@ -284,13 +289,13 @@ fn ticket_of_another_config_or_format_is_refused_by_name() {
         assert!(matches!(error, ReplayError::OtherConfig { .. }), "{index}: {error}");
     }
     let mut issuing = ours.clone();
-    (issuing.drain, issuing.horizon) = (false, Horizon::Store);
+    (issuing.drain, issuing.visible_until) = (false, VisibleUntil::Store);
     assert!(world.batch(&ticket, &issuing).is_ok(), "what chooses tickets is no part of them");
     assert!(world.batch(&Ticket { format: 9, ..ticket.clone() }, &ours).is_err());
     assert!(world.batch(&Ticket { buffers: BTreeMap::new(), ..ticket.clone() }, &ours).is_err());
-    let unknown = [("main".to_owned(), Change(7))].into();
+    let unknown = [("main".to_owned(), Revision(7))].into();
     let error = world.batch(&Ticket { buffers: unknown, ..ticket }, &ours).unwrap_err();
-    assert!(matches!(error, ReplayError::NoChange { asked: Change(7), .. }));
+    assert!(matches!(error, ReplayError::NoRevision { asked: Revision(7), .. }));
 }
 
 #[test]
@@ -300,9 +305,9 @@ fn removed_text_is_padding_of_the_same_shape() {
     let ticket = world.first(&plan);
     let whole = world.batch(&ticket, &plan).unwrap();
     let gone = whole.spans(1).unwrap()[0].clone();
-    let (outline, mut contents) = world.laid_out(&ticket, &plan).unwrap();
+    let (layout, mut contents) = world.laid_out(&ticket, &plan).unwrap();
     contents.insert((gone.shard.clone(), gone.seq), None);
-    let erased = fill(&outline, &plan, &contents).unwrap();
+    let erased = fill(&layout, &plan, &contents).unwrap();
     let (mut places, mut count) = (vec![true; 4 * 64], 0);
     for row in 0..4 {
         for (before, after) in whole.spans(row).unwrap().into_iter().zip(erased.spans(row).unwrap()) {
@@ -325,9 +330,9 @@ fn removed_text_is_padding_of_the_same_shape() {
 fn text_of_another_length_is_refused() {
     let world = World::new(&corpus(), 24);
     let plan = plan(2, 64, 0.0);
-    let (outline, mut contents) = world.laid_out(&world.first(&plan), &plan).unwrap();
+    let (layout, mut contents) = world.laid_out(&world.first(&plan), &plan).unwrap();
     contents.values_mut().for_each(|tokens| *tokens = Some(Tokens::Bytes("short".into())));
-    let error = fill(&outline, &plan, &contents).unwrap_err();
+    let error = fill(&layout, &plan, &contents).unwrap_err();
     assert!(matches!(error, ReplayError::Inconsistent { table: "records", .. }));
 }
 
@@ -335,7 +340,7 @@ fn text_of_another_length_is_refused() {
 fn limits_hide_what_a_later_version_brought() {
     let mut world = World::new(&corpus(), 24);
     let plan = plan(4, 512, 0.0);
-    world.limits = [(shard("a"), Seq(5))].into();
+    world.marks = [(shard("a"), Seq(5))].into();
     let seen: BTreeSet<(Shard, Seq)> =
         new_text(&world.all(&plan)).into_iter().map(|(shard, seq, _)| (shard, seq)).collect();
     assert_eq!(seen, [1, 2, 4].map(|seq| (shard("a"), Seq(seq))).into());
@@ -345,18 +350,21 @@ fn limits_hide_what_a_later_version_brought() {
 fn cursor_beyond_all_text_gives_an_empty_batch() {
     let world = World::new(&corpus(), 24);
     let plan = plan(2, 64, 0.0);
-    let far = Place { seq: Seq(u64::MAX), token: u64::MAX };
-    let fresh = [(shard("a"), far), (shard("b"), far), (shard("c"), far)].into();
-    assert_eq!(world.batch(&Ticket { fresh, row: u64::MAX, ..world.first(&plan) }, &plan).unwrap().rows(), 0);
+    let far = ShardPosition { seq: Seq(u64::MAX), token: u64::MAX };
+    let new_text = [(shard("a"), far), (shard("b"), far), (shard("c"), far)].into();
+    assert_eq!(
+        world.batch(&Ticket { new_text, row: u64::MAX, ..world.first(&plan) }, &plan).unwrap().rows(),
+        0
+    );
 }
 
 #[test]
 fn permuted_order_refuses_a_cursor_of_two_records() {
     let world = World::new(&corpus(), 24);
     let plan = Plan { order: Order::Permuted, ..plan(2, 64, 0.0) };
-    let place = Place { seq: Seq(1), token: 0 };
-    let fresh = [(shard("a"), place), (shard("b"), place)].into();
-    let error = world.batch(&Ticket { fresh, ..world.first(&plan) }, &plan).unwrap_err();
+    let place = ShardPosition { seq: Seq(1), token: 0 };
+    let new_text = [(shard("a"), place), (shard("b"), place)].into();
+    let error = world.batch(&Ticket { new_text, ..world.first(&plan) }, &plan).unwrap_err();
     assert!(error.to_string().contains("a cursor in permuted order names one record"), "{error}");
 }
 
@@ -379,10 +387,10 @@ fn members_that_the_version_has_not_are_drawn_again_and_none_of_many_is_new_text
     let again = drawn(&left);
     assert!(gone.iter().all(|gone| !again.contains(gone)));
     assert!(all.iter().filter(|place| !gone.contains(place)).all(|place| again.contains(place)));
-    // What lies beyond the version's limits is not there either, though the index holds it.
-    world.limits = [(shard("a"), Seq(3))].into();
+    // What lies beyond the version's marks is not there either, though the index holds it.
+    world.marks = [(shard("a"), Seq(3))].into();
     assert!(drawn(&world).iter().all(|(name, seq)| *name == shard("a") && *seq < Seq(3)));
-    let one = World { limits: [(shard("a"), Seq(2))].into(), ..world.without(&(shard("a"), Seq(1))) };
+    let one = World { marks: [(shard("a"), Seq(2))].into(), ..world.without(&(shard("a"), Seq(1))) };
     assert_eq!(drawn(&one), BTreeSet::new());
 }
 
@@ -434,7 +442,7 @@ fn job_goes_on_though_a_record_was_removed(
     gone: &(Shard, Seq),
 ) -> Result<(), TestCaseError> {
     let left = world.without(gone);
-    let stands = |ticket: &Ticket| ticket.fresh.get(&gone.0).is_some_and(|place| place.seq == gone.1);
+    let stands = |ticket: &Ticket| ticket.new_text.get(&gone.0).is_some_and(|place| place.seq == gone.1);
     let walked = world.walk(world.first(plan), plan);
     let Some(at) = walked.iter().position(|(ticket, _)| stands(ticket)) else { return Ok(()) };
     let before = walked[..at].iter().map(|(_, batch)| batch.clone());
@@ -456,8 +464,8 @@ fn draws_depend_on_the_row_alone(
     let row = |rows: u32, at: u64| {
         let plan = Plan { rows, ..all.clone() };
         let ticket = Ticket { row: at, ..world.first(&plan) };
-        let (outline, _) = world.laid_out(&ticket, &plan).unwrap();
-        outline.rows.into_iter().find(|planned| planned.row == from + 5 && planned.buffer.is_some())
+        let (layout, _) = world.laid_out(&ticket, &plan).unwrap();
+        layout.rows.into_iter().find(|planned| planned.row == from + 5 && planned.buffer.is_some())
     };
     let drawn = row(8, from);
     prop_assert_eq!(&drawn, &row(1, from + 5));
@@ -467,15 +475,15 @@ fn draws_depend_on_the_row_alone(
         return Ok(());
     };
     let mut room = all.length as u64;
-    for (index, piece) in drawn.pieces.iter().enumerate() {
+    for (index, segment) in drawn.segments.iter().enumerate() {
         prop_assert!(index == 0 || room >= draw::LEAST);
-        let record = world.index.get(&piece.shard, piece.seq).unwrap();
+        let record = world.index.get(&segment.shard, segment.seq).unwrap();
         prop_assert_eq!(record.seq.0 % 2, 0);
-        let tokens = world.tokens(all, &piece.shard, piece.seq).unwrap();
-        prop_assert!(starts(record, &tokens).contains(&piece.first));
-        prop_assert_eq!(piece.tokens, (tokens.count() - piece.first).min(room));
-        prop_assert!(piece.tokens > 0);
-        room -= piece.tokens;
+        let tokens = world.tokens(all, &segment.shard, segment.seq).unwrap();
+        prop_assert!(starts(record, &tokens).contains(&segment.first));
+        prop_assert_eq!(segment.tokens, (tokens.count() - segment.first).min(room));
+        prop_assert!(segment.tokens > 0);
+        room -= segment.tokens;
     }
     prop_assert!(room < draw::LEAST);
     Ok(())
@@ -536,7 +544,7 @@ proptest! {
         let mut grown = World::new(&[], 1);
         grown.index = world.index.clone();
         grown.texts = world.texts.clone();
-        grown.limits = world.limits.clone();
+        grown.marks = world.marks.clone();
         let late = Record {
             seq: Seq(1000),
             id: RecordId::from_hash(1),

@@ -1,4 +1,4 @@
-//! How much a buffer may hold, and in what that is counted.
+//! The capacity of a buffer and its unit.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,15 +8,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Candidate;
 
-/// A limit on a buffer: `"100000 records"`, `"64MiB"` of text, or `"50000000 tokens"` (byte tokens,
-/// whatever the tokenizer: bytes of text, and one for the boundary of each record).
+/// The capacity of a buffer: `"100000 records"`, `"64MiB"` of text, or `"50000000 tokens"` (byte tokens with
+/// every tokenizer: the bytes of text, and one for the boundary of each record).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capacity {
-    /// So many records.
+    /// A number of records.
     Records(u64),
-    /// So many bytes of text.
+    /// A number of bytes of text.
     Bytes(Bytes),
-    /// So many byte tokens.
+    /// A number of byte tokens.
     Tokens(u64),
 }
 
@@ -30,7 +30,7 @@ impl Capacity {
         }
     }
 
-    /// What it is counted in, as the `buffers` table says it.
+    /// Its unit, as in the `buffers` table.
     #[must_use]
     pub const fn unit(self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl Capacity {
         }
     }
 
-    /// What a record takes of it.
+    /// The size of a record in this unit.
     #[must_use]
     pub const fn size(self, candidate: &Candidate) -> u64 {
         match self {
@@ -51,9 +51,9 @@ impl Capacity {
     }
 }
 
-/// A text that is no capacity.
+/// An invalid capacity.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is no capacity; write one as `100000 records`, `64MiB` or `50000000 tokens`")]
+#[error("`{0}` is not a capacity; write one as `100000 records`, `64MiB` or `50000000 tokens`")]
 pub struct CapacityError(String);
 
 impl FromStr for Capacity {

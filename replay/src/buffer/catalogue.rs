@@ -1,20 +1,20 @@
-//! Which policies there are: the only place that knows every one.
+//! The list of all policies; no other module names them all.
 
 use std::sync::Arc;
 
 use perennial_program::config::{ConfigError, Table};
 
-use super::{Recipe, decay, fifo, reservoir};
+use super::{PolicyConfig, decay, fifo, reservoir};
 
 /// One policy.
 #[derive(Debug)]
 pub struct Entry {
-    /// The word in `policy = ".."`.
+    /// Its name in `policy = ".."`.
     pub name: &'static str,
-    /// A table `[buffer.<name>]` that works.
+    /// A valid table `[buffer.<name>]`.
     pub example: &'static str,
-    /// Reads its settings from that table.
-    pub read: fn(&mut Table) -> Result<Arc<dyn Recipe>, ConfigError>,
+    /// Reads its settings from such a table.
+    pub read: fn(&mut Table) -> Result<Arc<dyn PolicyConfig>, ConfigError>,
 }
 
 /// Every policy, one line each.

@@ -1,4 +1,4 @@
-//! What every policy of the catalogue must do, whatever it keeps.
+//! The contract tests that every policy of the catalogue must pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use perennial_schemas::table::buffers::Op;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{CATALOGUE, Candidate, Capacity, Delta, Entry, Policy, Spec};
+use super::{CATALOGUE, Candidate, Capacity, Change, Entry, Policy, Spec};
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -17,7 +17,7 @@ struct Config {
     buffer: BTreeMap<String, Table>,
 }
 
-/// The buffer of the entry's example, with another capacity where one is given.
+/// The buffer of the entry's example, with the capacity if one is given.
 fn spec(entry: &Entry, capacity: Option<Capacity>) -> Spec {
     let lines = entry.example.lines().filter_map(|line| line.split_once(" = "));
     let mut loader = Loader::new("replay");
@@ -31,7 +31,7 @@ fn spec(entry: &Entry, capacity: Option<Capacity>) -> Spec {
     Spec::read("main", config.buffer.get_mut("main").unwrap()).unwrap()
 }
 
-fn offer(policy: &mut dyn Policy, blocks: &[Vec<Candidate>]) -> Vec<Delta> {
+fn offer(policy: &mut dyn Policy, blocks: &[Vec<Candidate>]) -> Vec<Change> {
     let mut changes = Vec::new();
     for block in blocks {
         policy.offer(block, &mut changes);
@@ -39,8 +39,8 @@ fn offer(policy: &mut dyn Policy, blocks: &[Vec<Candidate>]) -> Vec<Delta> {
     changes
 }
 
-/// Applies the changes one by one, holding each to the rules.
-fn members(changes: &[Delta], capacity: Capacity) -> BTreeMap<(Shard, Seq), Candidate> {
+/// Applies the changes one by one and checks each against the rules.
+fn members(changes: &[Change], capacity: Capacity) -> BTreeMap<(Shard, Seq), Candidate> {
     let mut members = BTreeMap::new();
     for change in changes {
         let one = &change.candidate;
@@ -68,7 +68,7 @@ fn capacities() -> impl Strategy<Value = Capacity> {
     ]
 }
 
-/// Blocks in the order of a store: seq rises in each shard, some texts are read again.
+/// Blocks in the order of a store: seq ascends in each shard, some texts are repeated.
 fn blocks() -> impl Strategy<Value = Vec<Vec<Candidate>>> {
     let size = prop_oneof![20 => 0_u64..50, 1 => Just(u64::MAX)];
     let record = (0_u128..40, size);
@@ -80,7 +80,7 @@ fn blocks() -> impl Strategy<Value = Vec<Vec<Candidate>>> {
         let mut candidate = |shard: usize, (id, bytes): (u128, u64)| {
             let seq = next[shard];
             next[shard] = seq.next();
-            // A text has one size, however often it is read.
+            // A repeated text has the same size.
             let bytes = *sizes.entry(id).or_insert(bytes);
             Candidate { shard: shards[shard].clone(), seq, id: RecordId::from_hash(id), bytes }
         };
@@ -92,7 +92,7 @@ fn blocks() -> impl Strategy<Value = Vec<Vec<Candidate>>> {
 }
 
 #[test]
-fn catalogue_is_sorted_out_and_its_examples_work() {
+fn catalogue_names_are_unique_and_examples_are_valid() {
     let names: BTreeSet<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
     assert_eq!(names.len(), CATALOGUE.len());
     for entry in CATALOGUE {
@@ -102,7 +102,7 @@ fn catalogue_is_sorted_out_and_its_examples_work() {
 }
 
 #[test]
-fn digest_tells_settings_seeds_names_and_blocks_apart() {
+fn digest_distinguishes_settings_seeds_names_and_blocks() {
     for entry in CATALOGUE {
         let one = spec(entry, Some(Capacity::Records(1)));
         let two = spec(entry, Some(Capacity::Records(2)));
@@ -122,7 +122,7 @@ fn digest_tells_settings_seeds_names_and_blocks_apart() {
 
 proptest! {
     #[test]
-    fn changes_keep_the_capacity_and_move_only_who_is_there(blocks in blocks(), capacity in capacities(), seed: u64) {
+    fn changes_keep_the_capacity_and_evict_only_members(blocks in blocks(), capacity in capacities(), seed: u64) {
         for entry in CATALOGUE {
             let mut policy = spec(entry, Some(capacity)).policy(Seed::new(seed));
             members(&offer(&mut *policy, &blocks), capacity);

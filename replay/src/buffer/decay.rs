@@ -1,9 +1,9 @@
-//! A sample that decays with age: a record is half as likely to be a member for each half-life of
-//! readings that came after it.
+//! A sample that decays with age: for each half-life of later readings, a record is half as likely to be a
+//! member.
 //!
-//! Forward decay (Cormode, Shkapenyuk, Srivastava, Xu 2009) with the keys of Efraimidis and Spirakis
-//! (2006) in Gumbel form: the key lambda * seq - ln(-ln u), u = hash(seed, id), is never rescaled, and the
-//! members are those of the largest keys ([`super::keyed`]), in any order of arrival.
+//! Forward decay (Cormode, Shkapenyuk, Srivastava, Xu 2009) with the keys of Efraimidis and Spirakis (2006)
+//! in Gumbel form: the key lambda * seq - ln(-ln u), u = hash(seed, id), is never rescaled, and the members
+//! are the records of the largest keys ([`super::keyed`]), for any order of arrival.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use perennial_schemas::seed::Seed;
 use serde::{Deserialize, Serialize};
 
 use super::keyed::{Keyed, Keys};
-use super::{Capacity, Entry, Policy, Recipe};
+use super::{Capacity, Entry, Policy, PolicyConfig};
 
 const NAME: &str = "decay";
 
-/// The catalogue's line.
+/// The entry in the catalogue.
 pub const ENTRY: Entry = Entry {
     name: NAME,
     example: "policy = \"decay\"\ncapacity = \"100000 records\"\nhalf_life = 1000000\n",
@@ -26,9 +26,9 @@ pub const ENTRY: Entry = Entry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// How much it holds.
+    /// Its capacity.
     pub capacity: Capacity,
-    /// After how many readings of its shard a record's chance is half; 0 counts as 1.
+    /// Readings of its shard after which a record's probability is halved; 0 is read as 1.
     pub half_life: u64,
 }
 
@@ -44,7 +44,7 @@ impl Settings {
     }
 }
 
-impl Recipe for Settings {
+impl PolicyConfig for Settings {
     fn settings(&self) -> String {
         serde_json::json!({ "capacity": self.capacity, "half_life": self.half_life }).to_string()
     }

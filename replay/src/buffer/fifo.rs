@@ -1,6 +1,7 @@
 //! The newest text: the members are the records of the largest seq.
 //!
-//! A [`super::keyed`] sample whose key is the seq. Text that left is never replayed again: a control, and a window against a drift that repeats soon.
+//! A [`super::keyed`] sample whose key is the seq. Evicted text is never replayed again: a control, and a
+//! sliding window for drift that recurs soon.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use super::{Capacity, Entry};
 
 const NAME: &str = "fifo";
 
-/// The catalogue's line.
+/// The entry in the catalogue.
 pub const ENTRY: Entry = Entry {
     name: NAME,
     example: "policy = \"fifo\"\ncapacity = \"100000 records\"\n",

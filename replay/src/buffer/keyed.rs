@@ -1,14 +1,14 @@
-//! Policies that keep the records of the largest keys: what a key is, is the policy's only choice.
+//! Policies that keep the records of the largest keys; they differ only in the definition of the key.
 //!
-//! A key is a function of the record and the seed alone, so the members are a function of the *set* seen:
-//! order of arrival, number of shards and splits into blocks change nothing. With the capacity in bytes
-//! or tokens the members are the longest prefix of the descending keys whose sizes sum to at most the
-//! capacity. The first record that does not fit ends the prefix, even if a smaller one behind it would
-//! fit: so a record that is out stays out. Every key but the largest of those left out (the bar) can be
-//! forgotten. A record larger than the whole capacity counts for nothing: or it would keep out all
-//! below it and never be a member.
+//! A key is a function of only the record and the seed, so the members are a function of the *set* seen: the
+//! order of arrival, the number of shards and the split into blocks do not matter. With a capacity in bytes
+//! or tokens the members are the longest prefix of the records by descending key whose sizes sum to at most
+//! the capacity. The first record that does not fit ends the prefix, even if a smaller one after it would
+//! fit, so an excluded record never becomes a member later. Of the excluded keys only the largest one (the
+//! bar) is stored. A record larger than the whole capacity is ignored: otherwise it would exclude all records
+//! with smaller keys without being a member itself.
 //!
-//! Cost: a key a record, and O(log m) for those above the bar.
+//! Cost: one key per record, and O(log m) for each record above the bar.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,29 +18,29 @@ use perennial_schemas::seed::{Seed, unit};
 use perennial_schemas::table::buffers::Op;
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Capacity, Delta, Policy, Recipe};
+use super::{Candidate, Capacity, Change, Policy, PolicyConfig};
 
-/// What a record's key is.
+/// The definition of a record's key.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Keys {
     /// hash(seed, id): a uniform sample.
     Uniform(Seed),
     /// seq: the newest.
     Newest,
-    /// rate * seq - ln(-ln u), u = hash(seed, id): a sample that decays with age and is never rescaled.
+    /// rate * seq - ln(-ln u), u = hash(seed, id): a sample that decays with age, never rescaled.
     Decay {
-        /// What u is drawn under.
+        /// The seed of u.
         seed: Seed,
         /// ln 2 / half-life, per reading.
         rate: f64,
     },
 }
 
-/// The whole of the order: the key's rank, and the id where two agree.
+/// The sort order: the key's rank, then the id.
 type Key = (u64, RecordId);
 
 impl Keys {
-    fn of(self, candidate: &Candidate) -> Key {
+    fn key(self, candidate: &Candidate) -> Key {
         let rank = match self {
             Self::Uniform(seed) => seed.hash(candidate.id.as_bytes()),
             Self::Newest => candidate.seq.0,
@@ -52,7 +52,7 @@ impl Keys {
         (rank, candidate.id)
     }
 
-    /// The key as the `key` column has it.
+    /// The key's value in the `key` column.
     fn value(self, key: Key) -> f64 {
         match self {
             Self::Uniform(_) => unit(key.0),
@@ -62,7 +62,7 @@ impl Keys {
     }
 }
 
-/// A number in the order of f64 (`f64::total_cmp`).
+/// An integer with the same order as the number (`f64::total_cmp`).
 const fn rank_of(value: f64) -> u64 {
     let bits = value.to_bits();
     if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
@@ -73,7 +73,7 @@ const fn value_of(rank: u64) -> f64 {
     f64::from_bits(if rank >> 63 == 1 { rank & !(1 << 63) } else { !rank })
 }
 
-/// A policy that is told nothing but how much it holds.
+/// A policy whose only setting is its capacity.
 #[derive(Debug, Clone)]
 pub struct Sample {
     capacity: Capacity,
@@ -84,7 +84,7 @@ pub struct Sample {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default)]
 struct Settings {
-    /// How much it holds.
+    /// Its capacity.
     capacity: Capacity,
 }
 
@@ -95,7 +95,7 @@ impl Default for Settings {
 }
 
 impl Sample {
-    /// The policy whose keys are `keys` of the buffer's seed.
+    /// The policy with the keys `keys(seed)` of the buffer's seed.
     #[must_use]
     pub const fn new(capacity: Capacity, keys: fn(Seed) -> Keys) -> Self {
         Self { capacity, keys }
@@ -104,13 +104,13 @@ impl Sample {
     /// Reads the capacity from the table of a buffer.
     ///
     /// # Errors
-    /// All that is wrong with the table.
-    pub fn read(table: &mut Table, of: fn(Capacity) -> Self) -> Result<Self, ConfigError> {
-        Ok(of(table.take::<Settings>()?.capacity))
+    /// All problems of the table.
+    pub fn read(table: &mut Table, sample: fn(Capacity) -> Self) -> Result<Self, ConfigError> {
+        Ok(sample(table.take::<Settings>()?.capacity))
     }
 }
 
-impl Recipe for Sample {
+impl PolicyConfig for Sample {
     fn settings(&self) -> String {
         serde_json::json!({ "capacity": self.capacity }).to_string()
     }
@@ -132,22 +132,22 @@ pub struct Keyed {
     members: BTreeMap<Key, Candidate>,
     ids: BTreeSet<RecordId>,
     used: u128,
-    /// The largest key that is not a member: nothing below it can ever enter.
+    /// The largest excluded key: no record with a smaller one can become a member.
     bar: Option<Key>,
 }
 
 impl Keyed {
-    /// One that was offered nothing yet.
+    /// An empty sample.
     #[must_use]
     pub const fn new(capacity: Capacity, keys: Keys) -> Self {
         Self { keys, capacity, members: BTreeMap::new(), ids: BTreeSet::new(), used: 0, bar: None }
     }
 
-    /// Puts in a record that is no member; the smallest keys leave until the rest fits.
+    /// Inserts a record that is not a member; evicts the smallest keys until the rest fits.
     fn insert(&mut self, candidate: Candidate) -> Vec<(Key, Candidate)> {
         self.used += u128::from(self.capacity.size(&candidate));
         self.ids.insert(candidate.id);
-        self.members.insert(self.keys.of(&candidate), candidate);
+        self.members.insert(self.keys.key(&candidate), candidate);
         let mut out = Vec::new();
         while self.used > u128::from(self.capacity.limit()) {
             let Some((key, smallest)) = self.members.pop_first() else { break };
@@ -161,12 +161,12 @@ impl Keyed {
 }
 
 impl Policy for Keyed {
-    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Delta>) {
-        // Whoever enters and leaves within the block leaves no trace.
+    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Change>) {
+        // A record that is admitted and evicted within the block causes no change.
         let mut entered = BTreeSet::new();
         let mut left = Vec::new();
         for candidate in block {
-            let key = self.keys.of(candidate);
+            let key = self.keys.key(candidate);
             if self.capacity.size(candidate) > self.capacity.limit()
                 || self.bar.is_some_and(|bar| key <= bar)
                 || self.ids.contains(&candidate.id)
@@ -181,18 +181,18 @@ impl Policy for Keyed {
             }
         }
         let keys = self.keys;
-        let delta = |op, key: Key, candidate| Delta {
+        let change = |op, key: Key, candidate| Change {
             op,
             candidate,
             key: keys.value(key),
             weight: None,
             class: None,
         };
-        changes.extend(left.into_iter().map(|(key, candidate)| delta(Op::Evict, key, candidate)));
+        changes.extend(left.into_iter().map(|(key, candidate)| change(Op::Evict, key, candidate)));
         let stay = entered.iter().filter_map(|key| Some((*key, self.members.get(key)?)));
         let mut stay: Vec<(Key, &Candidate)> = stay.collect();
         stay.sort_by(|(_, a), (_, b)| (a.seq, &a.shard).cmp(&(b.seq, &b.shard)));
-        changes.extend(stay.into_iter().map(|(key, candidate)| delta(Op::Admit, key, candidate.clone())));
+        changes.extend(stay.into_iter().map(|(key, candidate)| change(Op::Admit, key, candidate.clone())));
     }
 }
 

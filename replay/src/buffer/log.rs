@@ -1,18 +1,18 @@
-//! The changes of one buffer in order, and the members at any of them.
+//! The changes of one buffer in order, and its members at any revision.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use perennial_schemas::id::{Change, RecordId, Seq, Shard};
+use perennial_schemas::id::{RecordId, Revision, Seq, Shard};
 use perennial_schemas::table::buffers::{Op, Row};
 
 use super::{Member, Members};
 use crate::error::{ReplayError, Result};
 
-/// Up to and with which seq of each shard a policy had seen the stream.
+/// The last seq of each shard that a policy had seen.
 pub type Seen = BTreeMap<Shard, Seq>;
 
-/// How `seen` stands in its column: a JSON object shard -> seq.
+/// The value of column `seen`: a JSON object shard -> seq.
 #[must_use]
 pub fn seen_to_json(seen: &Seen) -> String {
     let object: serde_json::Map<String, serde_json::Value> =
@@ -20,10 +20,10 @@ pub fn seen_to_json(seen: &Seen) -> String {
     serde_json::Value::Object(object).to_string()
 }
 
-/// Reads what [`seen_to_json`] wrote.
+/// The inverse of [`seen_to_json`].
 fn seen_from_json(json: &str) -> Result<Seen> {
     serde_json::from_str(json).map_err(|error| {
-        let why = format!("`{json}` in column `seen` is no object of shard to seq: {error}");
+        let why = format!("`{json}` in column `seen` is not an object of shard to seq: {error}");
         ReplayError::Inconsistent { table: "buffers", why }
     })
 }
@@ -31,30 +31,30 @@ fn seen_from_json(json: &str) -> Result<Seen> {
 /// One change of a buffer.
 #[derive(Debug)]
 struct Logged {
-    /// Whether the record entered.
+    /// Whether the record was admitted.
     admit: bool,
     member: Member,
-    /// What the policy had seen when it decided.
+    /// What the policy had seen at its decision.
     seen: Arc<Seen>,
 }
 
-/// How many changes' members are held at once: jobs that read at different places.
+/// Number of revisions whose members are cached, for jobs at different positions of the stream.
 const SNAPSHOTS: usize = 8;
 
-/// All changes of one buffer, dense from change 1.
+/// All changes of one buffer, dense from revision 1.
 #[derive(Debug)]
 pub struct Log {
     buffer: String,
     rows: Vec<Logged>,
     seen: Arc<Seen>,
-    /// The text `seen` was read from: rows of one block share it.
+    /// The JSON of `seen`, which the rows of one block share.
     seen_json: String,
-    /// Members at changes asked for lately, the latest at the end.
+    /// Members at recently requested revisions, the most recent at the end.
     snapshots: Vec<Arc<Members>>,
 }
 
 impl Log {
-    /// Of a buffer that nothing happened to.
+    /// The log of an empty buffer.
     #[must_use]
     pub fn new(buffer: &str) -> Self {
         Self {
@@ -66,31 +66,31 @@ impl Log {
         }
     }
 
-    /// The newest change; 0 when there is none.
+    /// The newest revision; 0 for an empty log.
     #[must_use]
-    pub fn newest(&self) -> Change {
-        Change(self.rows.len() as u64)
+    pub fn newest(&self) -> Revision {
+        Revision(self.rows.len() as u64)
     }
 
-    /// What the policy had seen at the newest change.
+    /// What the policy had seen at the newest revision.
     #[must_use]
     pub fn seen(&self) -> &Seen {
         &self.seen
     }
 
-    /// Adds the next change, as the store has it.
+    /// Appends the next change from the store.
     ///
     /// # Errors
-    /// [`ReplayError::Inconsistent`] for a change that does not follow the newest, whose `seen`
-    /// goes back, or that says what no policy of this program says.
+    /// [`ReplayError::Inconsistent`] for a change whose revision is not the next one, whose `seen` goes back,
+    /// or that no policy of this program writes.
     pub fn push(&mut self, row: &Row<'_>) -> Result<()> {
         let number = self.newest().next();
         let bad = |why: &str| {
-            let why = format!("change {} of buffer `{}` {why}", row.change, self.buffer);
+            let why = format!("revision {} of buffer `{}` {why}", row.revision, self.buffer);
             ReplayError::Inconsistent { table: "buffers", why }
         };
-        if row.change != number.to_i64() {
-            return Err(bad(&format!("stands where change {number} belongs")));
+        if row.revision != number.to_i64() {
+            return Err(bad(&format!("is out of order: revision {number} comes next")));
         }
         let admit = match Op::parse(row.op) {
             Some(Op::Admit) => true,
@@ -106,7 +106,7 @@ impl Log {
         if row.seen != self.seen_json {
             let seen = seen_from_json(row.seen)?;
             if self.seen.iter().any(|(shard, seq)| seen.get(shard).is_none_or(|now| now < seq)) {
-                return Err(bad("has seen less than the change before it"));
+                return Err(bad("has seen less than the previous change"));
             }
             self.seen = Arc::new(seen);
             row.seen.clone_into(&mut self.seen_json);
@@ -116,31 +116,32 @@ impl Log {
         Ok(())
     }
 
-    /// The newest change that `allows`; it must allow all before one that it allows. 0 for none.
+    /// The newest revision whose `seen` satisfies `allows`, which must hold for every earlier one too; 0 for
+    /// none.
     #[must_use]
-    pub fn newest_where(&self, allows: impl Fn(&Seen) -> bool) -> Change {
-        Change(self.rows.partition_point(|row| allows(&row.seen)) as u64)
+    pub fn newest_where(&self, allows: impl Fn(&Seen) -> bool) -> Revision {
+        Revision(self.rows.partition_point(|row| allows(&row.seen)) as u64)
     }
 
-    /// The members at `change`: what remains when the rows up to it are applied to the empty set.
+    /// The members at `revision`: what remains when the rows up to it are applied to the empty set.
     ///
     /// # Errors
-    /// [`ReplayError::NoChange`] beyond the newest, [`ReplayError::Inconsistent`] when a member
-    /// enters twice or leaves without having entered.
-    pub fn members(&mut self, change: Change) -> Result<Arc<Members>> {
-        if change > self.newest() {
+    /// [`ReplayError::NoRevision`] beyond the newest, [`ReplayError::Inconsistent`] if a member is admitted
+    /// twice or a record is evicted that is not a member.
+    pub fn members(&mut self, revision: Revision) -> Result<Arc<Members>> {
+        if revision > self.newest() {
             let (buffer, newest) = (self.buffer.clone(), self.newest());
-            return Err(ReplayError::NoChange { buffer, asked: change, newest });
+            return Err(ReplayError::NoRevision { buffer, asked: revision, newest });
         }
-        if let Some(at) = self.snapshots.iter().position(|members| members.change() == change) {
+        if let Some(at) = self.snapshots.iter().position(|members| members.revision() == revision) {
             let members = self.snapshots.remove(at);
             self.snapshots.push(Arc::clone(&members));
             return Ok(members);
         }
-        let below = self.snapshots.iter().filter(|members| members.change() < change);
-        let nearest = below.max_by_key(|members| members.change()).map(Arc::clone);
+        let below = self.snapshots.iter().filter(|members| members.revision() < revision);
+        let nearest = below.max_by_key(|members| members.revision()).map(Arc::clone);
         let from = nearest.unwrap_or_else(|| Arc::new(Members::none()));
-        let members = Arc::new(self.replay(&from, change)?);
+        let members = Arc::new(self.replay(&from, revision)?);
         if self.snapshots.len() == SNAPSHOTS {
             self.snapshots.remove(0);
         }
@@ -148,20 +149,20 @@ impl Log {
         Ok(members)
     }
 
-    /// The members at `to`, by way of the members at an earlier change.
-    fn replay(&self, from: &Members, to: Change) -> Result<Members> {
-        let place = |change: Change| usize::try_from(change.0).unwrap_or(usize::MAX);
-        let rows = self.rows.get(place(from.change())..place(to)).unwrap_or(&[]);
-        // What became of each place that was touched: a member again, or none.
+    /// The members at `to`, from the members at an earlier revision.
+    fn replay(&self, from: &Members, to: Revision) -> Result<Members> {
+        let index = |revision: Revision| usize::try_from(revision.0).unwrap_or(usize::MAX);
+        let rows = self.rows.get(index(from.revision())..index(to)).unwrap_or(&[]);
+        // For each record with a change: its member, or `None` if it was evicted.
         let mut touched: BTreeMap<(&Shard, Seq), Option<&Member>> = BTreeMap::new();
-        for (number, row) in (from.change().0 + 1..).zip(rows) {
+        for (number, row) in (from.revision().0 + 1..).zip(rows) {
             let key = (&row.member.shard, row.member.seq);
             let before = touched.get(&key).map_or_else(|| holds(from.list(), key), Option::is_some);
             if before == row.admit {
                 let (shard, seq) = key;
-                let verb = if row.admit { "admits a member" } else { "evicts a record that is no member" };
+                let verb = if row.admit { "admits a member" } else { "evicts a record that is not a member" };
                 let why = format!(
-                    "change {number} of buffer `{}` {verb}: record {seq} of shard `{shard}`",
+                    "revision {number} of buffer `{}` {verb}: record {seq} of shard `{shard}`",
                     self.buffer
                 );
                 return Err(ReplayError::Inconsistent { table: "buffers", why });
@@ -186,10 +187,10 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn row<'a>(change: i64, op: &'a str, seq: i64, id: &'a [u8; 16], seen: &'a str) -> Row<'a> {
+    fn row<'a>(revision: i64, op: &'a str, seq: i64, id: &'a [u8; 16], seen: &'a str) -> Row<'a> {
         Row {
             buffer: "main",
-            change,
+            revision,
             op,
             shard: "main",
             seq,
@@ -210,17 +211,17 @@ mod tests {
         }
     }
 
-    /// A log that touches these places in turn: enters when out, leaves when in.
+    /// A log that admits each of these records if it is not a member, and evicts it if it is.
     fn log(touches: &[i64]) -> (Log, Vec<BTreeSet<i64>>) {
         let mut log = Log::new("main");
         let mut sets = vec![BTreeSet::new()];
-        for (change, seq) in (1..).zip(touches) {
+        for (revision, seq) in (1..).zip(touches) {
             let mut set = sets.last().unwrap().clone();
             let op = if set.remove(seq) { "evict" } else { "admit" };
             if op == "admit" {
                 set.insert(*seq);
             }
-            log.push(&row(change, op, *seq, &[1; 16], &format!("{{\"main\":{}}}", change / 3))).unwrap();
+            log.push(&row(revision, op, *seq, &[1; 16], &format!("{{\"main\":{}}}", revision / 3))).unwrap();
             sets.push(set);
         }
         (log, sets)
@@ -233,18 +234,18 @@ mod tests {
             asked in proptest::collection::vec(0_usize..60, 1..30),
         ) {
             let (mut log, sets) = log(&touches);
-            for change in asked.into_iter().map(|change| change.min(touches.len())) {
-                let members = log.members(Change(change as u64)).unwrap();
-                prop_assert_eq!(members.change(), Change(change as u64));
+            for revision in asked.into_iter().map(|revision| revision.min(touches.len())) {
+                let members = log.members(Revision(revision as u64)).unwrap();
+                prop_assert_eq!(members.revision(), Revision(revision as u64));
                 let seqs: Vec<i64> = members.list().iter().map(|member| member.seq.to_i64()).collect();
-                prop_assert_eq!(seqs, sets[change].iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(seqs, sets[revision].iter().copied().collect::<Vec<_>>());
             }
         }
 
         #[test]
         fn newest_where_is_that_of_a_scan(touches in proptest::collection::vec(0_i64..12, 0..60), upto in 0_u64..25) {
             let (log, _) = log(&touches);
-            let allowed = (1..=touches.len() as u64).filter(|change| change / 3 < upto).max();
+            let allowed = (1..=touches.len() as u64).filter(|revision| revision / 3 < upto).max();
             let shard: Shard = "main".parse().unwrap();
             prop_assert_eq!(log.newest_where(|seen| seen[&shard].0 < upto).0, allowed.unwrap_or(0));
         }
@@ -273,9 +274,9 @@ mod tests {
         {
             let mut log = fill();
             log.push(&bad).unwrap();
-            assert!(log.members(Change(2)).is_err());
+            assert!(log.members(Revision(2)).is_err());
         }
-        assert!(matches!(fill().members(Change(2)), Err(ReplayError::NoChange { .. })));
+        assert!(matches!(fill().members(Revision(2)), Err(ReplayError::NoRevision { .. })));
     }
 
     #[test]

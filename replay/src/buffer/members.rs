@@ -1,6 +1,6 @@
-//! The members of a buffer at one change, laid out to be drawn from.
+//! The members of a buffer at one revision, prepared for draws.
 
-use perennial_schemas::id::{Change, RecordId, Seq, Shard};
+use perennial_schemas::id::{RecordId, Revision, Seq, Shard};
 use perennial_schemas::seed::{Seed, below};
 
 use crate::tokenise::byte_tokens;
@@ -10,35 +10,35 @@ use crate::tokenise::byte_tokens;
 pub struct Member {
     /// Its shard.
     pub shard: Shard,
-    /// Its place in the shard.
+    /// Its seq in the shard.
     pub seq: Seq,
     /// The id of its text.
     pub id: RecordId,
     /// Bytes of its text.
     pub bytes: u64,
-    /// Relative draw weight; `None` means by its byte tokens.
+    /// Relative draw weight; `None`: its number of byte tokens.
     pub weight: Option<f32>,
 }
 
-/// The members of a buffer at one change, in the order of (shard, seq).
+/// The members of a buffer at one revision, in the order of (shard, seq).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Members {
-    change: Change,
+    revision: Revision,
     list: Vec<Member>,
-    /// Sums of the weights up to and with each member.
+    /// Cumulative weights, each including its member.
     ends: Vec<u64>,
 }
 
-/// Weights of a policy are counted in parts of this size, so that their sums are exact.
+/// Weights of a policy are rounded to this fraction of 1, so that their sums are exact.
 const PARTS: f64 = (1_u64 << 20) as f64;
 
 impl Members {
-    /// The members at `change`, each once, in the order of (shard, seq).
+    /// The members at `revision`, each once, in the order of (shard, seq).
     #[must_use]
-    pub fn new(change: Change, list: Vec<Member>) -> Self {
+    pub fn new(revision: Revision, list: Vec<Member>) -> Self {
         let mut end = 0_u64;
         let weigh = |member: &Member| match member.weight {
-            // A weight that is no number, or below zero, is zero.
+            // NaN and negative weights become zero.
             Some(weight) => (f64::from(weight) * PARTS) as u64,
             None => byte_tokens(member.bytes),
         };
@@ -47,19 +47,19 @@ impl Members {
             end
         };
         let ends = list.iter().map(sum).collect();
-        Self { change, list, ends }
+        Self { revision, list, ends }
     }
 
-    /// The empty buffer: change 0.
+    /// The empty buffer: revision 0.
     #[must_use]
     pub fn none() -> Self {
-        Self::new(Change(0), Vec::new())
+        Self::new(Revision(0), Vec::new())
     }
 
-    /// The change at which they are the members.
+    /// Their revision.
     #[must_use]
-    pub const fn change(&self) -> Change {
-        self.change
+    pub const fn revision(&self) -> Revision {
+        self.revision
     }
 
     /// The members in the order of (shard, seq).
@@ -80,8 +80,8 @@ impl Members {
         self.ends.last().is_none_or(|total| *total == 0)
     }
 
-    /// Draw `j` of row `row`: a member with a probability in proportion to its weight, and a byte token
-    /// of it, each as likely as any other. `seed` is the job's child for this buffer.
+    /// Draw `j` of row `row`: a member with probability proportional to its weight, and one of its byte
+    /// tokens, drawn uniformly. `seed` is the job's child for this buffer.
     #[must_use]
     pub fn draw(&self, seed: Seed, row: u64, j: u64) -> Option<(&Member, u64)> {
         let total = self.ends.last().copied()?;
@@ -90,7 +90,7 @@ impl Members {
         let member = self.list.get(index)?;
         let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
         let token = match member.weight {
-            // Weighed by byte tokens, the place within the weight is the token.
+            // With byte tokens as weight, the offset within the weight is the token.
             None => at - start,
             Some(_) => below(seed.at(&[row, j, 1]), byte_tokens(member.bytes)),
         };
@@ -109,7 +109,7 @@ mod tests {
 
     fn counts(list: Vec<Member>, draws: u64) -> Vec<Vec<f64>> {
         let sizes: Vec<u64> = list.iter().map(|member| member.bytes + 1).collect();
-        let members = Members::new(Change(1), list);
+        let members = Members::new(Revision(1), list);
         let mut counts: Vec<Vec<f64>> =
             sizes.iter().map(|size| vec![0.0; usize::try_from(*size).unwrap()]).collect();
         for j in 0..draws {
@@ -144,9 +144,9 @@ mod tests {
     }
 
     #[test]
-    fn members_without_weight_are_as_none() {
+    fn members_of_weight_zero_cannot_be_drawn() {
         for list in [vec![], vec![member(0, 5, Some(0.0))]] {
-            let members = Members::new(Change(1), list);
+            let members = Members::new(Revision(1), list);
             assert!(members.is_empty());
             assert_eq!(members.draw(Seed::new(1), 0, 0), None);
         }

@@ -1,6 +1,6 @@
-//! Replay buffers: which records are kept for replay, and since which change.
+//! Replay buffers: the records that are kept for replay, at each revision.
 //!
-//! A [`Policy`] decides, the `buffers` table remembers, a [`Log`] gives the members at any change.
+//! A [`Policy`] decides, the `buffers` table stores its changes, a [`Log`] gives the members at any revision.
 //! A policy is one file and one line of the [`CATALOGUE`].
 
 mod capacity;
@@ -28,57 +28,57 @@ pub use catalogue::{CATALOGUE, Entry};
 pub use log::{Log, Seen, seen_to_json};
 pub use members::{Member, Members};
 
-/// A record as a policy sees it.
+/// A record that is offered to a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Its shard.
     pub shard: Shard,
-    /// Its place in the shard.
+    /// Its seq in the shard.
     pub seq: Seq,
-    /// The id of its text: a policy counts an id once.
+    /// The id of its text: a policy admits an id once.
     pub id: RecordId,
     /// Bytes of its text.
     pub bytes: u64,
 }
 
-/// What a policy does to its buffer.
+/// A change that a policy makes to its buffer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Delta {
+pub struct Change {
     /// [`Op::Admit`] or [`Op::Evict`].
     pub op: Op,
-    /// The record that enters or leaves.
+    /// The record that is admitted or evicted.
     pub candidate: Candidate,
-    /// The policy's key: larger stays longer.
+    /// The policy's key: records with larger keys stay longer.
     pub key: f64,
-    /// Relative draw weight; `None` means by its byte tokens. A policy sets it for all members or none.
+    /// Relative draw weight; `None`: its number of byte tokens. A policy sets it for all members or for none.
     pub weight: Option<f32>,
-    /// The group the policy put it in.
+    /// The group that the policy assigned it to.
     pub class: Option<Arc<str>>,
 }
 
 /// Decides which records a buffer holds.
 ///
-/// Called by one thread, with blocks in the order of the store. Its state is a function of its
-/// settings, its seed and the blocks it was offered, and of nothing else.
+/// One thread calls it, with blocks in the order of the store. Its state is a function of only its settings,
+/// its seed and the blocks that it was offered.
 pub trait Policy: Send + fmt::Debug {
-    /// Offers one block, in the order of its seq; appends what leaves, then what enters, so that
-    /// the capacity holds after every single change. The order of changes is part of the result.
-    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Delta>);
+    /// Offers one block, in the order of its seqs; appends the evictions, then the admissions, so that the
+    /// capacity holds after every single change. The order of changes is part of the result.
+    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Change>);
 }
 
-/// The settings of a policy: what makes one.
-pub trait Recipe: Send + Sync + fmt::Debug {
+/// The settings of a policy, from which it is made.
+pub trait PolicyConfig: Send + Sync + fmt::Debug {
     /// The settings as canonical JSON, for digests.
     fn settings(&self) -> String;
 
-    /// How much the buffer may hold, where the policy has a limit.
+    /// The capacity of the buffer, if the policy has one.
     fn capacity(&self) -> Option<Capacity>;
 
-    /// A policy that was offered nothing yet.
+    /// A policy with an empty buffer.
     fn policy(&self, seed: Seed) -> Box<dyn Policy>;
 }
 
-/// A buffer as the config asks for it.
+/// The configuration of a buffer.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// Its name.
@@ -86,35 +86,35 @@ pub struct Spec {
     /// The catalogue's entry.
     pub entry: &'static Entry,
     /// The settings.
-    pub recipe: Arc<dyn Recipe>,
+    pub config: Arc<dyn PolicyConfig>,
 }
 
 impl Spec {
     /// Reads the table `[buffer.<name>]`: its key `policy` names the entry, the rest is that entry's.
     ///
     /// # Errors
-    /// [`ConfigError`] for an unknown policy, and for all that is wrong with its settings.
+    /// [`ConfigError`] for an unknown policy, and for all problems of its settings.
     pub fn read(name: &str, table: &mut Table) -> Result<Self, ConfigError> {
         let entry = table.choose("policy", CATALOGUE, |entry| entry.name)?;
-        Ok(Self { name: name.to_owned(), entry, recipe: (entry.read)(table)? })
+        Ok(Self { name: name.to_owned(), entry, config: (entry.read)(table)? })
     }
 
-    /// The seed of this buffer's policy: another for each name, or two reservoirs would be one.
+    /// The seed of this buffer's policy; it depends on the name, so that two reservoirs differ.
     #[must_use]
     pub fn seed(&self, seed: Seed) -> Seed {
         seed.child(&format!("buffer/{}", self.name))
     }
 
-    /// A policy that was offered nothing yet; `seed` is the plan's.
+    /// A policy with an empty buffer; `seed` is the plan's.
     #[must_use]
     pub fn policy(&self, seed: Seed) -> Box<dyn Policy> {
-        self.recipe.policy(self.seed(seed))
+        self.config.policy(self.seed(seed))
     }
 
-    /// Digest of all that decides this buffer's changes beside the store, 32 hexadecimal digits.
+    /// Digest of everything except the store that determines this buffer's changes, 32 hexadecimal digits.
     #[must_use]
     pub fn digest(&self, seed: Seed, block: u64) -> String {
-        let what = serde_json::json!([1, self.entry.name, self.recipe.settings(), self.seed(seed), block]);
+        let what = serde_json::json!([1, self.entry.name, self.config.settings(), self.seed(seed), block]);
         format!("{:032x}", xxh3_128(what.to_string().as_bytes()))
     }
 }

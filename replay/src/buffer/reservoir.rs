@@ -1,10 +1,10 @@
 //! A uniform sample of all text seen, by keys.
 //!
-//! Every id has the key hash(seed, id); the members are those of the largest keys ([`super::keyed`]):
-//! the keys of Efraimidis and Spirakis (2006) with equal weights. Order of arrival, number of shards and
-//! splits into blocks change nothing, and two samples of one seed merge: all of which algorithms R and L
-//! (Vitter 1985, Li 1994), which draw as records arrive, cannot say. With the capacity counted in records
-//! each of n records seen is a member with probability m/n.
+//! Every id has the key hash(seed, id); the members are the records of the largest keys ([`super::keyed`]),
+//! which are the keys of Efraimidis and Spirakis (2006) with equal weights. The order of arrival, the number
+//! of shards and the split into blocks do not matter, and two samples of one seed can be merged; algorithms R
+//! and L (Vitter 1985, Li 1994) draw as records arrive and have neither property. With a capacity of m
+//! records, each of n records seen is a member with probability m/n.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{Capacity, Entry};
 
 const NAME: &str = "reservoir";
 
-/// The catalogue's line.
+/// The entry in the catalogue.
 pub const ENTRY: Entry = Entry {
     name: NAME,
     example: "policy = \"reservoir\"\ncapacity = \"100000 records\"\n",

@@ -11,7 +11,7 @@ use perennial_store::Scan;
 use super::*;
 use crate::buffer::{Candidate, Capacity};
 use crate::inspect::inspect;
-use crate::plan::Horizon;
+use crate::plan::VisibleUntil;
 use crate::testing::{World, main_of, outcome, plan, shard, text};
 use crate::tokenise::tests::tiny;
 
@@ -39,14 +39,14 @@ fn kept_text(plan: &Plan, name: &str, count: i64) -> Vec<(Shard, Seq, u64)> {
 /// All changes of all buffers, as text.
 async fn changes(world: &World) -> Vec<String> {
     let version = world.store.version(Table::Buffers).await.unwrap();
-    let scan = Scan { columns: &[], filter: None, order: &["buffer", "change"] };
+    let scan = Scan { columns: &[], filter: None, order: &["buffer", "revision"] };
     let batches = world.store.scan(Table::Buffers, version, &scan).await.unwrap();
     let rows = |batch| {
         buffers::View::new(batch)
             .unwrap()
             .iter()
             .map(|row| {
-                format!("{} {} {} {} {} {}", row.buffer, row.change, row.op, row.shard, row.seq, row.seen)
+                format!("{} {} {} {} {} {}", row.buffer, row.revision, row.op, row.shard, row.seq, row.seen)
             })
             .collect::<Vec<_>>()
     };
@@ -77,7 +77,7 @@ async fn tickets_give_the_same_bytes_after_everything_is_rebuilt() {
         served.extend(serve(&mut library, &mut request).await);
     }
     assert!(served.iter().map(|(ticket, _)| ticket.records).collect::<BTreeSet<_>>().len() > 3);
-    assert!(served.iter().any(|(ticket, _)| ticket.buffers["main"] > Change(0)));
+    assert!(served.iter().any(|(ticket, _)| ticket.buffers["main"] > Revision(0)));
     drop(library);
     // Backwards, so that nothing is warm.
     let mut rebuilt = world.library(&plan).await;
@@ -122,7 +122,7 @@ async fn nothing_beyond_the_cursor_is_drawn_from_a_complete_store() {
         let batch = library.batch(&ticket).await.unwrap();
         for row in (0..batch.rows()).filter(|row| batch.is_replayed(*row)) {
             for span in batch.spans(row).unwrap() {
-                assert!(span.seq < ticket.fresh[&span.shard].seq, "{span:?} at {:?}", ticket.fresh);
+                assert!(span.seq < ticket.new_text[&span.shard].seq, "{span:?} at {:?}", ticket.new_text);
                 drawn += 1;
             }
         }
@@ -139,15 +139,15 @@ async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before
     let mut library = world.library(&plan).await;
     let index = Arc::clone(library.records.index());
     for next in 0..160 {
-        let fresh: Cursor =
-            [(shard("a"), perennial_schemas::wire::Place { seq: Seq(next), token: 0 })].into();
-        let request = Request { fresh, ..Request::first("demo") };
-        let limits = library.records.limits();
-        let ticket = issue::ticket(&plan, &request, library.version(), &limits, |name| {
+        let new_text: Cursor =
+            [(shard("a"), perennial_schemas::wire::ShardPosition { seq: Seq(next), token: 0 })].into();
+        let request = Request { new_text, ..Request::first("demo") };
+        let marks = library.records.high_water_marks();
+        let ticket = issue::ticket(&plan, &request, library.version(), &marks, |name| {
             library.buffers.get(name).map(Follow::log)
         });
         // The last block is whole only if a kept record says so.
-        let whole = (next / plan.block * plan.block).min(limits[&shard("a")].0 / plan.block * plan.block);
+        let whole = (next / plan.block * plan.block).min(marks[&shard("a")].0 / plan.block * plan.block);
         let seen = index.range(&shard("a"), Seq(0), Seq(whole)).iter().map(|record| Candidate {
             shard: shard("a"),
             seq: record.seq,
@@ -170,13 +170,13 @@ async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before
 async fn horizon_of_the_store_draws_from_all_that_is_there() {
     let mut world = World::new().await;
     world.write("a", 64).await;
-    let plan = Plan { horizon: Horizon::Store, ..plan(0.5) };
+    let plan = Plan { visible_until: VisibleUntil::Store, ..plan(0.5) };
     let mut library = world.library(&plan).await;
     let Issued::Ticket(ticket) = library.ticket(&Request::first("demo")).await.unwrap() else {
         panic!("no ticket")
     };
     assert_eq!(ticket.buffers["main"], library.buffers()["main"].log().newest());
-    assert!(ticket.buffers["main"] > Change(12));
+    assert!(ticket.buffers["main"] > Revision(12));
 }
 
 #[tokio::test]
@@ -291,8 +291,8 @@ async fn ticket_of_what_the_store_does_not_have_is_refused() {
     };
     let future = Ticket { records: Version(99), ..ticket.clone() };
     assert!(matches!(library.batch(&future).await, Err(ReplayError::NoVersion { asked: Version(99), .. })));
-    let change = Ticket { buffers: [("main".to_owned(), Change(9_999))].into(), ..ticket.clone() };
-    assert!(matches!(library.batch(&change).await, Err(ReplayError::NoChange { .. })));
+    let change = Ticket { buffers: [("main".to_owned(), Revision(9_999))].into(), ..ticket.clone() };
+    assert!(matches!(library.batch(&change).await, Err(ReplayError::NoRevision { .. })));
     let other = Ticket { config: "0".repeat(32), step: Step(4), ..ticket };
     let error = library.batch(&other).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
@@ -304,7 +304,7 @@ async fn permuted_order_reads_the_complete_store_once() {
     let mut world = World::new().await;
     world.write("b", 30).await;
     world.write("a", 30).await;
-    let plan = Plan { order: Order::Permuted, horizon: Horizon::Store, ..plan(0.2) };
+    let plan = Plan { order: Order::Permuted, visible_until: VisibleUntil::Store, ..plan(0.2) };
     let mut library = world.library(&plan).await;
     let mut request = Request::first("demo");
     let mut read = Vec::new();
@@ -351,7 +351,7 @@ async fn changes_after_a_rewrite_take_out_what_was_removed() {
     let largest: BTreeSet<RecordId> = candidates.iter().rev().take(12).map(|(_, id)| *id).collect();
     assert_eq!(after.list().iter().map(|member| member.id).collect::<BTreeSet<_>>(), largest);
     // The change before is what it was.
-    assert_eq!(library.members("main", before.change()).unwrap().list(), before.list());
+    assert_eq!(library.members("main", before.revision()).unwrap().list(), before.list());
 }
 
 /// A batch without what was removed, and the seqs that were.
@@ -434,7 +434,7 @@ async fn job_in_permuted_order_goes_on_though_the_record_it_stood_at_was_removed
         world.write("b", 40).await;
         let mut library = world.library(&plan).await;
         let (mut request, mut read) = (Request::first("demo"), Vec::new());
-        while !request.fresh.contains_key(&shard("b")) {
+        while !request.new_text.contains_key(&shard("b")) {
             let Issued::Ticket(ticket) = library.ticket(&request).await.unwrap() else { panic!("no ticket") };
             read.extend(new_text(&library.batch(&ticket).await.unwrap()));
             request = library.after(&ticket).await.unwrap();
@@ -496,8 +496,8 @@ async fn inspection_counts_what_buffer_and_stream_hold() {
     );
     let main = &inspection.buffers["main"];
     assert_eq!(
-        (main.policy, main.capacity.as_deref(), main.change),
-        ("reservoir", Some("12 records"), members.change())
+        (main.policy, main.capacity.as_deref(), main.revision),
+        ("reservoir", Some("12 records"), members.revision())
     );
     assert_eq!((main.members.total.records, main.members.total.tokens), (12, members.byte_tokens()));
     assert_eq!(main.members.by_source.values().map(|count| count.records).sum::<u64>(), 12);
@@ -510,5 +510,5 @@ async fn empty_store_has_nothing_to_serve_and_nothing_breaks() {
     let mut library = world.library(&plan(0.5)).await;
     assert_eq!(library.ticket(&Request::first("demo")).await.unwrap(), Issued::NotYet { missing: 3 * 96 });
     assert!(library.index().is_empty());
-    assert_eq!(inspect(&mut library).unwrap().buffers["main"].change, Change(0));
+    assert_eq!(inspect(&mut library).unwrap().buffers["main"].revision, Revision(0));
 }

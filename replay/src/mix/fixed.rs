@@ -1,12 +1,12 @@
 //! A fixed share of rows for each buffer.
 //!
-//! With the sum r of all shares, row k of a job is replayed iff floor((k+1)r) > floor(kr): the first
-//! n rows have floor(nr) replayed ones, for every n. Which buffer a replayed row is for is decided
-//! the same way, one buffer after the other in the order of their names: the first takes the share
-//! r1/r of the replayed rows, the second r2/(r-r1) of those that are left, and so on. So every
-//! buffer has, of the first n rows, n times its share to within one row for each buffer.
+//! With the sum r of all shares, row k of a job is replayed iff floor((k+1)r) > floor(kr): the first n rows
+//! have floor(nr) replayed ones, for every n. The buffer of a replayed row is chosen in the same way, buffer
+//! by buffer in the order of their names: the first gets the share r1/r of the replayed rows, the second
+//! r2/(r-r1) of the remaining ones, and so on. So of the first n rows every buffer has n times its share, to
+//! within one row for each buffer.
 //!
-//! Shares count in billionths, and all of this is done in whole numbers: row 10^15 is as exact as row 0.
+//! Shares are integers in billionths, and all computations are in integers: row 10^15 is as exact as row 0.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +20,11 @@ const WHOLE: u64 = 1_000_000_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Mix {
-    /// Billionths of all rows, by buffer; none is 0, their sum at most 1.
+    /// Billionths of all rows, by buffer; each above 0, their sum at most 10^9.
     shares: BTreeMap<String, u64>,
 }
 
-/// Shares that no batch can have.
+/// Shares with a sum above 1.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("the shares of all buffers add up to {0}, which is more than 1")]
 pub struct MixError(f64);
@@ -33,7 +33,7 @@ impl Mix {
     /// These shares, each rounded to a billionth.
     ///
     /// # Errors
-    /// [`MixError`] when their sum is above 1.
+    /// [`MixError`] if their sum is above 1.
     pub fn new(shares: impl IntoIterator<Item = (String, Share)>) -> Result<Self, MixError> {
         let billionths = |share: Share| (share.get() * WHOLE as f64).round() as u64;
         let shares = shares.into_iter().map(|(name, share)| (name, billionths(share)));
@@ -59,19 +59,19 @@ impl Mix {
 
     /// The buffer that row `row` of a job is drawn from; `None` for new text.
     ///
-    /// Where that buffer is empty the row is new text all the same: that is for
-    /// [`batch`](crate::batch) to see, and no other row makes up for it.
+    /// If that buffer is empty, [`batch`](crate::batch) fills the row with new text; no other row compensates
+    /// for it.
     #[must_use]
     pub fn buffer(&self, row: u64) -> Option<&str> {
-        let mut left = self.total();
-        // The how-manieth of the rows that are left it is.
-        let mut index = due(row, left, WHOLE)?;
+        let mut remaining = self.total();
+        // The row's index among the rows of the remaining buffers.
+        let mut index = index_if_taken(row, remaining, WHOLE)?;
         for (name, share) in &self.shares {
-            match due(index, *share, left) {
+            match index_if_taken(index, *share, remaining) {
                 Some(_) => return Some(name),
-                None => index -= count(index, *share, left),
+                None => index -= count(index, *share, remaining),
             }
-            left -= share;
+            remaining -= share;
         }
         None
     }
@@ -83,8 +83,8 @@ fn count(k: u64, share: u64, whole: u64) -> u64 {
     (u128::from(k) * u128::from(share)).checked_div(u128::from(whole)).map_or(0, |count| count as u64)
 }
 
-/// How many were taken before `k`, if `k` is taken: iff floor((k+1)r) > floor(kr).
-fn due(k: u64, share: u64, whole: u64) -> Option<u64> {
+/// The number of rows taken before row `k`, if row `k` is taken: iff floor((k+1)r) > floor(kr).
+fn index_if_taken(k: u64, share: u64, whole: u64) -> Option<u64> {
     let before = count(k, share, whole);
     (count(k.saturating_add(1), share, whole) > before).then_some(before)
 }

@@ -1,10 +1,10 @@
-//! The door for trainers: Arrow Flight.
+//! The Arrow Flight service, for trainers.
 //!
-//! | call | what is sent | what comes back |
+//! | call | request | answer |
 //! |---|---|---|
-//! | `do_action` `ticket` | JSON `{job, step, row, fresh}` | JSON `{"ticket": ..}` or `{"not_yet": {"missing": n}}` |
-//! | `do_action` `follow` | nothing | JSON `{"version": n}`, after what the store has was read |
-//! | `do_action` `flush` | nothing | JSON `{}`, after what was served is noted |
+//! | `do_action` `ticket` | JSON `{job, step, row, new_text}` | JSON `{"ticket": ..}` or `{"not_yet": {"missing": n}}` |
+//! | `do_action` `follow` | empty | JSON `{"version": n}`, after the newest version of the store was read |
+//! | `do_action` `flush` | empty | JSON `{}`, after all draws are recorded |
 //! | `do_get` | a ticket's JSON | the batch; its digest is in the schema's metadata |
 //! | `do_put` | descriptor command JSON `{job, series, step, tokens}`; columns weights, slice, document, nats, predicted, bytes | JSON `{"written": version}` or `"before"` |
 
@@ -37,23 +37,23 @@ use crate::error::ReplayError;
 use crate::issue;
 use crate::receive::Evaluation;
 
-/// HTTP/2's window of one stream, in bytes: a whole batch goes out without waiting for the client.
+/// HTTP/2's window of a stream in bytes: a whole batch is sent without waiting for the client.
 pub const STREAM_WINDOW: u32 = 8 << 20;
 /// HTTP/2's window of a connection, in bytes.
 pub const CONNECTION_WINDOW: u32 = 32 << 20;
-/// The largest HTTP/2 frame, in bytes: default frames are 16 KiB and cost half of the time.
+/// The largest HTTP/2 frame in bytes: the default of 16 KiB halves the throughput.
 pub const FRAME: u32 = 1 << 20;
-/// The largest message of a batch: clients that set nothing refuse 4 MiB. A larger batch goes out as
-/// several record batches, whose rows are those of the one.
+/// The largest message of a batch: clients refuse 4 MiB by default. A larger batch is sent as several record
+/// batches.
 const MESSAGE: usize = 3 << 20;
-/// The most scores of one step.
+/// The maximum number of scores of one step.
 const SCORES: usize = 1 << 20;
 
-/// The actions, and what each does.
+/// The actions with their descriptions.
 const ACTIONS: [(&str, &str); 3] = [
-    ("ticket", "the ticket of a job's next batch; body: JSON {job, step, row, fresh}"),
-    ("follow", "reads what the store has got, and says up to which version of `records`"),
-    ("flush", "waits until all that was served is noted in the table `draws`"),
+    ("ticket", "the ticket of a job's next batch; body: JSON {job, step, row, new_text}"),
+    ("follow", "reads the store's newest version of `records` and returns its number"),
+    ("flush", "waits until every draw so far is recorded in the table `draws`"),
 ];
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -64,18 +64,18 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct Put {
     /// The job.
     pub job: String,
-    /// What its steps rise within.
+    /// The series within which steps ascend.
     pub series: String,
     /// The step.
     pub step: Step,
-    /// Tokens learnt until then.
+    /// Tokens trained so far.
     pub tokens: u64,
 }
 
-/// Serves until `stop`, and what is under way then. A request may have `most` bytes.
+/// Serves until `stop`, then finishes the running requests. A request may have `most` bytes.
 ///
 /// # Errors
-/// What the transport says.
+/// The transport's errors.
 pub(super) async fn serve(
     listener: TcpListener,
     session: Session,
@@ -103,7 +103,7 @@ fn malformed(what: &'static str, why: impl Into<String>) -> Status {
     status(&ServeError::Input { what, why: why.into() })
 }
 
-/// What Flight says about what a client sent. A status that came from below stays what it is.
+/// The status of an error in a client's stream. A status from a lower layer is passed on.
 fn refused(error: FlightError) -> Status {
     match error {
         FlightError::Tonic(status) => *status,
@@ -114,7 +114,7 @@ fn refused(error: FlightError) -> Status {
 #[derive(Debug)]
 struct Flight {
     session: Session,
-    /// The most bytes of a request, however many messages it comes in.
+    /// The maximum size of a request in bytes, over all its messages.
     most: usize,
 }
 
@@ -242,7 +242,7 @@ impl FlightService for Flight {
     }
 }
 
-/// The schema in which scores are sent: the columns of `evaluations` that a trainer knows.
+/// The schema of scores on the wire: the columns of `evaluations` that a trainer provides.
 #[must_use]
 pub fn score_schema() -> arrow::datatypes::SchemaRef {
     let all = perennial_schemas::table::evaluations::schema();
@@ -254,7 +254,7 @@ pub fn score_schema() -> arrow::datatypes::SchemaRef {
 /// The scores of `scores` as columns of [`score_schema`].
 ///
 /// # Errors
-/// Arrow's, for none that can be.
+/// Arrow's errors; there are none for valid scores.
 pub fn scores_to_columns(scores: &[Evaluation]) -> Result<RecordBatch, arrow::error::ArrowError> {
     use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
     use std::sync::Arc;
@@ -286,7 +286,7 @@ fn scores_of(batch: &RecordBatch, scores: &mut Vec<Evaluation>) -> Result<(), Se
         }
         Ok(column)
     };
-    let wrong = |name: &str, is: &str| bad(format!("column `{name}` is not of {is}"));
+    let wrong = |name: &str, kind: &str| bad(format!("column `{name}` is not of {kind}"));
     let text = |name| find(name)?.as_string_opt::<i32>().ok_or_else(|| wrong(name, "UTF-8 text"));
     let long =
         |name| find(name)?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong(name, "64-bit integers"));

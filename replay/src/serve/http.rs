@@ -1,4 +1,4 @@
-//! The door for everyone: HTTP and JSON, batches as Arrow IPC for who accepts it.
+//! The HTTP service: JSON, or batches as Arrow IPC for clients that accept it.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -28,7 +28,7 @@ use crate::issue::Request;
 /// The media type of a batch as an Arrow IPC stream.
 pub const ARROW: &str = "application/vnd.apache.arrow.stream";
 
-/// What there is.
+/// All routes.
 pub const ROUTES: [&str; 8] = [
     "POST /v1/tickets",
     "POST /v1/batches",
@@ -40,16 +40,16 @@ pub const ROUTES: [&str; 8] = [
     "GET /metrics",
 ];
 
-/// The most draws of one answer.
+/// The maximum number of draws of one answer.
 const DRAWS: u64 = 1000;
 
 type Answer = Result<Response, Refusal>;
 
-/// An error on its way out.
+/// An error as a response.
 #[derive(Debug)]
 struct Refusal {
     error: ServeError,
-    /// HTTP's own word where it has one that the kind has not: wrong method, body too large.
+    /// A status that the error's kind does not have: method not allowed, body too large.
     status: Option<StatusCode>,
 }
 
@@ -76,10 +76,10 @@ fn ok(body: &impl Serialize) -> Answer {
     Ok(json_response(StatusCode::OK, body))
 }
 
-/// Serves until `stop`, and what is under way then. A request may have `most` bytes.
+/// Serves until `stop`, then finishes the running requests. A request may have `most` bytes.
 ///
 /// # Errors
-/// What the transport says.
+/// The transport's errors.
 pub(super) async fn serve(
     listener: TcpListener,
     session: Session,
@@ -88,7 +88,7 @@ pub(super) async fn serve(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its delay");
+            tracing::debug!(%error, "TCP_NODELAY cannot be set");
         }
     });
     let stopped = async move { stop.wait().await };
@@ -100,7 +100,7 @@ fn router(session: Session, most: usize) -> Router {
         .route("/v1/tickets", post(tickets))
         .route("/v1/batches", post(batches))
         .route("/v1/buffers", get(buffers))
-        .route("/v1/draws", get(noted))
+        .route("/v1/draws", get(draws))
         .route("/v1/evaluations", post(evaluations))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -121,7 +121,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Refusal {
     Refusal { error, status: Some(StatusCode::METHOD_NOT_ALLOWED) }
 }
 
-/// The body, or why there is none.
+/// The body, or the error of reading it.
 fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
     body.map_err(|rejection| Refusal {
         error: ServeError::Input { what: "request", why: rejection.body_text() },
@@ -206,7 +206,7 @@ struct DrawsQuery {
     limit: Option<u64>,
 }
 
-async fn noted(State(session): State<Session>, query: Result<Query<DrawsQuery>, QueryRejection>) -> Answer {
+async fn draws(State(session): State<Session>, query: Result<Query<DrawsQuery>, QueryRejection>) -> Answer {
     let Query(query) = query.map_err(|rejection| {
         let why = rejection.body_text();
         ServeError::Input { what: "query for draws", why }
@@ -249,36 +249,51 @@ async fn evaluations(State(session): State<Session>, body: Result<Bytes, BytesRe
 }
 
 async fn ready(State(session): State<Session>) -> Response {
-    let counts = session.counts();
-    let ready = counts.ready.load(Relaxed);
+    let counters = session.counters();
+    let ready = counters.ready.load(Relaxed);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_response(status, &json!({"ready": ready, "records": counts.version.load(Relaxed)}))
+    json_response(status, &json!({"ready": ready, "records": counters.version.load(Relaxed)}))
 }
 
 async fn metrics(State(session): State<Session>) -> Response {
-    let counts = session.counts();
+    let counters = session.counters();
     let mut text = String::new();
-    let mut say = |name: &str, kind: &str, help: &str, value: &dyn std::fmt::Display| {
+    let mut write = |name: &str, kind: &str, help: &str, value: &dyn std::fmt::Display| {
         let name = format!("perennial_replay_{name}");
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     };
-    let of = |count: &AtomicU64| count.load(Relaxed);
-    say("ready", "gauge", "1 if the store answered last", &u8::from(counts.ready.load(Relaxed)));
-    say("records_version", "gauge", "version of records that was read", &of(&counts.version));
-    say("queue_length", "gauge", "requests that wait", &session.queue());
-    say("unnoted_steps", "gauge", "served steps that wait to be noted", &of(&counts.unnoted));
-    say("tickets_total", "counter", "tickets issued", &of(&counts.tickets));
-    say("not_yet_total", "counter", "requests the stream had not enough for", &of(&counts.not_yet));
-    say("batches_total", "counter", "batches served", &of(&counts.batches));
-    say("batch_bytes_total", "counter", "bytes of the columns served", &of(&counts.bytes));
-    say("cache_hits_total", "counter", "batches that were still assembled", &of(&counts.hits));
-    say("failures_total", "counter", "requests that failed", &of(&counts.failures));
-    let seconds = of(&counts.batch_us) as f64 / 1e6;
+    let load = |counter: &AtomicU64| counter.load(Relaxed);
+    write(
+        "ready",
+        "gauge",
+        "1 if the last read of the store succeeded",
+        &u8::from(counters.ready.load(Relaxed)),
+    );
+    write("records_version", "gauge", "newest version of records that was read", &load(&counters.version));
+    write("queue_length", "gauge", "waiting requests", &session.queue());
+    write(
+        "unnoted_steps",
+        "gauge",
+        "served steps whose draws are not recorded yet",
+        &load(&counters.unnoted),
+    );
+    write("tickets_total", "counter", "tickets issued", &load(&counters.tickets));
+    write(
+        "not_yet_total",
+        "counter",
+        "requests for which the stream had too little text",
+        &load(&counters.not_yet),
+    );
+    write("batches_total", "counter", "batches served", &load(&counters.batches));
+    write("batch_bytes_total", "counter", "bytes of the columns served", &load(&counters.bytes));
+    write("cache_hits_total", "counter", "batches from the cache", &load(&counters.hits));
+    write("failures_total", "counter", "requests that failed", &load(&counters.failures));
+    let seconds = load(&counters.batch_us) as f64 / 1e6;
     let name = "perennial_replay_batch_seconds";
     let _ = writeln!(
         text,
-        "# HELP {name} from request to answer\n# TYPE {name} summary\n{name}_sum {seconds}\n{name}_count {}",
-        of(&counts.batches)
+        "# HELP {name} time from request to answer\n# TYPE {name} summary\n{name}_sum {seconds}\n{name}_count {}",
+        load(&counters.batches)
     );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

@@ -1,12 +1,12 @@
-//! Serves tickets and batches to many clients: Arrow Flight for trainers, HTTP and JSON for everyone.
+//! Serves tickets and batches to many clients: Arrow Flight for trainers, HTTP and JSON for other clients.
 //!
 //! ```text
 //! flight ──┐
-//! http ────┴──> session ──> the owner of the library ──> note
+//! http ────┴──> session ──> the task that owns the library ──> draw log
 //! ```
 //!
-//! Nothing here decides what a batch holds: both doors hand a ticket to the one [`session`], and the
-//! same ticket gives the same bytes through either, and without any server.
+//! The server does not affect the content of a batch: both services pass a ticket to the one [`session`], and
+//! the same ticket gives the same bytes over both, and without a server.
 
 pub mod flight;
 pub mod http;
@@ -23,33 +23,33 @@ use perennial_store::Store;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+use crate::draw_log::Groups;
 use crate::error::ReplayError;
 use crate::library::Library;
-use crate::note::Groups;
 use session::{Session, Settings};
 
-/// `[serve]`: where and how batches are served.
+/// `[serve]`: the server of batches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServeConfig {
-    /// Where HTTP listens; port 0 takes a free one. There is no authentication: keep it on loopback or
-    /// behind what has one.
+    /// The address of the HTTP service; port 0 takes a free port. There is no authentication: use a loopback
+    /// address or a proxy that authenticates.
     pub http: SocketAddr,
-    /// Where Arrow Flight listens, likewise.
+    /// The address of the Arrow Flight service, likewise.
     pub flight: SocketAddr,
-    /// Requests that may wait; further ones wait at the door.
+    /// Capacity of the request queue; further requests wait to enter it.
     pub queue: u32,
-    /// Assembled batches that are kept for clients that ask for the same ticket.
+    /// Number of assembled batches to cache for clients that request the same ticket.
     pub batches: u32,
-    /// The largest request.
+    /// The maximum size of a request.
     pub body: Bytes,
-    /// How often the store is looked at for new text.
+    /// Interval between two looks at the store for new text.
     pub follow: config::Duration,
-    /// Steps of a job that are noted in one commit.
+    /// Steps of a job whose draws are recorded in one commit.
     pub note_steps: u32,
-    /// How long a served step may wait to be noted.
+    /// Maximum time before a served step's draw is recorded.
     pub note_after: config::Duration,
-    /// How long requests under way may take once the server is asked to stop.
+    /// Time that running requests get to finish when the server stops.
     pub grace: config::Duration,
 }
 
@@ -70,55 +70,55 @@ impl Default for ServeConfig {
 }
 
 impl ServeConfig {
-    /// How the owner of the library works.
+    /// The settings of the session.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        let size = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let size = |number: u32| number as usize;
         Settings {
-            // Tokio's queues have a largest size, far above this one.
+            // Tokio limits the capacity of a queue, far above this value.
             queue: size(self.queue.clamp(1, 1 << 20)),
             batches: size(self.batches),
-            // A store that is looked at without pause leaves no time to serve.
+            // An interval of 0 would leave no time to serve.
             follow: self.follow.get().max(Duration::from_millis(1)),
             groups: Groups { steps: size(self.note_steps), wait: self.note_after.get() },
         }
     }
 }
 
-/// What a request can fail with.
+/// An error of a request or of the server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// What replay says.
+    /// An error of replay.
     #[error(transparent)]
     Replay(#[from] ReplayError),
-    /// A request that is none.
-    #[error("this is no {what}: {why}")]
+    /// The request is malformed.
+    #[error("invalid {what}: {why}")]
     Input {
-        /// What it should have been.
+        /// The expected input.
         what: &'static str,
-        /// Why it is not.
+        /// The reason.
         why: String,
     },
-    /// An address that nothing answers to.
+    /// The path does not exist.
     #[error("there is no `{path}` here")]
     Route {
         /// The path.
         path: String,
     },
-    /// The server is about to end.
+    /// The server is stopping.
     #[error("this server is stopping")]
     Stopping,
-    /// An address cannot be listened on, or the listener failed.
+    /// The server cannot listen on an address, or the listener failed.
     #[error("cannot serve on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Arrow refused to encode a batch.
+    /// A batch cannot be encoded.
     #[error("cannot encode a batch")]
     Encode(#[from] arrow::error::ArrowError),
 }
@@ -138,9 +138,9 @@ impl Fault for ServeError {
         match self {
             Self::Replay(error) => error.hint(),
             Self::Route { .. } => Some(format!("there is {}", http::ROUTES.join(", "))),
-            Self::Stopping => Some("ask again in a moment, or ask another server of the store".to_owned()),
+            Self::Stopping => Some("try again later, or use another server of the store".to_owned()),
             Self::Listen { .. } => {
-                Some("stop what listens there, or change `serve.http` and `serve.flight`".to_owned())
+                Some("stop the process that uses it, or change `serve.http` and `serve.flight`".to_owned())
             }
             Self::Input { .. } | Self::Encode(_) => None,
         }
@@ -154,14 +154,14 @@ fn message(error: &ServeError) -> String {
     text.strip_prefix("error: ").unwrap_or(text).to_owned()
 }
 
-/// Up to where the store was read, as it is sent.
+/// The answer to `follow`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FollowedJson {
-    /// The version of `records`.
+    /// The version of `records` that was read.
     pub version: u64,
 }
 
-/// That all that was served is noted, as it is sent.
+/// The answer to `flush`: all draws are recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlushedJson {}
 
@@ -170,17 +170,18 @@ fn from_json<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -
     serde_json::from_slice(bytes).map_err(|error| ServeError::Input { what, why: error.to_string() })
 }
 
-/// JSON of what cannot fail to have one.
+/// JSON of a value whose serialisation cannot fail.
 fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
 /// The key of the schema's metadata that holds a batch's digest, 32 hexadecimal digits.
 pub const DIGEST_KEY: &str = "perennial.digest";
-/// The key that holds where the job stands after the batch, as the JSON of a [`Request`](crate::issue::Request).
+/// The key that holds the job's position after the batch, as the JSON of a
+/// [`Request`](crate::issue::Request).
 pub const NEXT_KEY: &str = "perennial.next";
 
-/// The columns of a served batch, with its digest and what follows it in the schema's metadata.
+/// The columns of a served batch, with its digest and the next request in the schema's metadata.
 fn columns(served: &session::Served) -> Result<arrow::array::RecordBatch, ServeError> {
     let columns = served.batch.columns();
     let mut metadata = columns.schema().metadata().clone();
@@ -190,26 +191,26 @@ fn columns(served: &session::Served) -> Result<arrow::array::RecordBatch, ServeE
     Ok(columns.clone().with_schema(std::sync::Arc::new(schema))?)
 }
 
-/// Both doors, listening but not yet answering.
+/// The listeners of both services, which do not accept connections yet.
 #[derive(Debug)]
 pub struct Listeners {
     http: TcpListener,
     flight: TcpListener,
-    /// Where HTTP listens.
+    /// The address of the HTTP service.
     pub http_address: SocketAddr,
-    /// Where Arrow Flight listens.
+    /// The address of the Flight service.
     pub flight_address: SocketAddr,
 }
 
 /// Listens on both addresses.
 ///
 /// # Errors
-/// [`ServeError::Listen`] where one is taken or not ours.
+/// [`ServeError::Listen`] if an address is in use or not available.
 pub async fn listen(config: &ServeConfig) -> Result<Listeners, ServeError> {
     let open = async |address: SocketAddr| {
         let failed = |source: std::io::Error| ServeError::Listen { address, source: source.into() };
         if !address.ip().is_loopback() {
-            tracing::warn!(%address, "anyone who reaches this address can read the store's text");
+            tracing::warn!(%address, "every host that can reach this address can read the store's text");
         }
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
@@ -220,11 +221,11 @@ pub async fn listen(config: &ServeConfig) -> Result<Listeners, ServeError> {
     Ok(Listeners { http, flight, http_address, flight_address })
 }
 
-/// Serves until `stop`: then takes no new connection, lets what is under way end within
-/// `config.grace`, and notes what waits.
+/// Serves until `stop`; then refuses new connections, waits up to `config.grace` for running requests, and
+/// records the waiting draws.
 ///
 /// # Errors
-/// [`ServeError::Listen`] where a door fails, and the store's errors where what waits cannot be noted.
+/// [`ServeError::Listen`] if a service fails; the store's errors if the waiting draws cannot be recorded.
 pub async fn serve(
     listeners: Listeners,
     library: Library,
@@ -236,9 +237,13 @@ pub async fn serve(
     let session = Session::start(library, store, config.settings());
     let Listeners { http, flight, http_address, flight_address } = listeners;
     let most = config.body.as_usize();
-    let mut doors = tokio::task::JoinSet::new();
-    doors.spawn(door(http_address, stop.clone(), http::serve(http, session.clone(), most, stop.clone())));
-    doors.spawn(door(
+    let mut services = tokio::task::JoinSet::new();
+    services.spawn(run_service(
+        http_address,
+        stop.clone(),
+        http::serve(http, session.clone(), most, stop.clone()),
+    ));
+    services.spawn(run_service(
         flight_address,
         stop.clone(),
         flight::serve(flight, session.clone(), most, stop.clone()),
@@ -246,8 +251,8 @@ pub async fn serve(
     stop.wait().await;
     let all = async {
         let mut result = Ok(());
-        while let Some(door) = doors.join_next().await {
-            result = result.and(door.unwrap_or(Ok(())));
+        while let Some(service) = services.join_next().await {
+            result = result.and(service.unwrap_or(Ok(())));
         }
         result
     };
@@ -255,17 +260,17 @@ pub async fn serve(
         biased;
         served = all => served,
         () = clock.sleep(config.grace.get()) => {
-            tracing::warn!("requests under way did not end in time");
+            tracing::warn!("some running requests did not finish in time");
             Ok(())
         }
     };
-    doors.abort_all();
+    services.abort_all();
     session.close().await?;
     served
 }
 
-/// Runs one door; where it ends, so does the other.
-async fn door(
+/// Runs one service; its end stops the other one.
+async fn run_service(
     address: SocketAddr,
     stop: Stop,
     serving: impl Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>>,

@@ -1,4 +1,4 @@
-//! The one owner of the library, and the handle by which many clients ask it.
+//! The task that owns the library, and the handle through which many clients use it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,36 +15,36 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ServeError;
+use crate::draw_log::{DrawLog, Groups};
 use crate::error::ReplayError;
 use crate::inspect::{Inspection, inspect};
 use crate::issue::{Issued, Request};
 use crate::library::Library;
-use crate::note::{Groups, Notes};
 use crate::receive::{self, Evaluation, Received};
 
 type Result<T> = std::result::Result<T, ServeError>;
 
-/// How the owner works.
+/// The settings of the owner task.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Requests that may wait.
+    /// Capacity of the request queue.
     pub queue: usize,
-    /// Assembled batches that are kept.
+    /// Number of assembled batches to cache.
     pub batches: usize,
-    /// How often the store is followed.
+    /// Interval between two looks at the store.
     pub follow: Duration,
-    /// When draws are noted.
+    /// When draws are recorded.
     pub groups: Groups,
 }
 
-/// A batch with what is sent beside it.
+/// A batch with the metadata that is sent with it.
 #[derive(Debug)]
 pub struct Served {
     /// The batch.
     pub batch: Batch,
     /// Its digest.
     pub digest: u128,
-    /// Where the job stands after it.
+    /// The job's next request.
     pub next: Request,
 }
 
@@ -54,38 +54,38 @@ pub struct Served {
 pub struct Evaluations {
     /// The job.
     pub job: String,
-    /// What its steps rise within.
+    /// The series within which steps ascend.
     pub series: String,
     /// The step.
     pub step: Step,
-    /// Tokens learnt until then.
+    /// Tokens trained so far.
     pub tokens: u64,
     /// The scores.
     pub scores: Vec<Evaluation>,
 }
 
-/// What a server counts. All but `ready` only grows.
+/// The counters of a server. All except `ready`, `version` and `unnoted` only increase.
 #[derive(Debug, Default)]
-pub struct Counts {
-    /// Whether the store answered when it was last followed.
+pub struct ServerCounters {
+    /// Whether the last look at the store succeeded.
     pub ready: AtomicBool,
     /// The newest version of `records` that was read.
     pub version: AtomicU64,
     /// Tickets issued.
     pub tickets: AtomicU64,
-    /// Requests for which the stream had not enough.
+    /// Requests for which the stream did not have enough text.
     pub not_yet: AtomicU64,
     /// Batches served.
     pub batches: AtomicU64,
     /// Bytes of their columns.
     pub bytes: AtomicU64,
-    /// Batches that were still assembled.
+    /// Batches that were in the cache.
     pub hits: AtomicU64,
     /// Requests that failed.
     pub failures: AtomicU64,
-    /// Microseconds from request to answer, of all batches.
+    /// Total microseconds from request to answer, over all batches.
     pub batch_us: AtomicU64,
-    /// Steps that wait to be noted.
+    /// Served steps whose draws wait to be recorded.
     pub unnoted: AtomicU64,
 }
 
@@ -101,35 +101,35 @@ enum Command {
     Close(Answer<()>),
 }
 
-/// Asks the owner. Cheap to clone.
+/// A handle to the owner task. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Session {
     sender: mpsc::Sender<Command>,
-    counts: Arc<Counts>,
+    counters: Arc<ServerCounters>,
     store: Store,
 }
 
 impl Session {
-    /// Starts the owner of `library`, which must have been opened on `store`. It ends with
-    /// [`Session::close`], or when no session is left.
+    /// Starts the owner task of `library`, which must have been opened on `store`. It ends with
+    /// [`Session::close`], or when the last session is dropped.
     #[must_use]
     pub fn start(library: Library, store: Store, settings: Settings) -> Self {
         let (sender, receiver) = mpsc::channel(settings.queue.max(1));
-        let counts = Arc::new(Counts::default());
-        counts.ready.store(true, Relaxed);
-        counts.version.store(library.version().0, Relaxed);
-        let notes = Notes::new(store.clone(), settings.groups);
+        let counters = Arc::new(ServerCounters::default());
+        counters.ready.store(true, Relaxed);
+        counters.version.store(library.version().0, Relaxed);
+        let draw_log = DrawLog::new(store.clone(), settings.groups);
         let owner = Owner {
             clock: store.clock().clone(),
             store: store.clone(),
             library,
-            notes,
+            draw_log,
             settings,
-            counts: Arc::clone(&counts),
+            counters: Arc::clone(&counters),
             assembled: VecDeque::new(),
         };
         tokio::spawn(owner.run(receiver));
-        Self { sender, counts, store }
+        Self { sender, counters, store }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T> {
@@ -137,7 +137,7 @@ impl Session {
         self.sender.send(command(answer)).await.map_err(|_| ServeError::Stopping)?;
         let result = answered.await.unwrap_or(Err(ServeError::Stopping));
         if result.is_err() {
-            self.counts.failures.fetch_add(1, Relaxed);
+            self.counters.failures.fetch_add(1, Relaxed);
         }
         result
     }
@@ -145,7 +145,7 @@ impl Session {
     /// The ticket of a job's next batch.
     ///
     /// # Errors
-    /// As [`Library::ticket`]; a job without a name, a step or row beyond what the store can hold.
+    /// As [`Library::ticket`]; an invalid job name, a step or row above the store's range.
     pub async fn ticket(&self, request: Request) -> Result<Issued> {
         check_name("job", &request.job).map_err(ReplayError::from)?;
         in_range("step", request.step.0)?;
@@ -153,10 +153,10 @@ impl Session {
         self.ask(|answer| Command::Ticket(request, answer)).await
     }
 
-    /// The batch that a ticket names; its draw is noted.
+    /// The batch that a ticket names; its draw is recorded.
     ///
     /// # Errors
-    /// As [`Library::batch`] and [`Notes::note`].
+    /// As [`Library::batch`] and [`DrawLog::append`].
     pub async fn batch(&self, ticket: Ticket) -> Result<Arc<Served>> {
         check_name("job", &ticket.job).map_err(ReplayError::from)?;
         in_range("step", ticket.step.0)?;
@@ -168,7 +168,7 @@ impl Session {
     /// Receives evaluations.
     ///
     /// # Errors
-    /// As [`receive::evaluations`]; a step or a count beyond what the store can hold, a loss that is no number.
+    /// As [`receive::evaluations`]; a step or a count above the store's range, a loss that is not finite.
     pub async fn evaluations(&self, evaluations: Evaluations) -> Result<Received> {
         in_range("step", evaluations.step.0)?;
         in_range("tokens", evaluations.tokens)?;
@@ -183,7 +183,7 @@ impl Session {
         self.ask(|answer| Command::Evaluations(evaluations, answer)).await
     }
 
-    /// What the buffers hold.
+    /// Statistics of the buffers.
     ///
     /// # Errors
     /// As [`inspect`].
@@ -199,31 +199,31 @@ impl Session {
         self.ask(Command::Follow).await
     }
 
-    /// Notes what waits.
+    /// Records the waiting draws.
     ///
     /// # Errors
-    /// As [`Notes::flush`].
+    /// As [`DrawLog::flush`].
     pub async fn flush(&self) -> Result<()> {
         self.ask(Command::Flush).await
     }
 
-    /// Notes what waits and ends the owner; later requests are refused.
+    /// Records the waiting draws and ends the owner task; later requests are refused.
     ///
     /// # Errors
-    /// As [`Notes::flush`].
+    /// As [`DrawLog::flush`].
     pub async fn close(&self) -> Result<()> {
         self.ask(Command::Close).await
     }
 
-    /// The draws noted of `count` steps of a job from `first` on, in order, as the table's rows.
+    /// The recorded draws of `count` steps of a job from `first` on, in order, as rows of the table.
     ///
     /// # Errors
-    /// A job without a name, and the store's.
+    /// An invalid job name; the store's errors.
     pub async fn draws(&self, job: &str, first: u64, count: u64) -> Result<Vec<arrow::array::RecordBatch>> {
         check_name("job", job).map_err(ReplayError::from)?;
         in_range("from", first)?;
         let end = first.saturating_add(count).min(Step(u64::MAX).to_i64().unsigned_abs());
-        // A name has no quote in it.
+        // A job's name contains no quote.
         let filter = Some(format!("job = '{job}' and step >= {first} and step < {end}"));
         let version = self.store.version(Table::Draws).await.map_err(ReplayError::from)?;
         let scan = Scan { columns: &[], filter, order: &["step"] };
@@ -233,25 +233,25 @@ impl Session {
     /// The newest version of `records` that was read.
     #[must_use]
     pub fn version(&self) -> Version {
-        Version(self.counts.version.load(Relaxed))
+        Version(self.counters.version.load(Relaxed))
     }
 
-    /// What was counted.
+    /// The counters.
     #[must_use]
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    pub fn counters(&self) -> &ServerCounters {
+        &self.counters
     }
 
-    /// Requests that wait.
+    /// Number of waiting requests.
     #[must_use]
     pub fn queue(&self) -> usize {
         self.sender.max_capacity() - self.sender.capacity()
     }
 }
 
-/// Refuses a number that no column of the store can hold, nor the one after it.
+/// Refuses a number that is too large for a column of the store.
 fn in_range(what: &'static str, number: u64) -> Result<()> {
-    // Half of it leaves room for whatever is added to a number on its way.
+    // Half of the range leaves room for sums.
     const MOST: u64 = 1 << 62;
     if number <= MOST {
         return Ok(());
@@ -259,12 +259,12 @@ fn in_range(what: &'static str, number: u64) -> Result<()> {
     Err(ServeError::Input { what, why: format!("{number} is above {MOST}") })
 }
 
-/// Whether a ticket may be of another server that has read further than this one.
+/// Whether the ticket may come from another server that has read a newer version.
 const fn is_ahead(error: &ReplayError) -> bool {
     matches!(
         error,
         ReplayError::NoVersion { .. }
-            | ReplayError::NoChange { .. }
+            | ReplayError::NoRevision { .. }
             | ReplayError::Store(StoreError::Version { .. })
     )
 }
@@ -273,19 +273,19 @@ struct Owner {
     library: Library,
     store: Store,
     clock: Clock,
-    notes: Notes,
+    draw_log: DrawLog,
     settings: Settings,
-    counts: Arc<Counts>,
-    /// The batches assembled last, newest at the end, by their ticket.
+    counters: Arc<ServerCounters>,
+    /// The most recently assembled batches with their tickets, newest at the end.
     assembled: VecDeque<(Ticket, Arc<Served>)>,
 }
 
 impl Owner {
     async fn run(mut self, mut receiver: mpsc::Receiver<Command>) {
-        let mut due = self.clock.monotonic() + self.settings.follow;
+        let mut next_follow = self.clock.monotonic() + self.settings.follow;
         loop {
-            let left = due.saturating_sub(self.clock.monotonic());
-            // Due comes first: clients that never pause must not keep the store's news from them.
+            let left = next_follow.saturating_sub(self.clock.monotonic());
+            // The timer comes first, so that a constant load of requests does not delay it.
             let command = tokio::select! {
                 biased;
                 () = self.clock.sleep(left) => None,
@@ -297,24 +297,24 @@ impl Owner {
             match command {
                 Some(Command::Close(answer)) => {
                     receiver.close();
-                    let _ = answer.send(self.notes.flush().await.map_err(ServeError::from));
+                    let _ = answer.send(self.draw_log.flush().await.map_err(ServeError::from));
                     return;
                 }
-                Some(command) => self.obey(command).await,
+                Some(command) => self.execute(command).await,
                 None => {
                     self.tick().await;
-                    due = self.clock.monotonic() + self.settings.follow;
+                    next_follow = self.clock.monotonic() + self.settings.follow;
                 }
             }
-            self.counts.unnoted.store(self.notes.waiting() as u64, Relaxed);
+            self.counters.unnoted.store(self.draw_log.waiting() as u64, Relaxed);
         }
-        if let Err(error) = self.notes.flush().await {
-            tracing::error!(%error, "draws could not be noted");
+        if let Err(error) = self.draw_log.flush().await {
+            tracing::error!(%error, "draws could not be recorded");
         }
     }
 
-    /// A client that went away needs no answer: sending to it may fail.
-    async fn obey(&mut self, command: Command) {
+    /// Executes one command. Sending the answer may fail: the client may have gone away.
+    async fn execute(&mut self, command: Command) {
         match command {
             Command::Ticket(request, answer) => {
                 let _ = answer.send(self.ticket(&request).await);
@@ -323,11 +323,11 @@ impl Owner {
                 let result = self.batch(ticket).await;
                 if let Ok(served) = &result {
                     let took = self.clock.monotonic().saturating_sub(asked);
-                    self.counts.batches.fetch_add(1, Relaxed);
+                    self.counters.batches.fetch_add(1, Relaxed);
                     let bytes = served.batch.columns().get_array_memory_size();
-                    self.counts.bytes.fetch_add(bytes as u64, Relaxed);
+                    self.counters.bytes.fetch_add(bytes as u64, Relaxed);
                     let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                    self.counts.batch_us.fetch_add(us, Relaxed);
+                    self.counters.batch_us.fetch_add(us, Relaxed);
                 }
                 let _ = answer.send(result);
             }
@@ -343,9 +343,9 @@ impl Owner {
                 let _ = answer.send(self.follow().await);
             }
             Command::Flush(answer) => {
-                let _ = answer.send(self.notes.flush().await.map_err(ServeError::from));
+                let _ = answer.send(self.draw_log.flush().await.map_err(ServeError::from));
             }
-            // The loop answers it: nothing is served after it.
+            // `run` answers it, because it ends the loop.
             Command::Close(_) => {}
         }
     }
@@ -354,18 +354,18 @@ impl Owner {
         if let Err(error) = self.follow().await {
             tracing::warn!(%error, "the store cannot be followed");
         }
-        if let Err(error) = self.notes.tick().await {
-            tracing::warn!(%error, "draws are not noted yet");
+        if let Err(error) = self.draw_log.tick().await {
+            tracing::warn!(%error, "draws are not recorded yet");
         }
     }
 
     async fn follow(&mut self) -> Result<()> {
         let before = self.library.version();
         let followed = self.library.follow().await;
-        self.counts.ready.store(followed.is_ok(), Relaxed);
-        self.counts.version.store(self.library.version().0, Relaxed);
+        self.counters.ready.store(followed.is_ok(), Relaxed);
+        self.counters.version.store(self.library.version().0, Relaxed);
         if self.library.version() != before {
-            // The new version may have removed text: what holds it must not be served.
+            // The new version may have removed text that cached batches hold.
             self.assembled.clear();
         }
         Ok(followed?)
@@ -377,22 +377,23 @@ impl Owner {
             None => self.library.ticket(request).await?,
         };
         let count = match issued {
-            Issued::Ticket(_) => &self.counts.tickets,
-            Issued::NotYet { .. } => &self.counts.not_yet,
+            Issued::Ticket(_) => &self.counters.tickets,
+            Issued::NotYet { .. } => &self.counters.not_yet,
         };
         count.fetch_add(1, Relaxed);
         Ok(issued)
     }
 
-    /// The ticket that the job was served at this step before: if it asks for the same place of the stream,
-    /// and its batch can still be had. Else what was noted of this step and those behind it is void.
+    /// The ticket that the job was served before at this step, if the job requests the same position of the
+    /// stream and the batch can still be made. Otherwise the recorded draws of this and later steps become
+    /// void.
     async fn served(&mut self, request: &Request) -> Result<Option<Ticket>> {
-        let Some(ticket) = self.notes.served(&request.job, request.step).await? else { return Ok(None) };
+        let Some(ticket) = self.draw_log.served(&request.job, request.step).await? else { return Ok(None) };
         if ticket.config != self.library.plan().digest() {
             return Err(ReplayError::Served { job: request.job.clone(), step: request.step.0 }.into());
         }
-        let why = if ticket.row != request.row || ticket.fresh != request.fresh {
-            "it goes on from another place of the stream"
+        let why = if ticket.row != request.row || ticket.new_text != request.new_text {
+            "it continues from another position of the stream"
         } else {
             let mut after = self.library.after(&ticket).await;
             if after.as_ref().is_err_and(is_ahead) {
@@ -412,17 +413,17 @@ impl Owner {
             job = request.job,
             step = request.step.0,
             why,
-            "the job gets other batches than it was served before; `draws` says what was served first"
+            "the job gets other batches than it was served before; `draws` records what was served first"
         );
-        self.notes.void(&request.job);
+        self.draw_log.void(&request.job);
         Ok(None)
     }
 
     async fn batch(&mut self, ticket: Ticket) -> Result<Arc<Served>> {
         if let Some((_, served)) = self.assembled.iter().find(|(known, _)| *known == ticket) {
             let served = Arc::clone(served);
-            self.counts.hits.fetch_add(1, Relaxed);
-            self.notes.note(&ticket, &served.batch, served.digest).await?;
+            self.counters.hits.fetch_add(1, Relaxed);
+            self.draw_log.append(&ticket, &served.batch, served.digest).await?;
             return Ok(served);
         }
         let mut batch = self.library.batch(&ticket).await;
@@ -434,7 +435,7 @@ impl Owner {
         let next = self.library.after(&ticket).await?;
         let digest = batch.digest();
         let served = Arc::new(Served { batch, digest, next });
-        self.notes.note(&ticket, &served.batch, digest).await?;
+        self.draw_log.append(&ticket, &served.batch, digest).await?;
         if self.settings.batches > 0 {
             if self.assembled.len() >= self.settings.batches {
                 self.assembled.pop_front();

@@ -16,14 +16,14 @@ use super::*;
 use crate::client::Client;
 use crate::issue::{Issued, Request};
 use crate::mix::Mix;
-use crate::plan::{Horizon, Plan};
+use crate::plan::{Plan, VisibleUntil};
 use crate::receive::{Evaluation, Received};
 use crate::testing::World;
 
 /// Any port that is free.
 const FREE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// A store with so many readings.
+/// A store with this many readings.
 async fn world(readings: i64) -> World {
     let mut world = World::new().await;
     world.write("a", readings).await;
@@ -102,7 +102,7 @@ impl Server {
     }
 }
 
-/// A client of somebody else: it knows Flight and none of our settings.
+/// A generic Flight client without our settings.
 async fn stranger(url: &str) -> FlightServiceClient<tonic::transport::Channel> {
     let endpoint = tonic::transport::Endpoint::from_shared(url.to_owned()).unwrap();
     FlightServiceClient::new(endpoint.connect().await.unwrap())
@@ -172,7 +172,7 @@ async fn client_goes_on_with_the_server_that_takes_the_place_of_another() {
     let got = walk(&client, "demo").await;
     let address = first.flight.strip_prefix("http://").unwrap().parse().unwrap();
     first.end().await;
-    // It is asked while nobody answers.
+    // The request is made before a server answers.
     let (again, second) = tokio::join!(walk(&client, "demo"), world.server_at(&plan, address));
     assert_eq!(again, got);
     second.end().await;
@@ -443,19 +443,19 @@ async fn session_follows_the_store_and_notes_draws_as_time_passes() {
     let Issued::Ticket(ticket) = session.ticket(request).await.unwrap() else { panic!("no ticket") };
     let served = session.batch(ticket.clone()).await.unwrap();
     assert_eq!(session.batch(ticket.clone()).await.unwrap().digest, served.digest);
-    assert_eq!(session.counts().hits.load(Relaxed), 1);
+    assert_eq!(session.counters().hits.load(Relaxed), 1);
     world.write("a", 5).await;
     session.follow().await.unwrap();
     // What was assembled of an older version is made again: its text may have been removed.
     assert_eq!(session.batch(ticket).await.unwrap().digest, served.digest);
-    assert_eq!(session.counts().hits.load(Relaxed), 1);
+    assert_eq!(session.counters().hits.load(Relaxed), 1);
     assert!(session.draws("demo", 0, 10).await.unwrap().iter().all(|batch| batch.num_rows() == 0));
     world.store.clock().advance(Duration::from_secs(10));
     // The answer comes after what was due before it.
     session.buffers().await.unwrap();
     let rows: usize = session.draws("demo", 0, 10).await.unwrap().iter().map(|batch| batch.num_rows()).sum();
     assert_eq!(rows, 1);
-    assert_eq!(session.counts().version.load(Relaxed), 3);
+    assert_eq!(session.counters().version.load(Relaxed), 3);
 }
 
 #[tokio::test]
@@ -472,7 +472,7 @@ async fn assembled_batch_is_made_again_after_a_new_version_though_the_buffers_co
     drop(blocked);
     session.follow().await.unwrap();
     assert_eq!(session.batch(ticket).await.unwrap().digest, served.digest);
-    assert_eq!(session.counts().hits.load(Relaxed), 0);
+    assert_eq!(session.counters().hits.load(Relaxed), 0);
 }
 
 #[tokio::test]
@@ -482,9 +482,11 @@ async fn ticket_of_a_server_that_has_read_further_is_served() {
     let behind = world.session(&plan).await;
     world.write("a", 40).await;
     let ahead = world.session(&plan).await;
-    let fresh =
-        BTreeMap::from([("a".parse().unwrap(), perennial_schemas::wire::Place { seq: Seq(60), token: 0 })]);
-    let request = Request { fresh, ..Request::first("demo") };
+    let new_text = BTreeMap::from([(
+        "a".parse().unwrap(),
+        perennial_schemas::wire::ShardPosition { seq: Seq(60), token: 0 },
+    )]);
+    let request = Request { new_text, ..Request::first("demo") };
     let Issued::Ticket(ticket) = ahead.ticket(request).await.unwrap() else { panic!("no ticket") };
     let (one, two) = (ahead.batch(ticket.clone()).await.unwrap(), behind.batch(ticket).await.unwrap());
     assert_eq!(one.digest, two.digest);
@@ -493,8 +495,8 @@ async fn ticket_of_a_server_that_has_read_further_is_served() {
 #[tokio::test]
 async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_moved_on() {
     let mut world = world(80).await;
-    // With the whole store as its horizon a new ticket would draw from what came since.
-    let plan = Plan { horizon: Horizon::Store, ..plan() };
+    // With `VisibleUntil::Store` a new ticket would draw from newer text.
+    let plan = Plan { visible_until: VisibleUntil::Store, ..plan() };
     let (mut request, mut tickets) = (Request::first("demo"), Vec::new());
     let session = world.session(&plan).await;
     for _ in 0..3 {
@@ -530,7 +532,7 @@ async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_
 #[tokio::test]
 async fn job_that_goes_back_gets_new_tickets_where_the_old_ones_are_of_another_place_or_gone() {
     let mut world = world(80).await;
-    let plan = Plan { horizon: Horizon::Store, ..plan() };
+    let plan = Plan { visible_until: VisibleUntil::Store, ..plan() };
     let session = world.session(&plan).await;
     let Issued::Ticket(first) = session.ticket(Request::first("demo")).await.unwrap() else { panic!("none") };
     let second = session.batch(first.clone()).await.unwrap().next.clone();
@@ -607,7 +609,7 @@ async fn server_knows_what_another_has_served_a_job_since_it_met_it() {
 #[tokio::test]
 async fn ticket_served_by_another_is_given_again_though_the_buffers_could_not_follow_before() {
     let mut world = world(40).await;
-    let plan = Plan { horizon: Horizon::Store, ..plan() };
+    let plan = Plan { visible_until: VisibleUntil::Store, ..plan() };
     let (one, two) = (world.session(&plan).await, world.session(&plan).await);
     world.write("a", 40).await;
     let blocked = world.block("buffers/buffer=main");

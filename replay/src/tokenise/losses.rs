@@ -1,30 +1,30 @@
-//! What a `tokenizer.json` loses of a text: characters that its model does not know, and what its
-//! normaliser or pre-tokenizer takes out or makes equal.
+//! Text that a `tokenizer.json` loses: characters that its model does not know, and text that its normaliser
+//! or pre-tokenizer removes or unifies.
 
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{Model as _, Tokenizer};
 
-/// Normalisers under which no two ordinary texts become one.
+/// Normalisers that keep different texts different.
 const KEEP: &[&str] = &["ByteLevel", "Prepend"];
 
-/// Pre-tokenizers that take characters out.
+/// Pre-tokenizers that remove characters.
 const TAKE: &[&str] = &["Whitespace", "WhitespaceSplit", "BertPreTokenizer", "CharDelimiterSplit"];
 
-/// What of a text does not become tokens.
+/// The losses of a tokenizer.
 #[derive(Debug)]
 pub struct Losses {
-    /// The token of a character that the model does not know, whether or not there can be one.
+    /// The token of unknown characters, if the model has one.
     pub unknown: Option<u32>,
-    /// Whether the model leaves such a character out and says nothing.
+    /// Whether the model drops unknown characters silently.
     pub drops: bool,
     /// The settings that lose text: `unk_token`, a normaliser's or a pre-tokenizer's type.
     pub settings: Vec<String>,
 }
 
 impl Losses {
-    /// Of a file and the tokenizer that was read from it.
+    /// The losses of a file and the tokenizer that was read from it.
     pub fn of(file: &Value, inner: &Tokenizer) -> Self {
         let normalizers = steps(file.get("normalizer"), "normalizers");
         let splitters = steps(file.get("pre_tokenizer"), "pretokenizers");
@@ -33,7 +33,7 @@ impl Losses {
             ModelWrapper::BPE(bpe) => (bpe.unk_token.as_deref(), bpe.unk_token.is_none()),
             ModelWrapper::WordPiece(words) => (Some(words.unk_token.as_str()), false),
             ModelWrapper::WordLevel(words) => (Some(words.unk_token.as_str()), false),
-            // A character that it does not know is an error.
+            // An unknown character is an error.
             ModelWrapper::Unigram(_) => (None, false),
         };
         let numbered = model.get("unk_id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
@@ -52,7 +52,7 @@ impl Losses {
     }
 }
 
-/// A step, or those of a sequence of steps, which its key `parts` lists.
+/// The step, or the steps of a sequence, which its key `parts` lists.
 fn steps<'a>(step: Option<&'a Value>, parts: &str) -> Vec<&'a Value> {
     let Some(step) = step.filter(|step| !step.is_null()) else { return Vec::new() };
     match step.get(parts).and_then(Value::as_array) {
@@ -69,7 +69,7 @@ fn kind(step: &Value) -> &str {
     text(step, "type")
 }
 
-/// As SentencePiece writes its spaces.
+/// Whether the step replaces spaces as SentencePiece does.
 fn replaces_spaces(step: &Value) -> bool {
     let pattern = step.get("pattern").map(|pattern| text(pattern, "String"));
     kind(step) == "Replace" && pattern == Some(" ") && text(step, "content") == "\u{2581}"
@@ -80,12 +80,13 @@ const fn occurs(byte: u32) -> bool {
     !matches!(byte, 0xC0 | 0xC1 | 0xF5..)
 }
 
-/// Whether the model has the character of each byte, wherever in a word it stands.
+/// Whether the model has the character of each byte at every position of a word.
 fn has_alphabet(model: &Value, inner: &Tokenizer) -> bool {
     let (prefix, suffix) = (text(model, "continuing_subword_prefix"), text(model, "end_of_word_suffix"));
     let known = |piece: String| inner.get_model().token_to_id(&piece).is_some();
     ByteLevel::alphabet().into_iter().all(|c| {
-        // Bytes that do not occur are among those whose character is their own; others' lie above.
+        // Bytes that cannot occur are among those that are their own character; the others' characters are
+        // above.
         let byte = u32::from(c);
         let forms = [("", ""), (prefix, ""), ("", suffix), (prefix, suffix)];
         (byte < 256 && !occurs(byte))

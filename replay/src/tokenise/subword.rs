@@ -1,11 +1,10 @@
 //! Tokens of a `tokenizer.json` (Hugging Face `tokenizers`).
 //!
-//! A record is tokenised as a whole, as its file says, with three exceptions, all of them so that a
-//! record is the boundary and its own text: no template of the file adds tokens, truncation and
-//! padding of the file are not done, and the literal of a special token in a text is ordinary text.
-//! A text that the model makes the boundary of all the same has no tokens: it is an error.
-//! A text of more than [`SECTION`] bytes is cut at passages into sections, each tokenised by itself:
-//! memory and time stay in proportion.
+//! A record is tokenised as a whole according to the file, with three exceptions, so that a record is the
+//! boundary and its own text: templates of the file add no tokens, truncation and padding are disabled, and
+//! the literal of a special token in a text is ordinary text. A text that would still yield the boundary
+//! token is an error. A text of more than [`SECTION`] bytes is cut at passages into sections that are
+//! tokenised separately, so memory and time are linear in its size.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -18,16 +17,16 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::losses::Losses;
 
-/// A section ends at the first passage that ends at least so many bytes after the section's start.
+/// A section ends at the first end of a passage that is at least this many bytes after the section's start.
 pub const SECTION: usize = 256 << 10;
 
-/// Raised when the same file would give other tokens than before: another section, another rule.
+/// The version of these rules; raised if the same file would give other tokens than before.
 const FORMAT: u32 = 1;
 
-/// How files call the token that ends a text, in small letters alone.
+/// Names of the token that ends a text, in lower case without punctuation.
 const ENDS: &[&str] = &["endoftext", "endofsentence", "eos"];
 
-/// A `tokenizer.json` that was read.
+/// A tokenizer of a `tokenizer.json`.
 #[derive(Debug)]
 pub struct Subword {
     inner: Inner,
@@ -39,38 +38,38 @@ pub struct Subword {
     losses: Vec<String>,
 }
 
-/// A file that is no tokenizer that records can be read with.
+/// A tokenizer that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("names `{path}`, which cannot be read")]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It is no tokenizer.
-    #[error("names `{path}`, which is no `tokenizer.json` of the `tokenizers` library: {why}")]
+    /// The file is not a tokenizer.
+    #[error("names `{path}`, which is not a `tokenizer.json` of the `tokenizers` library: {why}")]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// It has no such special token, or none that can be told to end a text.
+    /// It has no suitable special token.
     #[error("cannot be: {why}; the special tokens of `{path}` are {special}")]
     Boundary {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         why: String,
         /// Its special tokens, each quoted.
         special: String,
     },
-    /// Its model leaves out what it does not know.
+    /// Its model drops unknown characters.
     #[error(
-        "names `{path}`, whose model leaves out the characters that it does not know: it has no `unk_token`, and not a token for every byte"
+        "names `{path}`, whose model drops unknown characters: it has no `unk_token`, and not a token for every byte"
     )]
     Drops {
         /// The file.
@@ -79,9 +78,9 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// What the reader of the message can do.
+    /// The remedy.
     #[must_use]
-    pub const fn mend(&self) -> &'static str {
+    pub const fn hint(&self) -> &'static str {
         match self {
             Self::Read { .. } => "give `bytes` or the path of a `tokenizer.json`",
             Self::Format { .. } => "give the file that the library's `save` writes",
@@ -93,32 +92,32 @@ impl LoadError {
     }
 }
 
-/// A text that the tokenizer has no tokens for.
+/// A text that cannot be tokenised.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    /// The library gives none.
+    /// The library failed.
     #[error("the tokenizer has no tokens for the text")]
     Tokens(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The boundary would be among them.
+    /// The tokens would contain the boundary.
     #[error("the tokenizer makes the boundary `{literal}` of the text's byte {at} and those after it")]
     Boundary {
         /// The boundary as the file spells it.
         literal: String,
-        /// The first byte of the text that it stands for, from 0.
+        /// The first byte of the text that becomes the boundary, from 0.
         at: usize,
     },
 }
 
 impl EncodeError {
-    /// What the reader of the message can do.
+    /// The remedy.
     #[must_use]
-    pub const fn mend(&self) -> &'static str {
+    pub const fn hint(&self) -> &'static str {
         match self {
             Self::Tokens(_) => {
-                "use a `batch.tokenizer` that falls back to bytes or has an unknown token, in a job of its own"
+                "start a new job with a `batch.tokenizer` that falls back to bytes or has an unknown token"
             }
             Self::Boundary { .. } => {
-                "name a special token that no text spells in `batch.boundary`, in a job of its own"
+                "start a new job with a special token in `batch.boundary` that no text spells"
             }
         }
     }
@@ -140,13 +139,13 @@ struct Special {
 }
 
 impl Subword {
-    /// Reads a `tokenizer.json`, and warns of what it [loses](Self::losses). `boundary` is the special
-    /// token that begins and ends a record; where absent the file's only one that by its name ends a
+    /// Reads a `tokenizer.json`, and warns about text that it [loses](Self::losses). `boundary` is the
+    /// special token that begins and ends a record; absent: the file's only one whose name means the end of a
     /// text.
     ///
     /// # Errors
-    /// [`LoadError`] for a file that cannot be read or is no tokenizer, has no such token, or has one
-    /// that is its model's unknown token too, or a model that leaves out what it does not know.
+    /// [`LoadError`] if the file cannot be read or is not a tokenizer, if it has no such token, if that token
+    /// is also its model's unknown token, or if its model drops unknown characters.
     pub fn load(path: &Path, boundary: Option<&str>) -> Result<Self, LoadError> {
         let bytes =
             std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
@@ -158,14 +157,14 @@ impl Subword {
         Ok(subword)
     }
 
-    /// As [`Subword::load`], of a file's content and without a warning; `path` is what errors call it.
+    /// As [`Subword::load`], from a file's content and without a warning; `path` is for errors.
     ///
     /// # Errors
     /// As [`Subword::load`].
     pub fn parse(bytes: &[u8], path: &Path, boundary: Option<&str>) -> Result<Self, LoadError> {
         let format = |why: String| LoadError::Format { path: path.to_owned(), why };
         let mut file: Value = serde_json::from_slice(bytes).map_err(|error| format(error.to_string()))?;
-        let ignored = plain(&mut file);
+        let ignored = disable_settings(&mut file);
         let special = special_tokens(&file).ok_or_else(|| format("it lists no `added_tokens`".to_owned()))?;
         let mut inner: Inner =
             serde_json::from_value(file.clone()).map_err(|error| format(error.to_string()))?;
@@ -197,7 +196,7 @@ impl Subword {
         Ok(Self { inner, literal, boundary: id, vocabulary, hash, ignored, losses })
     }
 
-    /// The largest token and one.
+    /// The largest token plus one.
     #[must_use]
     pub const fn vocabulary(&self) -> usize {
         self.vocabulary
@@ -209,32 +208,31 @@ impl Subword {
         self.boundary
     }
 
-    /// The file's content, the boundary and the rules of this module, as 32 hexadecimal digits.
+    /// Hash of the file's content, the boundary and the rules of this module, 32 hexadecimal digits.
     #[must_use]
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// Settings of the file that do not apply to records: `truncation`, `padding`, `dropout`.
+    /// Settings of the file that are ignored: `truncation`, `padding`, `dropout`.
     #[must_use]
     pub fn ignored(&self) -> &[&'static str] {
         &self.ignored
     }
 
-    /// Settings of the file under which texts that differ may have the same tokens: `unk_token` where
-    /// there are characters that the model does not know, and the types of normalisers and
-    /// pre-tokenizers that take text out or make it equal. What is lost is not predicted, so bits per
-    /// byte look better than they are.
+    /// Settings of the file under which different texts may have the same tokens: `unk_token` if the model
+    /// has unknown characters, and the types of normalisers and pre-tokenizers that remove or unify text.
+    /// Lost text is not predicted, so bits per byte are too low.
     #[must_use]
     pub fn losses(&self) -> &[String] {
         &self.losses
     }
 
-    /// The tokens of a text whose passages end at `passages`, in bytes, rising. The boundary is not
-    /// among them.
+    /// The tokens of a text without the boundary; `passages` are the ends of its passages in bytes,
+    /// ascending.
     ///
     /// # Errors
-    /// [`EncodeError`] for a text that the tokenizer has no tokens for.
+    /// [`EncodeError`] if the text cannot be tokenised.
     pub fn encode(&self, text: &str, passages: &[u32]) -> Result<Encoding, EncodeError> {
         let sections = sections(text, passages);
         let parts: Vec<Part> =
@@ -251,16 +249,16 @@ impl Subword {
         if part.begins(self.boundary).next().is_none() {
             return Ok(part);
         }
-        let behind = |first: usize| {
+        let after_character = |first: usize| {
             let character = section.get(first..).and_then(|rest| rest.chars().next());
             first + character.map_or(0, char::len_utf8)
         };
-        // The model itself has the literal for a piece: cut within it, it is none.
-        let literals = section.match_indices(&self.literal).map(|(first, _)| behind(first));
+        // The model's own vocabulary may contain the literal: a cut inside prevents the token.
+        let literals = section.match_indices(&self.literal).map(|(first, _)| after_character(first));
         let mut cuts: BTreeSet<usize> = literals.collect();
         part = self.cut(section, at, &cuts)?;
-        // A normaliser makes the literal of other characters: cut within those too.
-        cuts.extend(part.begins(self.boundary).map(|begin| behind(begin.saturating_sub(at))));
+        // A normaliser may make the literal from other characters: cut inside those too.
+        cuts.extend(part.begins(self.boundary).map(|begin| after_character(begin.saturating_sub(at))));
         part = self.cut(section, at, &cuts)?;
         if let Some(at) = part.begins(self.boundary).next() {
             return Err(EncodeError::Boundary { literal: self.literal.clone(), at });
@@ -285,13 +283,13 @@ impl Subword {
             return Ok(());
         }
         let encoding = self.inner.encode(text, false).map_err(EncodeError::Tokens)?;
-        // `parse` found every token of the vocabulary to be an i32.
+        // `parse` checked that every token of the vocabulary is an i32.
         part.tokens.extend(encoding.get_ids().iter().map(|id| id.cast_signed()));
         part.offsets.extend(encoding.get_offsets().iter().map(|(start, _)| at + start));
         Ok(())
     }
 
-    /// Tokens as a person reads them, boundaries left out; those that are none of the file's too.
+    /// The text of tokens, without boundaries and without tokens that the file does not have.
     #[must_use]
     pub fn decode(&self, tokens: &[i32]) -> String {
         let text = tokens.iter().filter(|token| **token != self.boundary);
@@ -300,7 +298,7 @@ impl Subword {
     }
 }
 
-/// The tokens of a section, and where in the record's bytes each begins.
+/// The tokens of a section, and the offset in the record's bytes at which each begins.
 #[derive(Debug, Default)]
 struct Part {
     tokens: Vec<i32>,
@@ -308,7 +306,7 @@ struct Part {
 }
 
 impl Part {
-    /// Where in the record's bytes each `token` begins.
+    /// The offsets in the record's bytes at which `token` begins.
     fn begins(&self, token: i32) -> impl Iterator<Item = usize> {
         let tokens = self.tokens.iter().zip(&self.offsets);
         tokens.filter(move |(other, _)| **other == token).map(|(_, offset)| *offset)
@@ -316,7 +314,7 @@ impl Part {
 }
 
 impl Encoding {
-    /// The tokens of the text, no boundary among them.
+    /// The tokens of the text, without the boundary.
     #[must_use]
     pub const fn tokens(&self) -> &[i32] {
         &self.tokens
@@ -328,7 +326,7 @@ impl Encoding {
         self.boundary
     }
 
-    /// Tokens (equally: targets) of the record: those of the text and one.
+    /// Number of tokens, which is the number of targets: those of the text plus one.
     #[must_use]
     pub const fn count(&self) -> u64 {
         self.tokens.len() as u64 + 1
@@ -340,14 +338,13 @@ impl Encoding {
         self.text_bytes
     }
 
-    /// Bytes of memory.
+    /// Size in memory, in bytes.
     #[must_use]
     pub const fn memory(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.tokens) + size_of_val(&*self.starts)
     }
 
-    /// The first token of the record that lies in passage `passage`, from 0; of the passages beyond
-    /// the last, that of the last.
+    /// The first token of passage `passage`, from 0; for a passage after the last one, that of the last one.
     #[must_use]
     pub fn passage_start(&self, passage: usize) -> u64 {
         let start = self.starts.get(passage).or(self.starts.last());
@@ -355,23 +352,23 @@ impl Encoding {
     }
 }
 
-/// Takes out what adds to a text, shortens it, or tokenises it by chance; what a reader of the file
-/// may miss of it.
-fn plain(file: &mut Value) -> Vec<&'static str> {
+/// Disables settings that add to a text, shorten it, or tokenise it randomly; returns those to report as
+/// ignored.
+fn disable_settings(file: &mut Value) -> Vec<&'static str> {
     let mut ignored = Vec::new();
-    let mut take = |file: Option<&mut Value>, key: &'static str, told: bool| {
+    let mut disable = |file: Option<&mut Value>, key: &'static str, report: bool| {
         let Some(value) = file.and_then(|file| file.get_mut(key)).filter(|value| !value.is_null()) else {
             return;
         };
-        if told {
+        if report {
             ignored.push(key);
         }
         *value = Value::Null;
     };
-    take(Some(file), "truncation", true);
-    take(Some(file), "padding", true);
-    take(Some(file), "post_processor", false);
-    take(file.get_mut("model"), "dropout", true);
+    disable(Some(file), "truncation", true);
+    disable(Some(file), "padding", true);
+    disable(Some(file), "post_processor", false);
+    disable(file.get_mut("model"), "dropout", true);
     ignored
 }
 
@@ -385,7 +382,7 @@ fn special_tokens(file: &Value) -> Option<Vec<Special>> {
     special.map(read).collect()
 }
 
-/// The special token `wanted`, or the only one that ends a text by its name; not `unknown`.
+/// The special token `wanted`, or the only one whose name means the end of a text; not `unknown`.
 fn choose<'a>(
     special: &'a [Special],
     wanted: Option<&str>,
@@ -397,13 +394,13 @@ fn choose<'a>(
         .collect();
     match (ends.as_slice(), wanted) {
         ([one], _) | ([one, ..], Some(_)) if Some(one.id) == unknown => Err(format!(
-            "`{}` is the model's unknown token too, so each character that it does not know would end a record",
+            "`{}` is the model's unknown token too, so each unknown character would end a record",
             one.content
         )),
         ([one], _) | ([one, ..], Some(_)) => Ok(one),
-        ([], Some(wanted)) => Err(format!("`{wanted}` is no special token")),
-        ([], None) => Err("none of the special tokens ends a text by its name".to_owned()),
-        (_, None) => Err("more than one special token ends a text by its name".to_owned()),
+        ([], Some(wanted)) => Err(format!("`{wanted}` is not a special token")),
+        ([], None) => Err("it has no special token whose name means the end of a text".to_owned()),
+        (_, None) => Err("it has more than one special token whose name means the end of a text".to_owned()),
     }
 }
 
@@ -412,7 +409,7 @@ fn ends_text(content: &str) -> bool {
     content == "</s>" || ENDS.contains(&name.as_str())
 }
 
-/// The ranges of bytes that are tokenised each by itself.
+/// The byte ranges that are tokenised separately.
 fn sections(text: &str, passages: &[u32]) -> Vec<Range<usize>> {
     let mut sections = Vec::new();
     let mut start = 0;
@@ -426,10 +423,10 @@ fn sections(text: &str, passages: &[u32]) -> Vec<Range<usize>> {
     sections
 }
 
-/// The first token of each passage, rising: the first that begins at or after the passage's first
-/// byte, or the last of the record's `tokens` + 1 where none does.
+/// The first token of each passage, ascending: the first one that begins at or after the passage's first
+/// byte, or the last of the record's `tokens` + 1 if there is none.
 fn passage_starts(offsets: impl Iterator<Item = usize>, tokens: usize, passages: &[u32]) -> Box<[u32]> {
-    // The first passage begins at the boundary; the last end begins none.
+    // The first passage begins at the boundary; no passage begins at the last end.
     let mut starts = vec![0];
     let begins = passages.split_last().map_or(&[][..], |(_, begins)| begins);
     let mut begins = begins.iter().map(|end| usize::try_from(*end).unwrap_or(usize::MAX)).peekable();

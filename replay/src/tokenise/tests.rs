@@ -214,14 +214,14 @@ fn text_whose_characters_are_the_boundary_each_is_an_error_that_says_where() {
         error.to_string(),
         "the tokenizer makes the boundary `\u{b6}` of the text's byte 2 and those after it"
     );
-    assert!(error.mend().contains("`batch.boundary`"));
+    assert!(error.hint().contains("`batch.boundary`"));
 }
 
 #[test]
 fn boundary_that_is_the_unknown_token_is_refused() {
     let refused = |file: &Value, boundary| {
         let error = parse(file, boundary).unwrap_err();
-        assert!(error.mend().contains("`batch.boundary`"));
+        assert!(error.hint().contains("`batch.boundary`"));
         error.to_string()
     };
     assert!(refused(&pieces(true), Some("<unk>")).contains("`<unk>` is the model's unknown token too"));
@@ -236,7 +236,7 @@ fn model_that_would_leave_characters_out_is_refused_by_name() {
         let error = parse(&tiny_with(change), None).unwrap_err();
         assert!(matches!(error, LoadError::Drops { .. }), "{error}");
         assert!(error.to_string().starts_with("names `t.json`, whose model leaves out the characters"));
-        assert!(error.mend().contains("`byte_fallback`"));
+        assert!(error.hint().contains("`byte_fallback`"));
     };
     let whitespace = || json!({"type": "WhitespaceSplit"});
     refused(&|file| file["pre_tokenizer"] = json!(null));
@@ -382,15 +382,15 @@ fn file_that_is_no_tokenizer_is_refused_with_its_place_and_what_is_there() {
     };
     let missing = Subword::load(Path::new("no/such.json"), None).unwrap_err().to_string();
     assert!(missing.contains("names `no/such.json`, which cannot be read"), "{missing}");
-    assert!(refused(b"{", None).contains("t.json`, which is no `tokenizer.json`"));
+    assert!(refused(b"{", None).contains("t.json`, which is not a `tokenizer.json`"));
     assert!(refused(b"{}", None).contains("it lists no `added_tokens`"));
-    assert!(refused(b"{\"added_tokens\": []}", None).contains("which is no `tokenizer.json`"));
+    assert!(refused(b"{\"added_tokens\": []}", None).contains("which is not a `tokenizer.json`"));
     let boundary = refused(TINY, Some("</s>"));
-    assert!(boundary.contains("`</s>` is no special token; the special tokens of"), "{boundary}");
+    assert!(boundary.contains("`</s>` is not a special token; the special tokens of"), "{boundary}");
     assert!(boundary.ends_with("are `<|endoftext|>`, `<|pad|>`"), "{boundary}");
     let renamed = |from: &str, to: &str| String::from_utf8_lossy(TINY).replace(from, to);
     let none = refused(renamed("<|endoftext|>", "<|start|>").as_bytes(), None);
-    assert!(none.contains("none of the special tokens ends a text by its name"), "{none}");
+    assert!(none.contains("it has no special token whose name means the end of a text"), "{none}");
     let two = refused(renamed("<|pad|>", "</s>").as_bytes(), None);
     assert!(two.contains("more than one special token ends a text by its name"), "{two}");
     let moved = tiny_with(|file| file["added_tokens"][1]["id"] = json!(7)).to_string();

@@ -6,8 +6,8 @@ use super::column::table;
 table! { "buffers" {
     /// The buffer's name in the config. Partition column.
     buffer: Text,
-    /// The change's number, dense from 1.
-    change: Int,
+    /// The number of the change, dense from 1.
+    revision: Int,
     /// `admit`, `evict`, or `range` (the members are a range of seq), an [`Op`].
     op: Text,
     /// The shard of the record.

@@ -21,7 +21,7 @@ pub mod records;
 pub mod signals;
 
 /// The version of the tables' layout that this program writes; a store of a higher one is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A table of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

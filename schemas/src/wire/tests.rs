@@ -36,11 +36,11 @@ fn ticket() -> Ticket {
         job: "demo".into(),
         step: Step(3),
         records: Version(12),
-        buffers: [("main".to_owned(), Change(40))].into(),
+        buffers: [("main".to_owned(), Revision(40))].into(),
         config: "0".repeat(32),
         seed: Seed::new(1),
         row: 12,
-        fresh: [("main".parse().unwrap(), Place { seq: Seq(7), token: 20 })].into(),
+        new_text: [("main".parse().unwrap(), ShardPosition { seq: Seq(7), token: 20 })].into(),
     }
 }
 

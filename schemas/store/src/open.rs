@@ -217,7 +217,7 @@ fn properties(table: Table) -> Vec<(String, String)> {
         Table::Records => "shard,seq,batch,source,start,end,event_time,ingest_time,language",
         Table::Signals => "step,shard,seq",
         Table::Evaluations => "step,tokens,slice",
-        Table::Buffers => "change,shard,seq",
+        Table::Buffers => "revision,shard,seq",
         Table::Draws => "first_step,last_step,step",
     };
     vec![

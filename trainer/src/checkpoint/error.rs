@@ -1,4 +1,4 @@
-//! What keeps a checkpoint from being written or gone on from.
+//! Errors of checkpoints.
 
 use std::path::PathBuf;
 
@@ -6,31 +6,31 @@ use perennial_program::error::{Fault, Kind};
 
 use super::FORMAT;
 use crate::model::decoder::listed;
-use crate::step::RecipeError;
+use crate::step::TrainConfigError;
 use crate::torch::TorchError;
 
-/// A checkpoint that cannot be written or gone on from.
+/// A checkpoint that cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The disk refuses to write.
+    /// A file cannot be written.
     #[error("cannot write `{path}`")]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         source: std::io::Error,
     },
-    /// The disk refuses to read.
+    /// A file cannot be read.
     #[error("cannot read `{path}`")]
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         source: std::io::Error,
     },
-    /// A file that is cut short, changed, or none of its kind.
+    /// A file is truncated, changed or malformed.
     #[error("`{path}` is damaged: {why}")]
     Broken {
         /// The file.
@@ -46,17 +46,25 @@ pub enum CheckpointError {
         /// Its format.
         found: u64,
     },
-    /// Tensors that are missing or too many.
+    /// Written by an older program.
+    #[error("`{path}` has format {found}; this program reads format {FORMAT}")]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+    },
+    /// Tensors are missing or unexpected.
     #[error("`{path}` does not hold this job's tensors: missing {}, not expected {}", listed(.missing), listed(.extra))]
     Names {
         /// The file.
         path: PathBuf,
-        /// Names it lacks.
+        /// Missing names.
         missing: Vec<String>,
-        /// Names it should not have.
+        /// Unexpected names.
         extra: Vec<String>,
     },
-    /// A tensor of another shape.
+    /// A tensor has another shape.
     #[error("`{name}` in `{path}` has shape {found:?}, not {wanted:?}")]
     Size {
         /// The file.
@@ -65,10 +73,10 @@ pub enum CheckpointError {
         name: String,
         /// Its shape.
         found: Vec<i64>,
-        /// The shape it should have.
+        /// The expected shape.
         wanted: Vec<i64>,
     },
-    /// A tensor of another type.
+    /// A tensor has another type.
     #[error("`{name}` in `{path}` has numbers of type {found}")]
     Type {
         /// The file.
@@ -84,26 +92,26 @@ pub enum CheckpointError {
         /// The folder.
         path: PathBuf,
     },
-    /// The recipe of the checkpoint cannot be followed.
-    #[error("the learner of `{path}` cannot be made")]
-    Recipe {
+    /// The training configuration of the checkpoint is invalid.
+    #[error("the learner of `{path}` cannot be created")]
+    TrainConfig {
         /// The folder.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
-        source: Box<RecipeError>,
+        source: Box<TrainConfigError>,
     },
-    /// libtorch refused.
-    #[error("libtorch cannot give or take back its state")]
+    /// libtorch failed.
+    #[error("libtorch cannot save or restore its state")]
     Torch(#[from] TorchError),
-    /// A checkpoint that cannot be used, and the one before it.
+    /// A checkpoint cannot be used.
     #[error("checkpoint `{path}` cannot be used")]
     Unusable {
         /// The checkpoint.
         path: PathBuf,
         /// The newest complete one before it.
         previous: Option<PathBuf>,
-        /// Why.
+        /// The reason.
         #[source]
         source: Box<Self>,
     },
@@ -115,11 +123,12 @@ impl Fault for CheckpointError {
             Self::Write { .. } | Self::Read { .. } => Kind::Unavailable,
             Self::Broken { .. }
             | Self::Newer { .. }
+            | Self::Older { .. }
             | Self::Names { .. }
             | Self::Size { .. }
             | Self::Type { .. } => Kind::Corrupt,
             Self::None { .. } => Kind::NotFound,
-            Self::Recipe { source, .. } => source.kind(),
+            Self::TrainConfig { source, .. } => source.kind(),
             Self::Torch(error) => error.kind(),
             Self::Unusable { source, .. } => source.kind(),
         }
@@ -129,18 +138,23 @@ impl Fault for CheckpointError {
             Self::Newer { .. } => {
                 Some("resume with the release of perennial-train that wrote it, or a newer one".into())
             }
+            Self::Older { .. } => Some(
+                "resume with the release of perennial-train that wrote it, or start a new job with its weights: \
+                 set `job.start` to the checkpoint's folder"
+                    .into(),
+            ),
             Self::Unusable { path, previous, source } => {
                 let back = previous.as_ref().map_or_else(
                     || {
                         format!(
                             "move `{}` away and run again: there is no complete checkpoint before it, so the \
-                             job begins anew",
+                             job starts from its beginning",
                             path.display()
                         )
                     },
                     |previous| {
                         format!(
-                            "move `{}` away and run again: the job goes on from `{}`, the complete checkpoint \
+                            "move `{}` away and run again: the job resumes from `{}`, the complete checkpoint \
                              before it",
                             path.display(),
                             previous.display()
@@ -149,7 +163,7 @@ impl Fault for CheckpointError {
                 );
                 Some(source.hint().map_or_else(|| back.clone(), |hint| format!("{hint}; or {back}")))
             }
-            Self::Recipe { source, .. } => source.hint(),
+            Self::TrainConfig { source, .. } => source.hint(),
             _ => None,
         }
     }

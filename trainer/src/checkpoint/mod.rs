@@ -1,14 +1,14 @@
-//! Checkpoints: all that a job needs to go on as if it had never stopped.
+//! Checkpoints: everything that a job needs to resume as if it had never stopped.
 //!
 //! ```text
 //! <dir>/step-<n>/model.safetensors     the weights, names as Hugging Face's Llama has them
-//!                trainer.safetensors   exp_avg.*, exp_avg_sq.*, step.*, average.<horizon>.*, rng.cpu, rng.cuda
-//!                state.json            where the job is, and the size and hash of the two files
+//!                trainer.safetensors   exp_avg.*, exp_avg_sq.*, step.*, average.<window>.*, rng.cpu, rng.cuda
+//!                state.json            the job's position, and the size and hash of the two files
 //! ```
 //!
-//! A checkpoint is written to `step-<n>.partial`, flushed to the disk, and renamed: a folder named
-//! `step-<n>` is complete. An older one of the same step is `step-<n>.replaced` between the two renames.
-//! The newest is found by looking, never by a pointer that can lie.
+//! A checkpoint is written to `step-<n>.partial`, flushed to the disk, and renamed: a folder named `step-<n>`
+//! is complete. An older one of the same step is `step-<n>.replaced` between the two renames. The newest
+//! checkpoint is found by listing the folder; there is no pointer that can be stale.
 
 mod error;
 pub mod release;
@@ -28,14 +28,14 @@ use tch::{Device, Tensor};
 
 use crate::model::Decoder;
 use crate::model::decoder::WeightsError;
-use crate::step::{Learner, Recipe};
+use crate::step::{Learner, TrainConfig};
 use crate::torch;
 
 pub use error::CheckpointError;
 pub use tensors::{TensorFile, note, write as write_tensors};
 
-/// The format of what this program writes. It changes whenever an older program could misread it.
-pub const FORMAT: u32 = 1;
+/// The format of checkpoints. It changes whenever another version of the program could misread them.
+pub const FORMAT: u32 = 2;
 
 const MODEL: &str = "model.safetensors";
 const TRAINER: &str = "trainer.safetensors";
@@ -52,102 +52,102 @@ pub struct FileNote {
     pub xxh3: String,
 }
 
-/// Where a job's weights came from: with it the start can be had again, to measure from or to go back to.
+/// The origin of a job's initial weights, from which they can be made again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Start {
-    /// Fresh weights of this seed.
+    /// Random weights of this seed.
     Seed(Seed),
     /// Weights in a file.
     File {
-        /// Where it was.
+        /// Its path.
         path: PathBuf,
-        /// What it held.
+        /// Its size and hash.
         note: FileNote,
     },
 }
 
-/// The checkpoint of another job that a branch went on from.
+/// The checkpoint that a branch started from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Branched {
-    /// The other job.
+    /// The parent job.
     pub job: String,
-    /// Steps it had made.
+    /// Steps that the parent had done.
     pub step: Step,
-    /// Where the checkpoint was.
+    /// The checkpoint's folder.
     pub checkpoint: PathBuf,
-    /// What its weights were.
+    /// Size and hash of its weights.
     pub model: FileNote,
 }
 
-/// Where a job is.
+/// The content of `state.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// [`FORMAT`] of whoever wrote it.
+    /// [`FORMAT`] of the program that wrote it.
     pub format: u32,
     /// The job.
     pub job: String,
-    /// Steps made.
+    /// Steps done.
     pub step: Step,
     /// Tokens of text read, without padding.
     pub tokens: u64,
     /// Rows served: the next ticket's `row`.
     pub row: u64,
-    /// Where the new text of the next ticket begins.
+    /// The position of the next ticket's new text.
     pub next: Cursor,
-    /// Digest of the config that the job runs with.
+    /// Digest of the job's reading plan.
     pub config: String,
-    /// What the learner follows.
-    pub recipe: Recipe,
-    /// Where the weights came from; of a branch, what its parent started from.
+    /// The learner's configuration.
+    pub train_config: TrainConfig,
+    /// The origin of the initial weights; for a branch, that of its parent.
     pub start: Start,
-    /// The job that it branched from.
+    /// The checkpoint that it branched from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branched: Option<Branched>,
     /// Updates of the averages.
     pub averaged: u64,
-    /// The libtorch that computed.
+    /// The version of libtorch.
     pub libtorch: String,
     /// Its threads.
     pub threads: u16,
-    /// The instruction set it used.
+    /// Its instruction set.
     pub isa: String,
-    /// The files beside this one.
+    /// The other files of the checkpoint.
     pub files: BTreeMap<String, FileNote>,
 }
 
-/// What a checkpoint says beside the learner's own state.
+/// A job's position: what a checkpoint holds in addition to the learner's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
+pub struct JobPosition {
     /// The job.
     pub job: String,
     /// Tokens of text read.
     pub tokens: u64,
     /// Rows served.
     pub row: u64,
-    /// Where the new text of the next ticket begins.
+    /// The position of the next ticket's new text.
     pub next: Cursor,
-    /// Digest of the job's config.
+    /// Digest of the job's reading plan.
     pub config: String,
-    /// Where the weights came from.
+    /// The origin of the initial weights.
     pub start: Start,
-    /// The job that it branched from.
+    /// The checkpoint that it branched from.
     pub branched: Option<Branched>,
 }
 
 impl State {
-    /// What its weights are.
+    /// Size and hash of its weights.
     #[must_use]
     pub fn model(&self) -> Option<&FileNote> {
         self.files.get(MODEL)
     }
 
-    /// Where the job goes on.
+    /// The job's position.
     #[must_use]
-    pub fn progress(&self) -> Progress {
-        Progress {
+    pub fn position(&self) -> JobPosition {
+        JobPosition {
             job: self.job.clone(),
             tokens: self.tokens,
             row: self.row,
@@ -159,15 +159,15 @@ impl State {
     }
 }
 
-/// Writes a checkpoint of the learner to `<dir>/step-<n>` and removes all but the newest `keep`
-/// (at least 1). An older `step-<n>` is replaced.
+/// Writes a checkpoint of the learner to `<dir>/step-<n>` and removes all except the newest `keep` (at least
+/// 1). An older `step-<n>` is replaced.
 ///
 /// # Errors
-/// [`CheckpointError`] where the disk or libtorch refuses; then `<dir>` holds the checkpoints it held.
+/// [`CheckpointError`] if the disk or libtorch fails; then `<dir>` still holds its previous checkpoints.
 pub fn save(
     dir: &Path,
     learner: &Learner,
-    progress: &Progress,
+    position: &JobPosition,
     keep: usize,
 ) -> Result<PathBuf, CheckpointError> {
     let at = |path: &Path| {
@@ -185,15 +185,15 @@ pub fn save(
     }
     let state = State {
         format: FORMAT,
-        job: progress.job.clone(),
+        job: position.job.clone(),
         step: learner.at(),
-        tokens: progress.tokens,
-        row: progress.row,
-        next: progress.next.clone(),
-        config: progress.config.clone(),
-        recipe: learner.recipe().clone(),
-        start: progress.start.clone(),
-        branched: progress.branched.clone(),
+        tokens: position.tokens,
+        row: position.row,
+        next: position.next.clone(),
+        config: position.config.clone(),
+        train_config: learner.train_config().clone(),
+        start: position.start.clone(),
+        branched: position.branched.clone(),
         averaged: learner.averages.updates(),
         libtorch: torch::version()?,
         threads: u16::try_from(tch::get_num_threads()).unwrap_or(1),
@@ -212,7 +212,7 @@ pub fn save(
     sync_folder(dir)?;
     let all = complete(dir)?;
     for (_, old) in all.iter().rev().skip(keep.max(1)) {
-        // Renamed first: a folder named `step-<n>` is never half removed.
+        // Renamed first, so that a folder named `step-<n>` is never partly removed.
         let removed = old.with_extension("removed");
         fs::rename(old, &removed).map_err(at(old))?;
     }
@@ -235,7 +235,7 @@ fn sync_folder(path: &Path) -> Result<(), CheckpointError> {
     synced.map_err(|source| CheckpointError::Write { path: path.to_owned(), source })
 }
 
-/// Removes what an interrupted save left behind.
+/// Removes the leftovers of an interrupted save.
 fn sweep(dir: &Path) -> Result<(), CheckpointError> {
     let kept = complete(dir)?;
     let io = |source| CheckpointError::Write { path: dir.to_owned(), source };
@@ -254,14 +254,14 @@ fn sweep(dir: &Path) -> Result<(), CheckpointError> {
 fn step_of(path: &Path) -> Option<Step> {
     let stem = path.file_stem()?.to_str()?;
     let step = stem.strip_prefix("step-")?.parse().ok()?;
-    // `step-007` is nobody's.
+    // This program never writes `step-007`.
     (format!("step-{step}") == stem).then_some(Step(step))
 }
 
-/// The complete checkpoints in a folder, oldest first; none where it does not exist.
+/// The complete checkpoints in a folder, oldest first; an absent folder has none.
 ///
 /// # Errors
-/// [`CheckpointError::Read`] where the folder cannot be read.
+/// [`CheckpointError::Read`] if the folder cannot be read.
 pub fn complete(dir: &Path) -> Result<Vec<(Step, PathBuf)>, CheckpointError> {
     let io = |source| CheckpointError::Read { path: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {
@@ -274,7 +274,7 @@ pub fn complete(dir: &Path) -> Result<Vec<(Step, PathBuf)>, CheckpointError> {
         let path = entry.map_err(io)?.path();
         let complete = match path.extension() {
             None => true,
-            // The save that was to replace it was interrupted between its two renames.
+            // The save that replaced it was interrupted between its two renames.
             Some(end) => end == "replaced" && !path.with_extension("").exists(),
         };
         if let (true, Some(step)) = (complete, step_of(&path)) {
@@ -288,31 +288,32 @@ pub fn complete(dir: &Path) -> Result<Vec<(Step, PathBuf)>, CheckpointError> {
 /// The newest complete checkpoint in a folder.
 ///
 /// # Errors
-/// [`CheckpointError::None`] where there is none, [`CheckpointError::Read`] where the folder cannot be read.
+/// [`CheckpointError::None`] if there is no checkpoint, [`CheckpointError::Read`] if the folder cannot be
+/// read.
 pub fn latest(dir: &Path) -> Result<PathBuf, CheckpointError> {
     let newest = complete(dir)?.pop().map(|(_, path)| path);
     newest.ok_or_else(|| CheckpointError::None { path: dir.to_owned() })
 }
 
-/// What a job goes on with.
+/// A checkpoint that was read.
 #[derive(Debug)]
 pub struct Resumed {
-    /// The learner, as it was.
+    /// The learner.
     pub learner: Learner,
-    /// What the checkpoint says.
+    /// The content of `state.json`.
     pub state: State,
 }
 
-/// Reads a checkpoint and puts everything back: weights, moments, averages and the state of the random
-/// numbers. The learner follows the checkpoint's recipe as `change` leaves it; so says the state.
+/// Reads a checkpoint and restores everything: weights, moments, averages and the state of the random number
+/// generators. `change` may alter the training configuration; the returned state holds the altered one.
 ///
 /// # Errors
-/// [`CheckpointError::Unusable`] with the reason, and the complete checkpoint before it as the mend:
-/// nothing is ever left out or filled in.
+/// [`CheckpointError::Unusable`] with the reason and the previous complete checkpoint. A missing part is
+/// always an error: nothing is skipped or filled with defaults.
 pub fn load(
     path: &Path,
     device: Device,
-    change: impl FnOnce(&mut Recipe),
+    change: impl FnOnce(&mut TrainConfig),
 ) -> Result<Resumed, CheckpointError> {
     read(path, device, change).map_err(|error| {
         let step = step_of(path);
@@ -326,26 +327,31 @@ pub fn load(
     })
 }
 
-/// What a checkpoint says, without its tensors.
+/// The content of a checkpoint's `state.json`.
 ///
 /// # Errors
-/// [`CheckpointError`] where it cannot be read or is of a newer format.
+/// [`CheckpointError`] where it cannot be read or has another format.
 pub fn state(path: &Path) -> Result<State, CheckpointError> {
     let file = path.join(STATE);
     let json = fs::read(&file).map_err(|source| CheckpointError::Read { path: file.clone(), source })?;
     let broken =
         |error: serde_json::Error| CheckpointError::Broken { path: file.clone(), why: error.to_string() };
-    // A newer format may have keys that this program does not know: look at the number first.
+    // Another format has other keys: the number is read first.
     let value: serde_json::Value = serde_json::from_slice(&json).map_err(broken)?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
         Some(found) if found > u64::from(FORMAT) => Err(CheckpointError::Newer { path: file, found }),
+        Some(found) if found < u64::from(FORMAT) => Err(CheckpointError::Older { path: file, found }),
         _ => serde_json::from_value(value).map_err(broken),
     }
 }
 
-fn read(path: &Path, device: Device, change: impl FnOnce(&mut Recipe)) -> Result<Resumed, CheckpointError> {
+fn read(
+    path: &Path,
+    device: Device,
+    change: impl FnOnce(&mut TrainConfig),
+) -> Result<Resumed, CheckpointError> {
     let mut state = state(path)?;
-    change(&mut state.recipe);
+    change(&mut state.train_config);
     for name in [MODEL, TRAINER] {
         let file = path.join(name);
         let found = note(&file)?;
@@ -363,17 +369,18 @@ fn read(path: &Path, device: Device, change: impl FnOnce(&mut Recipe)) -> Result
             }
         }
     }
-    let recipe = |source| CheckpointError::Recipe { path: path.to_owned(), source: Box::new(source) };
-    // Only the shapes matter: `read_into` refuses to leave a tensor as it was.
-    let blank = torch::guarded(|| Decoder::blank(&state.recipe.model, device))?;
-    let model = blank.map_err(|error| recipe(error.into()))?;
-    let mut learner = Learner::with_model(&state.recipe, model).map_err(recipe)?;
+    let train_config =
+        |source| CheckpointError::TrainConfig { path: path.to_owned(), source: Box::new(source) };
+    // Only the shapes matter: `read_into` overwrites every tensor or fails.
+    let blank = torch::guarded(|| Decoder::blank(&state.train_config.model, device))?;
+    let model = blank.map_err(|error| train_config(error.into()))?;
+    let mut learner = Learner::with_model(&state.train_config, model).map_err(train_config)?;
     TensorFile::open(&path.join(MODEL))?.read_into(&mut weights(&learner.model))?;
     let mut targets = rest(&learner)?;
     let mut file = TensorFile::open(&path.join(TRAINER))?;
-    // Only a device of this kind has this generator: a job may go on on another kind.
+    // A job may resume on another kind of device, which has other generators.
     if file.has(CUDA_GENERATOR) != device.is_cuda() {
-        tracing::warn!(path = %path.display(), "the checkpoint is of another kind of device: its random numbers start anew");
+        tracing::warn!(path = %path.display(), "the checkpoint is from another kind of device: its random number generator is reset");
         targets.retain(|(name, _)| name != CUDA_GENERATOR);
         file.forget(CUDA_GENERATOR);
     }
@@ -391,11 +398,11 @@ fn read(path: &Path, device: Device, change: impl FnOnce(&mut Recipe)) -> Result
 }
 
 fn weights(model: &Decoder) -> Vec<(String, Tensor)> {
-    // Detached: the same memory, but libtorch lets it be written.
+    // Detached tensors share the memory, and libtorch allows writing to them.
     model.parameters().iter().map(|parameter| (parameter.name.clone(), parameter.tensor.detach())).collect()
 }
 
-/// Everything of the learner but its weights.
+/// The learner's state except its weights.
 fn rest(learner: &Learner) -> Result<Vec<(String, Tensor)>, CheckpointError> {
     let names: Vec<&str> =
         learner.model.parameters().iter().map(|parameter| parameter.name.as_str()).collect();
@@ -409,13 +416,19 @@ fn rest(learner: &Learner) -> Result<Vec<(String, Tensor)>, CheckpointError> {
     Ok(all)
 }
 
-/// The weights that a job started from, which [`Start`] names.
+/// The weights that [`Start`] names.
 ///
 /// # Errors
-/// [`CheckpointError`] where the file is gone or changed, or does not fit.
-pub fn start_model(start: &Start, recipe: &Recipe, device: Device) -> Result<Decoder, CheckpointError> {
+/// [`CheckpointError`] if the file is missing, changed or does not fit the model.
+pub fn start_model(
+    start: &Start,
+    train_config: &TrainConfig,
+    device: Device,
+) -> Result<Decoder, CheckpointError> {
     let (path, made) = match start {
-        Start::Seed(seed) => (PathBuf::from("fresh weights"), Decoder::fresh(&recipe.model, *seed, device)),
+        Start::Seed(seed) => {
+            (PathBuf::from("random weights"), Decoder::init(&train_config.model, *seed, device))
+        }
         Start::File { path, note: wanted } => {
             if note(path)? != *wanted {
                 return Err(CheckpointError::Broken {
@@ -423,17 +436,17 @@ pub fn start_model(start: &Start, recipe: &Recipe, device: Device) -> Result<Dec
                     why: "its bytes have changed".into(),
                 });
             }
-            (path.clone(), read_model(path, recipe, device)?)
+            (path.clone(), read_model(path, train_config, device)?)
         }
     };
-    made.map_err(|source| CheckpointError::Recipe { path, source: Box::new(source.into()) })
+    made.map_err(|source| CheckpointError::TrainConfig { path, source: Box::new(source.into()) })
 }
 
-/// [`Start::File`] of the weights at `path`: a file of tensors, or a folder that holds
-/// `model.safetensors`, as a checkpoint and a model of Hugging Face do.
+/// [`Start::File`] of the weights at `path`: a file of tensors, or a folder with `model.safetensors`, such as
+/// a checkpoint or a model of Hugging Face.
 ///
 /// # Errors
-/// [`CheckpointError::Read`] where it cannot be read.
+/// [`CheckpointError::Read`] if the file cannot be read.
 pub fn start_file(path: &Path) -> Result<Start, CheckpointError> {
     let path = if path.is_dir() { path.join(MODEL) } else { path.to_owned() };
     let note = note(&path)?;
@@ -442,13 +455,13 @@ pub fn start_file(path: &Path) -> Result<Start, CheckpointError> {
 
 fn read_model(
     path: &Path,
-    recipe: &Recipe,
+    train_config: &TrainConfig,
     device: Device,
 ) -> Result<Result<Decoder, WeightsError>, CheckpointError> {
     let mut file = TensorFile::open(path)?;
     let read = file.names().into_iter().map(|name| file.read(&name).map(|tensor| (name, tensor)));
     let weights = read.collect::<Result<BTreeMap<String, Tensor>, _>>()?;
-    Ok(Decoder::from_weights(&recipe.model, weights, device))
+    Ok(Decoder::from_weights(&train_config.model, weights, device))
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
-//! What a job leaves to be used: its last weights, their averages, and the ways from its start to them.
+//! The release of a job: its last weights, their averages, and interpolations from its initial weights to
+//! them.
 //!
 //! ```text
 //! <dir>/release/step-<n>/live.safetensors              the last weights
-//!                        average-<horizon>.safetensors  their average over that many steps
-//!                        average-<horizon>@<A>.safetensors  start + A (average - start)
-//!                        release.json                   what they are, the size and hash of each
+//!                        average-<window>.safetensors  their average over that many steps
+//!                        average-<window>@<A>.safetensors  start + A (average - start)
+//!                        release.json                   the job, the model, and the size and hash of each file
 //! ```
 //!
-//! Each file holds the tensors of a `model.safetensors`, in whose place it can be put. The folder is
-//! written as `step-<n>.partial` and renamed: it is complete, or not there. Nothing removes it but the
-//! release of the same step that takes its place.
+//! Each file has the tensors of a `model.safetensors` and can be used as one. The folder is written as
+//! `step-<n>.partial` and renamed: it is complete or absent. Only a release of the same step replaces it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{
-    Branched, CheckpointError, FORMAT, FileNote, Progress, Start, state, sync_folder, write_json,
+    Branched, CheckpointError, FORMAT, FileNote, JobPosition, Start, state, sync_folder, write_json,
     write_tensors,
 };
 use crate::average::interpolate;
@@ -33,60 +33,60 @@ use crate::torch::{TorchError, guarded};
 pub const FOLDER: &str = "release";
 const MANIFEST: &str = "release.json";
 
-/// Which weights.
+/// A set of weights of a job.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Weights {
-    /// The horizon of an average, or `None` for the last weights.
-    horizon: Option<u32>,
-    /// How far from the start to them; `None` for all the way.
+    /// The window of an average, or `None` for the last weights.
+    window: Option<u32>,
+    /// The interpolation share from the start; `None` without interpolation.
     share: Option<f64>,
 }
 
 impl Weights {
     /// The last weights.
-    pub const LIVE: Self = Self { horizon: None, share: None };
+    pub const LIVE: Self = Self { window: None, share: None };
 
-    /// All that a job leaves: the last weights, the average of each horizon, and the interpolation of each
-    /// share towards each average; towards the last weights where no average is kept.
+    /// All weights of a release: the last ones, the average of each window, and the interpolation with each
+    /// share towards each average; without averages, towards the last weights.
     #[must_use]
-    pub fn all(horizons: &[u32], shares: &[f64]) -> Vec<Self> {
-        let averages = || horizons.iter().map(|horizon| Self { horizon: Some(*horizon), share: None });
+    pub fn all(windows: &[u32], shares: &[f64]) -> Vec<Self> {
+        let averages = || windows.iter().map(|window| Self { window: Some(*window), share: None });
         let mut ends: Vec<Self> = averages().collect();
         if ends.is_empty() {
             ends.push(Self::LIVE);
         }
-        let ways =
+        let interpolated =
             ends.iter().flat_map(|end| shares.iter().map(|share| Self { share: Some(*share), ..*end }));
-        std::iter::once(Self::LIVE).chain(averages()).chain(ways).collect()
+        std::iter::once(Self::LIVE).chain(averages()).chain(interpolated).collect()
     }
 
-    /// What they are called in evaluations and files: `live`, `average-120`, `average-120@0.85`.
+    /// Their name in evaluations and files: `live`, `average-120`, `average-120@0.85`.
     #[must_use]
     pub fn name(&self) -> String {
-        let end = self.horizon.map_or_else(|| "live".to_owned(), |horizon| format!("average-{horizon}"));
+        let end = self.window.map_or_else(|| "live".to_owned(), |window| format!("average-{window}"));
         self.share.map_or(end.clone(), |share| format!("{end}@{share}"))
     }
 
-    /// Whether they lie between the start and another end.
+    /// Whether they are interpolated.
     #[must_use]
     pub const fn is_interpolated(&self) -> bool {
         self.share.is_some()
     }
 
-    /// Their values, in the order of the model's parameters; `start` is read where they are interpolated.
-    /// Nothing where the learner keeps no such average, or a start is needed and not given.
+    /// Their values, in the order of the model's parameters; interpolated ones need `start`. `None` if the
+    /// learner has no such average, or `start` is needed but absent.
     ///
     /// # Errors
-    /// [`TorchError`] where libtorch refuses.
+    /// [`TorchError`] if libtorch fails.
     pub fn values(
         &self,
         learner: &Learner,
         start: Option<&Decoder>,
     ) -> Result<Option<Vec<Tensor>>, TorchError> {
-        let end = match self.horizon {
+        let end = match self.window {
             None => Some(detached(learner.model().tensors())),
-            Some(horizon) => {
-                let average = learner.averages().all().iter().find(|average| average.horizon() == horizon);
+            Some(window) => {
+                let average = learner.averages().all().iter().find(|average| average.window() == window);
                 average.map(|average| detached(average.values()))
             }
         };
@@ -105,37 +105,37 @@ fn detached<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<Tensor> {
     tensors.into_iter().map(Tensor::detach).collect()
 }
 
-/// What a release says of itself.
+/// The content of `release.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORMAT`] of whoever wrote it.
+    /// [`FORMAT`] of the program that wrote it.
     pub format: u32,
     /// The job.
     pub job: String,
-    /// Steps it had made.
+    /// Steps that it had done.
     pub step: Step,
-    /// Tokens of text it had read.
+    /// Tokens of text that it had read.
     pub tokens: u64,
     /// The shape of the model.
     pub model: ModelConfig,
-    /// What the job started from: an interpolation's other end.
+    /// The job's initial weights, from which interpolation starts.
     pub start: Start,
-    /// The job that it branched from.
+    /// The checkpoint that it branched from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branched: Option<Branched>,
     /// The files, by name.
     pub files: BTreeMap<String, FileNote>,
 }
 
-/// Writes the release of a job whose last checkpoint is `checkpoint`. One that is there already is left
-/// alone where it holds the same.
+/// Writes the release of a job whose last checkpoint is `checkpoint`. An existing release with the same
+/// content is kept.
 ///
 /// # Errors
-/// [`CheckpointError`] where the disk or libtorch refuses; a release that was there is then there still.
+/// [`CheckpointError`] if the disk or libtorch fails; an existing release is then still there.
 pub fn write(
     checkpoint: &Path,
     learner: &Learner,
-    progress: &Progress,
+    position: &JobPosition,
     all: &[Weights],
     start: Option<&Decoder>,
 ) -> Result<PathBuf, CheckpointError> {
@@ -149,15 +149,15 @@ pub fn write(
         ["", ".partial", ".replaced"].map(|end| folder.join(format!("{name}{end}")));
     let mut manifest = Manifest {
         format: FORMAT,
-        job: progress.job.clone(),
+        job: position.job.clone(),
         step: learner.at(),
-        tokens: progress.tokens,
-        model: learner.recipe().model.clone(),
-        start: progress.start.clone(),
-        branched: progress.branched.clone(),
+        tokens: position.tokens,
+        model: learner.train_config().model.clone(),
+        start: position.start.clone(),
+        branched: position.branched.clone(),
         files: BTreeMap::new(),
     };
-    // A kill between the two renames left the old release under its other name alone.
+    // A kill between the two renames left the old release under its second name only.
     if !done.exists() && replaced.exists() {
         fs::rename(&replaced, &done).map_err(io(&replaced))?;
     }
@@ -197,7 +197,7 @@ fn file(weights: &Weights) -> String {
     format!("{}.safetensors", weights.name())
 }
 
-/// Whether the release `done` is of the checkpoint's weights, and of all the weights wanted.
+/// Whether the release `done` holds the checkpoint's weights and all the wanted ones.
 fn is_there(
     done: &Path,
     checkpoint: &Path,
@@ -211,10 +211,10 @@ fn is_there(
     Ok(same_files && Manifest { files: BTreeMap::new(), ..found } == *wanted)
 }
 
-/// What a release says of itself; nothing where there is none, or one that this program does not know.
+/// The manifest of a release; `None` if there is none, or if this program does not know its format.
 ///
 /// # Errors
-/// [`CheckpointError::Read`] where it cannot be read.
+/// [`CheckpointError::Read`] if it cannot be read.
 pub fn manifest(release: &Path) -> Result<Option<Manifest>, CheckpointError> {
     let path = release.join(MANIFEST);
     match fs::read(&path) {

@@ -1,4 +1,4 @@
-//! Named tensors in a file of the safetensors format, written and read one tensor at a time.
+//! Files of named tensors in the safetensors format, written and read one tensor at a time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -11,10 +11,10 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{CheckpointError, FileNote};
 
-/// Headers are a few hundred bytes per tensor; more than this is not one.
+/// The largest header in bytes; a header has a few hundred bytes per tensor.
 const HEADER_LIMIT: u64 = 100_000_000;
 
-/// The types that occur in checkpoints.
+/// The number types of checkpoints.
 const TYPES: [(Kind, Dtype); 4] = [
     (Kind::Float, Dtype::F32),
     (Kind::BFloat16, Dtype::BF16),
@@ -30,7 +30,7 @@ fn kind(dtype: Dtype) -> Option<Kind> {
     TYPES.iter().find(|(_, known)| *known == dtype).map(|(kind, _)| *kind)
 }
 
-/// Hashes and counts what goes through it.
+/// A writer that hashes and counts its bytes.
 struct Hashing<W> {
     inner: W,
     hash: Xxh3,
@@ -45,11 +45,11 @@ impl<W: Write> Hashing<W> {
     }
 }
 
-/// Writes `tensors` to a new file and waits until the disk has them. Larger types come first, then the
-/// order is that of the names, so that every tensor is aligned and the same tensors give the same bytes.
+/// Writes `tensors` to a new file and flushes it to the disk. They are sorted by type, larger ones first,
+/// then by name, so that every tensor is aligned and the same tensors give the same bytes.
 ///
 /// # Errors
-/// [`CheckpointError`] where the disk or libtorch refuses.
+/// [`CheckpointError`] if the disk or libtorch fails.
 pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<FileNote, CheckpointError> {
     let io = |source| CheckpointError::Write { path: path.to_owned(), source };
     let mut sorted: Vec<(&str, &Tensor)> =
@@ -69,9 +69,9 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<FileNote, Chec
         let shape = tensor.size().iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect();
         infos.push(((*name).to_owned(), TensorInfo { dtype, shape, data_offsets: (start, end) }));
     }
-    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let broken = |why: String| CheckpointError::Broken { path: path.to_owned(), why };
-    let header = Metadata::new(Some(about), infos).map_err(|error| broken(error.to_string()))?;
+    let header = Metadata::new(Some(metadata), infos).map_err(|error| broken(error.to_string()))?;
     let mut header = serde_json::to_vec(&header).map_err(|error| broken(error.to_string()))?;
     header.resize(header.len().next_multiple_of(8), b' ');
 
@@ -90,7 +90,7 @@ pub fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<FileNote, Chec
     Ok(note)
 }
 
-/// A file of tensors, its header read and checked.
+/// An open file of tensors with a checked header.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
@@ -100,11 +100,11 @@ pub struct TensorFile {
 }
 
 impl TensorFile {
-    /// Opens a file and checks that its header describes all of it.
+    /// Opens a file and checks that its header describes the whole file.
     ///
     /// # Errors
-    /// [`CheckpointError::Read`] where it cannot be read, [`CheckpointError::Broken`] where it is cut
-    /// short, too long or no safetensors file.
+    /// [`CheckpointError::Read`] if it cannot be read, [`CheckpointError::Broken`] if it is truncated, too
+    /// long or not a safetensors file.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let io = |source| CheckpointError::Read { path: path.to_owned(), source };
         let broken = |why: String| CheckpointError::Broken { path: path.to_owned(), why };
@@ -122,7 +122,7 @@ impl TensorFile {
         let header: Metadata = serde_json::from_slice(&header).map_err(|error| broken(error.to_string()))?;
         let wanted = data.saturating_add(header.data_len() as u64);
         if wanted != length {
-            return Err(broken(format!("it is {length} bytes long, its header speaks of {wanted}")));
+            return Err(broken(format!("it is {length} bytes long, its header describes {wanted}")));
         }
         let infos = header.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
         Ok(Self { path: path.to_owned(), file, data, infos })
@@ -140,7 +140,7 @@ impl TensorFile {
         self.infos.contains_key(name)
     }
 
-    /// Goes on as if it had no tensor of this name.
+    /// Ignores the tensor of this name from now on.
     pub fn forget(&mut self, name: &str) {
         self.infos.remove(name);
     }
@@ -148,7 +148,7 @@ impl TensorFile {
     /// Reads one tensor to the CPU.
     ///
     /// # Errors
-    /// [`CheckpointError`] where the file has no such tensor, or cannot be read.
+    /// [`CheckpointError`] if the file has no such tensor or cannot be read.
     pub fn read(&mut self, name: &str) -> Result<Tensor, CheckpointError> {
         let path = self.path.clone();
         let Some(info) = self.infos.get(name) else {
@@ -172,11 +172,11 @@ impl TensorFile {
             .map_err(|error| CheckpointError::Broken { path, why: error.to_string() })
     }
 
-    /// Reads every tensor of `targets` from the file into the tensor's own memory, on its device.
+    /// Reads every tensor of `targets` from the file into the target's memory, on its device.
     ///
     /// # Errors
-    /// [`CheckpointError`] naming what the file lacks, has too much, or has in another shape or type;
-    /// then no target was changed.
+    /// [`CheckpointError`] with the names that are missing, unexpected, or of another shape or type; no
+    /// target has changed then.
     pub fn read_into(&mut self, targets: &mut [(String, Tensor)]) -> Result<(), CheckpointError> {
         let wanted: BTreeMap<&str, &Tensor> =
             targets.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -213,7 +213,7 @@ impl TensorFile {
     }
 }
 
-/// The size and hash of a file as it is.
+/// The size and hash of a file.
 ///
 /// # Errors
 /// [`CheckpointError::Read`] where it cannot be read.

@@ -3,11 +3,11 @@ use std::collections::BTreeMap;
 use perennial_program::error::Fault;
 
 use super::*;
-use crate::testing::{delivery, learn, learned, numbers, recipe};
+use crate::testing::{delivery, learn, learned, numbers, train_config};
 
-fn progress() -> Progress {
-    let next = delivery(2, &recipe().model).next;
-    Progress { tokens: 123, row: 6, next, ..crate::testing::progress() }
+fn position() -> JobPosition {
+    let next = delivery(2, &train_config().model).next;
+    JobPosition { tokens: 123, row: 6, next, ..crate::testing::position() }
 }
 
 /// The checkpoint, for a job that changes nothing.
@@ -33,17 +33,20 @@ fn same(a: &Learner, b: &Learner) {
 fn a_checkpoint_gives_back_everything() {
     let dir = tempfile::tempdir().unwrap();
     let learner = learned(3);
-    let path = save(dir.path(), &learner, &progress(), 5).unwrap();
+    let path = save(dir.path(), &learner, &position(), 5).unwrap();
     assert_eq!(path, dir.path().join("step-3"));
     let Resumed { learner: read, state } = load(&path).unwrap();
     same(&learner, &read);
-    assert_eq!((read.at(), read.averages().updates(), read.recipe()), (Step(3), 3, learner.recipe()));
+    assert_eq!(
+        (read.at(), read.averages().updates(), read.train_config()),
+        (Step(3), 3, learner.train_config())
+    );
     assert_eq!(
         (state.job.as_str(), state.tokens, state.row, &state.next),
-        ("test", 123, 6, &progress().next)
+        ("test", 123, 6, &position().next)
     );
     assert!(state.libtorch.starts_with("2.11.") && !state.isa.is_empty());
-    let start = start_model(&state.start, &state.recipe, Device::Cpu).unwrap();
+    let start = start_model(&state.start, &state.train_config, Device::Cpu).unwrap();
     let fresh = learned(0);
     assert!(start.tensors().zip(fresh.model.tensors()).all(|(a, b)| a.equal(b)));
 }
@@ -52,7 +55,7 @@ fn a_checkpoint_gives_back_everything() {
 fn the_same_state_gives_the_same_files() {
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let [a, b] = [a.path(), b.path()].map(|dir| {
-        let path = save(dir, &learned(2), &progress(), 1).unwrap();
+        let path = save(dir, &learned(2), &position(), 1).unwrap();
         fs::read(path.join(MODEL)).unwrap()
     });
     assert_eq!(a, b);
@@ -62,7 +65,7 @@ fn the_same_state_gives_the_same_files() {
 fn weights_can_be_read_by_others() {
     let dir = tempfile::tempdir().unwrap();
     let learner = learned(1);
-    let path = save(dir.path(), &learner, &progress(), 1).unwrap().join(MODEL);
+    let path = save(dir.path(), &learner, &position(), 1).unwrap().join(MODEL);
     let bytes = fs::read(&path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(file.len(), learner.model.parameters().len());
@@ -84,7 +87,7 @@ fn only_the_newest_are_kept_and_leftovers_go() {
     fs::create_dir(dir.path().join("notes")).unwrap();
     for step in 1..=4 {
         learn(&mut learner, step);
-        save(dir.path(), &learner, &progress(), 2).unwrap();
+        save(dir.path(), &learner, &position(), 2).unwrap();
     }
     let mut names: Vec<String> = fs::read_dir(dir.path())
         .unwrap()
@@ -99,8 +102,8 @@ fn only_the_newest_are_kept_and_leftovers_go() {
 fn a_checkpoint_of_the_same_step_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let learner = learned(1);
-    save(dir.path(), &learner, &progress(), 2).unwrap();
-    let path = save(dir.path(), &learner, &Progress { tokens: 999, ..progress() }, 2).unwrap();
+    save(dir.path(), &learner, &position(), 2).unwrap();
+    let path = save(dir.path(), &learner, &JobPosition { tokens: 999, ..position() }, 2).unwrap();
     assert_eq!(state(&path).unwrap().tokens, 999);
     assert_eq!(complete(dir.path()).unwrap().len(), 1);
 }
@@ -109,17 +112,17 @@ fn a_checkpoint_of_the_same_step_is_replaced() {
 fn a_save_that_was_interrupted_while_replacing_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut learner = learned(1);
-    let path = save(dir.path(), &learner, &progress(), 1).unwrap();
+    let path = save(dir.path(), &learner, &position(), 1).unwrap();
     // As a kill between the two renames leaves it.
     let old = dir.path().join("step-1.replaced");
     fs::rename(&path, &old).unwrap();
     fs::create_dir(dir.path().join("step-1.partial")).unwrap();
     assert_eq!(latest(dir.path()).unwrap(), old);
     same(&learner, &load(&old).unwrap().learner);
-    save(dir.path(), &learner, &progress(), 1).unwrap();
+    save(dir.path(), &learner, &position(), 1).unwrap();
     assert_eq!(complete(dir.path()).unwrap(), [(Step(1), path)]);
     learn(&mut learner, 2);
-    save(dir.path(), &learner, &progress(), 1).unwrap();
+    save(dir.path(), &learner, &position(), 1).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
@@ -137,9 +140,9 @@ fn the_newest_is_found_by_its_number_and_only_if_complete() {
 fn refused(damage: impl Fn(&Path)) -> (String, String) {
     let dir = tempfile::tempdir().unwrap();
     let mut learner = learned(1);
-    save(dir.path(), &learner, &progress(), 5).unwrap();
+    save(dir.path(), &learner, &position(), 5).unwrap();
     learn(&mut learner, 2);
-    let path = save(dir.path(), &learner, &progress(), 5).unwrap();
+    let path = save(dir.path(), &learner, &position(), 5).unwrap();
     damage(&path);
     let error = load(&path).unwrap_err();
     let hint = error.hint().unwrap();
@@ -177,7 +180,7 @@ fn a_truncated_or_changed_file_is_refused() {
     assert!(text.ends_with("its bytes have changed"), "{text}");
     let (text, _) = refused(|path| fs::remove_file(path.join(MODEL)).unwrap());
     assert!(text.starts_with("cannot read"), "{text}");
-    let (text, _) = refused(|path| fs::write(path.join(STATE), b"{\"format\": 1").unwrap());
+    let (text, _) = refused(|path| fs::write(path.join(STATE), b"{\"format\": 2").unwrap());
     assert!(text.contains("is damaged"), "{text}");
 }
 
@@ -216,16 +219,25 @@ fn missing_extra_and_misshapen_tensors_are_refused_by_name() {
 #[test]
 fn a_newer_format_is_refused_even_if_it_has_unknown_keys() {
     let (text, hint) = refused(|path| {
-        fs::write(path.join(STATE), b"{\"format\": 2, \"colour\": \"blue\"}").unwrap();
+        fs::write(path.join(STATE), b"{\"format\": 3, \"colour\": \"blue\"}").unwrap();
     });
-    assert!(text.ends_with("has format 2; this program reads up to 1"), "{text}");
+    assert!(text.ends_with("has format 3; this program reads up to 2"), "{text}");
     assert!(hint.starts_with("resume with the release"), "{hint}");
+}
+
+#[test]
+fn an_older_format_is_refused_with_the_way_to_its_weights() {
+    let (text, hint) = refused(|path| {
+        fs::write(path.join(STATE), b"{\"format\": 1, \"recipe\": {}}").unwrap();
+    });
+    assert!(text.ends_with("has format 1; this program reads format 2"), "{text}");
+    assert!(hint.contains("set `job.start` to the checkpoint's folder"), "{hint}");
 }
 
 #[test]
 fn the_first_checkpoint_has_none_before_it() {
     let dir = tempfile::tempdir().unwrap();
-    let path = save(dir.path(), &learned(1), &progress(), 5).unwrap();
+    let path = save(dir.path(), &learned(1), &position(), 5).unwrap();
     fs::remove_file(path.join(TRAINER)).unwrap();
     let hint = load(&path).unwrap_err().hint().unwrap();
     assert!(hint.contains("no complete checkpoint before it"), "{hint}");
@@ -235,15 +247,15 @@ fn the_first_checkpoint_has_none_before_it() {
 fn a_start_from_a_file_is_read_again_unless_it_changed() {
     let dir = tempfile::tempdir().unwrap();
     let learner = learned(1);
-    let file = save(dir.path(), &learner, &progress(), 5).unwrap().join(MODEL);
+    let file = save(dir.path(), &learner, &position(), 5).unwrap().join(MODEL);
     let start = Start::File { path: file.clone(), note: note(&file).unwrap() };
-    let second = save(&dir.path().join("b"), &learned(2), &Progress { start, ..progress() }, 5).unwrap();
+    let second = save(&dir.path().join("b"), &learned(2), &JobPosition { start, ..position() }, 5).unwrap();
     let state = state(&second).unwrap();
-    let read = start_model(&state.start, &state.recipe, Device::Cpu).unwrap();
+    let read = start_model(&state.start, &state.train_config, Device::Cpu).unwrap();
     assert!(read.tensors().zip(learner.model.tensors()).all(|(a, b)| a.equal(b)));
     fs::write(&file, b"other").unwrap();
     assert!(matches!(
-        start_model(&state.start, &state.recipe, Device::Cpu),
+        start_model(&state.start, &state.train_config, Device::Cpu),
         Err(CheckpointError::Broken { .. })
     ));
 }

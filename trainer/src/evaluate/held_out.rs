@@ -1,5 +1,5 @@
-//! Held-out slices: texts that never enter the stream, by source and period. What a slice is called
-//! and when it was written is known here and in the report, and nowhere else.
+//! Held-out slices: texts that never enter the stream, by source and period. Only this module and the report
+//! know a slice's name and dates.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::slices::Document;
 
-/// One slice, as the list of slices has it.
+/// An entry of the list of slices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SliceEntry {
     /// Its name.
     pub name: String,
     /// JSON Lines with `id` and `text`, plain or `.zst`, relative to the list.
     pub file: PathBuf,
-    /// The source whose stream text it stands for.
+    /// The source of the stream whose text it represents.
     pub source: String,
     /// BCP 47 tag.
     pub language: String,
@@ -41,12 +41,12 @@ struct Line {
     text: String,
 }
 
-/// A slice with the documents that are scored.
+/// A slice with the documents to score.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slice {
-    /// What the list says of it.
+    /// Its entry in the list.
     pub entry: SliceEntry,
-    /// The documents' own names.
+    /// The documents' ids.
     pub ids: Vec<String>,
     /// The documents.
     pub documents: Vec<Document>,
@@ -60,20 +60,20 @@ pub enum HeldOutError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
-    /// The list is none.
+    /// The list is malformed.
     #[error("`{path}` is not a list of slices")]
     List {
         /// The file.
         path: PathBuf,
-        /// What its parser said.
+        /// The parser's error.
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// A period that is none.
+    /// An invalid period.
     #[error("the period of slice `{name}` in `{path}` is from `{from}` to `{to}`")]
     Period {
         /// The list.
@@ -85,7 +85,7 @@ pub enum HeldOutError {
         /// Its last day.
         to: String,
     },
-    /// A name that comes twice: scores could not be told apart.
+    /// A repeated name: its scores would be ambiguous.
     #[error("{what} `{name}` comes twice in `{path}`")]
     Twice {
         /// What it names.
@@ -95,28 +95,28 @@ pub enum HeldOutError {
         /// The file.
         path: PathBuf,
     },
-    /// A line is no document.
-    #[error("line {line} of `{path}` is no document")]
+    /// A line is not a document.
+    #[error("line {line} of `{path}` is not a document")]
     Line {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What its parser said.
+        /// The parser's error.
         #[source]
         source: serde_json::Error,
     },
-    /// A text has no tokens.
+    /// A text cannot be tokenised.
     #[error("line {line} of `{path}` cannot be tokenised")]
     Tokens {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What the tokenizer said.
+        /// The tokenizer's error.
         source: EncodeError,
     },
-    /// A slice without text would measure nothing.
+    /// A slice has no text.
     #[error("slice `{name}` has no text in `{path}`")]
     Empty {
         /// The slice.
@@ -131,7 +131,7 @@ impl Fault for HeldOutError {
         match self {
             Self::Read { source, .. } if source.kind() == ErrorKind::NotFound => Kind::NotFound,
             Self::Read { source, .. } if source.raw_os_error().is_some() => Kind::Unavailable,
-            // It does not decompress, or is not UTF-8.
+            // Decompression failed, or the text is not UTF-8.
             Self::Read { .. }
             | Self::List { .. }
             | Self::Period { .. }
@@ -152,7 +152,7 @@ impl Fault for HeldOutError {
             Self::Period { .. } => {
                 Some("write both days as `1803-03-14`, the first one not after the last".to_owned())
             }
-            Self::Tokens { source, .. } => Some(source.mend().to_owned()),
+            Self::Tokens { source, .. } => Some(source.hint().to_owned()),
             Self::Read { .. } | Self::Twice { .. } | Self::Empty { .. } => None,
         }
     }
@@ -161,7 +161,7 @@ impl Fault for HeldOutError {
 /// The entries of a list of slices, in its order.
 ///
 /// # Errors
-/// [`HeldOutError`] where the list cannot be read.
+/// [`HeldOutError`] if the list cannot be read.
 pub fn list(path: &Path) -> Result<Vec<SliceEntry>, HeldOutError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| HeldOutError::Read { path: path.to_owned(), source })?;
@@ -182,20 +182,20 @@ pub fn list(path: &Path) -> Result<Vec<SliceEntry>, HeldOutError> {
     Ok(list.slice)
 }
 
-/// Whether days in this form sort as text: `1803-03-14`.
+/// Whether the text is a day of the form `1803-03-14`; such days sort as text.
 fn is_day(text: &str) -> bool {
-    let form = |(index, byte): (usize, u8)| match index {
+    let is_valid = |(index, byte): (usize, u8)| match index {
         4 | 7 => byte == b'-',
         _ => byte.is_ascii_digit(),
     };
-    text.len() == 10 && text.bytes().enumerate().all(form)
+    text.len() == 10 && text.bytes().enumerate().all(is_valid)
 }
 
-/// The slices that `path` lists, as tokens. Of each, documents in the file's order until `slice_bytes`
-/// are reached, each cut to `document_bytes` at the end of a character.
+/// The slices that `path` lists, as tokens. Each has documents in the file's order until `slice_bytes` are
+/// reached, and each document is cut to at most `document_bytes` at a character boundary.
 ///
 /// # Errors
-/// [`HeldOutError`] where the list or a slice cannot be read or tokenised.
+/// [`HeldOutError`] if the list or a slice cannot be read or tokenised.
 pub fn load(
     path: &Path,
     tokenizer: &Tokenizer,
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_with_its_place() {
+    fn unreadable_files_are_refused_with_their_position() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("slices.toml");
         assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::Read { .. })));
@@ -301,7 +301,7 @@ mod tests {
         std::fs::write(&path, entry).unwrap();
         std::fs::write(folder.path().join("a.jsonl"), "{\"id\":\"x\",\"text\":\"é\"}\n{\"id\":1}\n").unwrap();
         assert!(matches!(load(&path, &Tokenizer::Bytes, 100, 100), Err(HeldOutError::Line { line: 2, .. })));
-        // A character that does not fit is not cut in two.
+        // A character that does not fit is not split.
         assert!(matches!(load(&path, &Tokenizer::Bytes, 1, 1), Err(HeldOutError::Line { line: 2, .. })));
         std::fs::write(folder.path().join("a.jsonl"), "{\"id\":\"x\",\"text\":\"a\"}\n".repeat(2)).unwrap();
         let twice = load(&path, &Tokenizer::Bytes, 100, 100).unwrap_err();

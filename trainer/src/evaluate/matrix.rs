@@ -1,12 +1,12 @@
-//! The matrix a\[i\]\[j\] of a run: bits per byte on slice j at evaluation i, kept by document so that
-//! two runs can be compared on the same documents drawn again and again.
+//! The matrix a\[i\]\[j\] of a run: bits per byte on slice j at evaluation i. It holds the scores of each
+//! document, so two runs can be compared on resampled documents.
 //!
 //! # Invariants
-//! - a\[i\]\[j\] is sum(nats) / ln 2 / sum(bytes) over documents: long documents weigh more, and the
-//!   figure does not depend on how text is cut into tokens.
-//! - Two evaluations are compared on the documents that *every* evaluation of the run scored
-//!   ([`Track::along`]); the last one alone is read on all that it scored ([`Track::last`]).
-//! - Documents are ordered by name, so no figure depends on the order in which they were scored.
+//! - a\[i\]\[j\] is sum(nats) / ln 2 / sum(bytes) over documents: long documents weigh more, and the figure
+//!   does not depend on the tokenisation.
+//! - Evaluations are compared on the documents that *every* evaluation of the run scored ([`Track::along`]);
+//!   the last one by itself uses all documents that it scored ([`Track::last`]).
+//! - Documents are sorted by name, so no figure depends on the order of scoring.
 
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
@@ -16,17 +16,17 @@ use perennial_schemas::id::Step;
 
 use crate::report::input::{Arrival, Run, Script, Slice, SliceScore};
 
-/// Scores that no matrix can be made of, or that cannot be compared.
+/// Scores that are invalid or cannot be compared.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MatrixError {
-    /// A name that must be unique is not.
+    /// A name is not unique.
     #[error("{what} `{name}` comes twice{place}")]
     Twice {
         /// What it names.
         what: &'static str,
         /// The name.
         name: Box<str>,
-        /// Where, or empty.
+        /// The location, or empty.
         place: Box<str>,
     },
     /// A slice that was not declared.
@@ -39,7 +39,7 @@ pub enum MatrixError {
         /// The slice.
         slice: Box<str>,
     },
-    /// Evaluations that do not follow each other.
+    /// Evaluations are out of order.
     #[error("the evaluation of run `{run}` at step {step} is out of order: {why}")]
     Order {
         /// The run.
@@ -52,16 +52,16 @@ pub enum MatrixError {
     /// A number outside its range.
     #[error("{what} of {place} is {value}: {why}")]
     Range {
-        /// What it is.
+        /// Its name.
         what: &'static str,
-        /// Whose it is.
+        /// Its owner.
         place: Box<str>,
         /// The number.
         value: Box<str>,
         /// The range.
         why: &'static str,
     },
-    /// A document that is not the same text everywhere.
+    /// A document has different sizes.
     #[error(
         "document `{document}` of slice `{slice}` has {left} bytes in {left_place}, {right} in {right_place}"
     )]
@@ -79,7 +79,7 @@ pub enum MatrixError {
         /// The second place.
         right_place: Box<str>,
     },
-    /// Two runs that were scored on different documents.
+    /// Two runs were scored on different documents.
     #[error(
         "runs `{left}` and `{right}` cannot be compared on slice `{slice}`: {which} scored document \
          `{document}` for `{holder}` alone"
@@ -93,9 +93,9 @@ pub enum MatrixError {
         right: Box<str>,
         /// Which evaluations.
         which: &'static str,
-        /// The first document that one of them lacks.
+        /// The first document that one of them did not score.
         document: Box<str>,
-        /// The run that has it.
+        /// The run that scored it.
         holder: Box<str>,
     },
 }
@@ -107,15 +107,15 @@ impl Fault for MatrixError {
 
     fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Documents { .. } => "evaluate both runs on the same documents, or report them apart",
-            Self::Bytes { .. } => "cut a document alike at every evaluation of every run",
+            Self::Documents { .. } => "evaluate both runs on the same documents, or report them separately",
+            Self::Bytes { .. } => "use the same `evaluate.document` at every evaluation of every run",
             _ => return None,
         };
         Some(text.into())
     }
 }
 
-/// When an evaluation was.
+/// The time of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Evaluation {
     /// Optimiser steps done.
@@ -135,14 +135,14 @@ pub struct Block {
 }
 
 impl Block {
-    /// The documents' names, ascending.
+    /// The documents' names, sorted.
     #[must_use]
     pub fn documents(&self) -> &[String] {
         &self.documents
     }
 
-    /// Bits per byte at `evaluation`, document d counted `times[d]` times (once without `times`);
-    /// `None` where the slice was not scored, a loss is not finite, or the documents have no bytes.
+    /// Bits per byte at `evaluation`, with document d counted `times[d]` times (once without `times`); `None`
+    /// if the slice was not scored, a loss is not finite, or the documents have no bytes.
     #[must_use]
     pub fn bits_per_byte(&self, evaluation: usize, times: Option<&[u32]>) -> Option<f64> {
         let nats = self.nats.get(evaluation)?.as_ref()?;
@@ -168,8 +168,8 @@ pub struct Track {
     pub along: Block,
     /// All documents of the last evaluation: one entry.
     pub last: Block,
-    /// t_j: the first evaluation that scored it when 95 % of its stream text was delivered, whether or
-    /// not its losses were numbers; none where the stream has none of its text.
+    /// t_j: the first evaluation that scored it after 95 % of its stream text was delivered, even if its
+    /// losses were not finite; `None` if the stream has no such text.
     pub arrived: Option<usize>,
     /// The last evaluation that scored it before 5 % of its stream text was delivered.
     pub before: Option<usize>,
@@ -187,8 +187,8 @@ impl Matrix {
     /// The matrix of `run` over `slices`, in their order.
     ///
     /// # Errors
-    /// [`MatrixError`] where evaluations are out of order, a fraction or quantile is outside 0 to 1, a
-    /// slice is unknown or comes twice, or a document comes twice or changes its size.
+    /// [`MatrixError`] if evaluations are out of order, a fraction or quantile is outside 0 to 1, a slice is
+    /// unknown or repeated, or a document is repeated or changes its size.
     pub fn of(run: &Run, slices: &[Slice]) -> Result<Self, MatrixError> {
         let evaluations = order(run)?;
         known(run, slices)?;
@@ -215,21 +215,21 @@ impl Matrix {
         self.evaluations.iter().position(|evaluation| evaluation.step == Step(0))
     }
 
-    /// Refuses runs that were not scored on the same documents. A slice that one of them did not score
-    /// is no hindrance: it has no figure.
+    /// Refuses runs that were not scored on the same documents. A slice that only one of them scored is
+    /// accepted: it has no figure.
     ///
     /// # Errors
-    /// [`MatrixError::Documents`] with the first document that one of them lacks, [`MatrixError::Bytes`]
-    /// with the first that differs in size.
+    /// [`MatrixError::Documents`] with the first document that one of them did not score,
+    /// [`MatrixError::Bytes`] with the first that differs in size.
     pub fn comparable(&self, other: &Self) -> Result<(), MatrixError> {
         for (left, right) in self.tracks.iter().zip(&other.tracks) {
-            self.same(other, &left.slice, "the last evaluation", &left.last, &right.last)?;
-            self.same(other, &left.slice, "the evaluations on the way", &left.along, &right.along)?;
+            self.check_same(other, &left.slice, "the last evaluation", &left.last, &right.last)?;
+            self.check_same(other, &left.slice, "the earlier evaluations", &left.along, &right.along)?;
         }
         Ok(())
     }
 
-    fn same(
+    fn check_same(
         &self,
         other: &Self,
         slice: &str,
@@ -270,7 +270,7 @@ impl Matrix {
     }
 }
 
-/// Refuses slices that cannot be told apart, or whose places are none of the stream.
+/// Refuses repeated slice names and arrival times that are not positions of the stream.
 ///
 /// # Errors
 /// [`MatrixError::Twice`] or [`MatrixError::Range`].
@@ -296,10 +296,10 @@ pub fn check_slices(slices: &[Slice]) -> Result<(), MatrixError> {
     Ok(())
 }
 
-/// Refuses a name that comes twice; `place` follows the message.
+/// Refuses a repeated name; `place` is appended to the message.
 ///
 /// # Errors
-/// [`MatrixError::Twice`] with the first such name.
+/// [`MatrixError::Twice`] with the first repeated name.
 pub fn unique<'a>(
     what: &'static str,
     names: impl Iterator<Item = &'a str>,
@@ -318,7 +318,7 @@ fn share(what: &'static str, value: f64, place: impl Fn() -> String) -> Result<(
     if (0.0..=1.0).contains(&value) {
         return Ok(());
     }
-    let why = "it must be a number from 0 to 1";
+    let why = "it must be from 0 to 1";
     Err(MatrixError::Range { what, place: place().into(), value: value.to_string().into(), why })
 }
 
@@ -364,38 +364,49 @@ fn track(run: &Run, slice: &Slice, evaluations: &[Evaluation]) -> Result<Track, 
             point.scores.iter().find(|score| score.slice == slice.name && !score.documents.is_empty())
         })
         .collect();
-    let met = documents(run, slice, &scores)?;
+    let documents = documents(run, slice, &scores)?;
     let evaluated = scores.iter().flatten().count();
-    let common = met.iter().filter(|(_, met)| met.times == evaluated).map(|(name, met)| (*name, met.bytes));
-    let along = block(&scores, common.collect());
+    let common = documents.iter().filter(|(_, document)| document.times == evaluated);
+    let along = block(&scores, common.map(|(name, document)| (*name, document.bytes)).collect());
     let last = scores.last().copied().flatten();
-    let ended = last.iter().flat_map(|score| &score.documents);
-    let last = block(&[last], ended.map(|score| (score.document.as_str(), score.bytes)).collect());
-
-    let scored = |index: &usize| scores.get(*index).is_some_and(Option::is_some);
-    let fraction = |index: usize| evaluations.get(index).map_or(f64::NAN, |evaluation| evaluation.fraction);
-    let places = 0..evaluations.len();
-    let arrived = slice
-        .arrival
-        .and_then(|arrival| places.clone().filter(scored).find(|index| fraction(*index) >= arrival.q95));
-    let before =
-        slice.arrival.and_then(|arrival| places.filter(scored).rfind(|index| fraction(*index) < arrival.q05));
+    let last_documents = last.iter().flat_map(|score| &score.documents);
+    let last = block(&[last], last_documents.map(|score| (score.document.as_str(), score.bytes)).collect());
     Ok(Track {
         slice: slice.name.clone(),
         latin: slice.script == Script::Latin,
         along,
         last,
-        arrived,
-        before,
+        arrived: slice.arrival.and_then(|arrival| first_after(arrival, &scores, evaluations)),
+        before: slice.arrival.and_then(|arrival| last_before(arrival, &scores, evaluations)),
     })
 }
 
-/// A document over the evaluations of a run.
-struct Met {
+/// The first evaluation that scored the slice when 95 % of its text was delivered.
+fn first_after(
+    arrival: Arrival,
+    scores: &[Option<&SliceScore>],
+    evaluations: &[Evaluation],
+) -> Option<usize> {
+    let mut points = evaluations.iter().zip(scores);
+    points.position(|(evaluation, score)| score.is_some() && evaluation.fraction >= arrival.q95)
+}
+
+/// The last evaluation that scored the slice before 5 % of its text was delivered.
+fn last_before(
+    arrival: Arrival,
+    scores: &[Option<&SliceScore>],
+    evaluations: &[Evaluation],
+) -> Option<usize> {
+    let mut points = evaluations.iter().zip(scores);
+    points.rposition(|(evaluation, score)| score.is_some() && evaluation.fraction < arrival.q05)
+}
+
+/// A document's size, and the evaluations of a run that scored it.
+struct Scored {
     bytes: u64,
     /// The first evaluation that scored it.
     step: Step,
-    /// How many did.
+    /// How many evaluations scored it.
     times: usize,
 }
 
@@ -403,11 +414,11 @@ fn documents<'a>(
     run: &Run,
     slice: &Slice,
     scores: &[Option<&'a SliceScore>],
-) -> Result<BTreeMap<&'a str, Met>, MatrixError> {
-    let mut all: BTreeMap<&str, Met> = BTreeMap::new();
+) -> Result<BTreeMap<&'a str, Scored>, MatrixError> {
+    let mut all: BTreeMap<&str, Scored> = BTreeMap::new();
     for (point, score) in run.points.iter().zip(scores) {
         for document in score.iter().flat_map(|score| &score.documents) {
-            let new = Met { bytes: document.bytes, step: point.step, times: 0 };
+            let new = Scored { bytes: document.bytes, step: point.step, times: 0 };
             let first = all.entry(&document.document).or_insert(new);
             first.times += 1;
             if first.bytes != document.bytes {
@@ -425,7 +436,7 @@ fn documents<'a>(
     Ok(all)
 }
 
-/// The scores of the `chosen` documents, each with its bytes.
+/// The scores of the `chosen` documents, given with their sizes in bytes.
 fn block(scores: &[Option<&SliceScore>], chosen: BTreeMap<&str, u64>) -> Block {
     let row = |score: &Option<&SliceScore>| -> Option<Vec<f64>> {
         let by_name: BTreeMap<&str, f64> =

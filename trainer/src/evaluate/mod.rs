@@ -1,4 +1,5 @@
-//! Scores held-out text: slices of it, the matrix of evaluation by slice, and what follows from it.
+//! Evaluation on held-out text: slices, the matrix of evaluations by slices, and the metrics computed from
+//! it.
 
 pub mod held_out;
 pub mod matrix;

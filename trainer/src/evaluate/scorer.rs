@@ -1,4 +1,4 @@
-//! Scores the held-out slices with a job's weights and sends what came out to the store.
+//! Scores the held-out slices with a job's weights and writes the scores to the store.
 
 use std::collections::BTreeSet;
 
@@ -12,14 +12,14 @@ use tokio::runtime::Handle;
 
 use super::held_out::Slice;
 use super::slices::{Score, score};
-use crate::checkpoint::Progress;
+use crate::checkpoint::JobPosition;
 use crate::checkpoint::release::Weights;
 use crate::config::Config;
 use crate::model::Decoder;
-use crate::step::{Learner, RecipeError};
+use crate::step::{Learner, TrainConfigError};
 use crate::torch;
 
-/// The name of a job that begins is another's.
+/// Another job has used the new job's name.
 #[derive(Debug, thiserror::Error)]
 #[error("the store holds other scores of a job named `{job}` at step {step}")]
 pub struct NameTaken {
@@ -32,7 +32,7 @@ impl Fault for NameTaken {
         Kind::Conflict
     }
     fn hint(&self) -> Option<String> {
-        Some("give the job a `job.name` of its own, or the configuration that the other had".into())
+        Some("choose another `job.name`, or use the configuration of the job that used this name".into())
     }
 }
 
@@ -42,48 +42,48 @@ pub struct Scorer<'a> {
     slices: &'a [Slice],
     store: &'a Store,
     runtime: &'a Handle,
-    /// The step at which the live weights were scored last.
+    /// The last step at which the live weights were scored.
     scored: Option<Step>,
-    /// Whether the job's folder held no checkpoint when it began.
-    anew: bool,
+    /// Whether the job's folder held no checkpoint at its start.
+    is_new: bool,
 }
 
 impl<'a> Scorer<'a> {
-    /// Of a job that begins `anew` where its folder held no checkpoint.
+    /// The scorer of a job; it `is_new` if its folder held no checkpoint.
     #[must_use]
     pub const fn new(
         config: &'a Config,
         slices: &'a [Slice],
         store: &'a Store,
         runtime: &'a Handle,
-        anew: bool,
+        is_new: bool,
     ) -> Self {
-        Self { config, slices, store, runtime, scored: None, anew }
+        Self { config, slices, store, runtime, scored: None, is_new }
     }
 
-    /// Scores the live weights, unless they were just scored.
+    /// Scores the live weights, unless they were already scored at this step.
     ///
     /// # Errors
-    /// [`NameTaken`], and what libtorch or the store refuses.
-    pub fn live(&mut self, learner: &Learner, progress: &Progress) -> Result<(), Failure> {
+    /// [`NameTaken`]; errors of libtorch and the store.
+    pub fn live(&mut self, learner: &Learner, position: &JobPosition) -> Result<(), Failure> {
         if self.scored == Some(learner.at()) {
             return Ok(());
         }
         let name = Weights::LIVE.name();
-        let scores = self.score(&name, learner.model(), progress)?;
+        let scores = self.score(&name, learner.model(), position)?;
         self.scored = Some(learner.at());
-        self.send(&name, learner.at(), progress, &scores)
+        self.send(&name, learner.at(), position, &scores)
     }
 
-    /// Scores what the job leaves beside the live weights: the averages as one series, each way from the
-    /// start to one as a series of its own, because the list of ways may be lengthened after the job's end.
+    /// Scores the other weights of the job: the averages as one series, and each interpolation as its own
+    /// series, because the list of interpolations may grow after the job's end.
     ///
     /// # Errors
-    /// [`NameTaken`], and what libtorch or the store refuses.
-    pub fn rest(
+    /// [`NameTaken`]; errors of libtorch and the store.
+    pub fn others(
         &self,
         learner: &Learner,
-        progress: &Progress,
+        position: &JobPosition,
         all: &[Weights],
         start: Option<&Decoder>,
     ) -> Result<(), Failure> {
@@ -91,22 +91,27 @@ impl<'a> Scorer<'a> {
         for weights in all.iter().filter(|weights| **weights != Weights::LIVE) {
             let Some(values) = weights.values(learner, start)? else { continue };
             let model = torch::guarded(|| learner.model().with_values(&values))?;
-            let model = model.map_err(RecipeError::from)?;
-            let scores = self.score(&weights.name(), &model, progress)?;
+            let model = model.map_err(TrainConfigError::from)?;
+            let scores = self.score(&weights.name(), &model, position)?;
             if weights.is_interpolated() {
-                // A series is named with fewer characters than weights are.
+                // The name of a series allows fewer characters than that of weights.
                 let series = weights.name().replace('@', "-at-").replace('.', "_");
-                self.send(&series, learner.at(), progress, &scores)?;
+                self.send(&series, learner.at(), position, &scores)?;
             } else {
                 averages.extend(scores);
             }
         }
-        self.send("averages", learner.at(), progress, &averages)
+        self.send("averages", learner.at(), position, &averages)
     }
 
-    fn score(&self, weights: &str, model: &Decoder, progress: &Progress) -> Result<Vec<Evaluation>, Failure> {
-        let window = usize::try_from(self.config.replay.batch.tokens).unwrap_or(usize::MAX);
-        // As many rows at a time as a step takes, and no more than four.
+    fn score(
+        &self,
+        weights: &str,
+        model: &Decoder,
+        position: &JobPosition,
+    ) -> Result<Vec<Evaluation>, Failure> {
+        let window = self.config.replay.batch.tokens as usize;
+        // As many rows at a time as in a step, and at most four.
         let rows = match self.config.run.micro_rows {
             0 => 4,
             rows => rows.min(4) as usize,
@@ -129,7 +134,7 @@ impl<'a> Scorer<'a> {
         if let Some(bits) = Score::sum(&sums).bits_per_byte() {
             tracing::info!(
                 weights,
-                tokens = progress.tokens,
+                tokens = position.tokens,
                 "evaluated: {bits:.3} bits per byte over all slices"
             );
         }
@@ -140,28 +145,28 @@ impl<'a> Scorer<'a> {
         &self,
         series: &str,
         step: Step,
-        progress: &Progress,
+        position: &JobPosition,
         scores: &[Evaluation],
     ) -> Result<(), Failure> {
         if scores.is_empty() {
             return Ok(());
         }
         let job = &self.config.job.name;
-        let sent = receive::evaluations(self.store, job, series, step, progress.tokens, scores);
+        let sent = receive::evaluations(self.store, job, series, step, position.tokens, scores);
         match self.runtime.block_on(sent)? {
             Received::Written(_) => {}
-            // A job that was killed, or begun again, comes by the same scores.
-            Received::Before if self.anew && !self.has(step, scores)? => {
+            // A job that was killed, or started again, computes the same scores.
+            Received::Before if self.is_new && !self.has(step, scores)? => {
                 return Err(NameTaken { job: job.clone(), step }.into());
             }
-            Received::Before => tracing::debug!(series, step = step.0, "these scores are there already"),
+            Received::Before => tracing::debug!(series, step = step.0, "the store already has these scores"),
         }
         Ok(())
     }
 
     /// Whether the store has these scores of the job.
     fn has(&self, step: Step, scores: &[Evaluation]) -> Result<bool, Failure> {
-        // A name has no quote in it.
+        // A job's name contains no quote.
         let filter = Some(format!("job = '{}' and step = {}", self.config.job.name, step.0));
         let found = self.runtime.block_on(async {
             let version = self.store.version(Table::Evaluations).await?;

@@ -1,15 +1,15 @@
-//! Scores documents: total nats, predictions and bytes of each, under any weights.
+//! Scores documents with any weights: total nats, predictions and bytes of each.
 
 use perennial_program::error::{Fault, Kind};
 use perennial_replay::tokenise::{EncodeError, Tokenizer};
 use tch::Tensor;
 
-use crate::feed::{Sheet, to_host};
+use crate::feed::{PackedBatch, to_host};
 use crate::loss::next_token::losses;
 use crate::model::Decoder;
 use crate::torch::{TorchError, guarded};
 
-/// A document as tokens, and how many bytes of text they stand for.
+/// A document as tokens, and the size of its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
     /// The boundary token, then the text.
@@ -19,10 +19,10 @@ pub struct Document {
 }
 
 impl Document {
-    /// A text's tokens after the boundary.
+    /// The boundary token and the text's tokens.
     ///
     /// # Errors
-    /// [`EncodeError`] for a text that the tokenizer has no tokens for.
+    /// [`EncodeError`] if the text cannot be tokenised.
     pub fn of(tokenizer: &Tokenizer, text: &str) -> Result<Self, EncodeError> {
         let read = tokenizer.encode(text.into(), &[])?;
         let count = usize::try_from(read.count()).unwrap_or(usize::MAX);
@@ -32,27 +32,27 @@ impl Document {
     }
 }
 
-/// What predicting a text cost.
+/// The loss on a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Score {
     /// Nats.
     pub nats: f64,
-    /// Tokens predicted: all but the boundary.
+    /// Tokens predicted: all except the boundary.
     pub tokens: u64,
     /// Bytes of text.
     pub bytes: u64,
 }
 
 impl Score {
-    /// Bits per byte; `None` for no bytes. Where the tokenizer loses text
-    /// ([`Subword::losses`](perennial_replay::tokenise::Subword::losses)) it looks better than it is: what is lost
-    /// is not predicted, but its bytes are counted.
+    /// Bits per byte; `None` for no bytes. It is too low if the tokenizer loses text
+    /// ([`Subword::losses`](perennial_replay::tokenise::Subword::losses)): lost text is not predicted, but
+    /// its bytes are counted.
     #[must_use]
     pub fn bits_per_byte(&self) -> Option<f64> {
         (self.bytes > 0).then(|| self.nats / std::f64::consts::LN_2 / self.bytes as f64)
     }
 
-    /// The sum over documents: of a slice.
+    /// The sum over the documents of a slice.
     #[must_use]
     pub fn sum(scores: &[Self]) -> Self {
         scores.iter().fold(Self::default(), |all, score| Self {
@@ -66,17 +66,17 @@ impl Score {
 /// Documents that cannot be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum ScoreError {
-    /// A token that the vocabulary has not.
+    /// A token is not in the vocabulary.
     #[error("document {document} holds token {token}; the vocabulary ends at {last}")]
     Token {
-        /// The document's number.
+        /// The document's index.
         document: usize,
         /// The token.
         token: i64,
         /// The largest token.
         last: i64,
     },
-    /// libtorch refused.
+    /// libtorch failed.
     #[error("the documents cannot be scored")]
     Torch(#[from] TorchError),
 }
@@ -90,32 +90,32 @@ impl Fault for ScoreError {
     }
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Token { .. } => Some("score with the tokeniser that the model was trained with".into()),
+            Self::Token { .. } => Some("score with the tokenizer that the model was trained with".into()),
             Self::Torch(error) => error.hint(),
         }
     }
 }
 
-/// Scores each document, in the order given. A document longer than `window` tokens (at most the
-/// model's context) is cut into windows; each token but the boundary is predicted once, from what its
-/// window holds before it. About `tokens_per_batch` tokens are computed at a time; windows of equal
-/// length go together. The scores do not depend on either but for rounding.
+/// Scores each document, in the order given. A document longer than `window` tokens (at most the model's
+/// context) is cut into windows; each token except the boundary is predicted once, from the tokens before it
+/// in its window. About `tokens_per_batch` tokens are computed at a time, windows of equal length together;
+/// apart from rounding, the scores do not depend on this.
 ///
 /// # Errors
-/// [`ScoreError`] where a token is not the model's or libtorch refuses.
+/// [`ScoreError`] if a token is not in the model's vocabulary or libtorch fails.
 pub fn score(
     model: &Decoder,
     documents: &[Document],
     window: usize,
     tokens_per_batch: usize,
 ) -> Result<Vec<Score>, ScoreError> {
-    let last = i64::from(model.config().vocabulary) - 1;
+    let last = i64::from(model.config().vocab_size) - 1;
     for (document, text) in documents.iter().enumerate() {
         if let Some(token) = text.tokens.iter().find(|token| !(0..=last).contains(*token)) {
             return Err(ScoreError::Token { document, token: *token, last });
         }
     }
-    let window = window.clamp(1, usize::try_from(model.config().context).unwrap_or(usize::MAX));
+    let window = window.clamp(1, model.config().max_position_embeddings as usize);
     let mut windows: Vec<Window> = Vec::new();
     for (document, text) in documents.iter().enumerate() {
         let predicted = text.tokens.len().saturating_sub(1);
@@ -140,7 +140,7 @@ pub fn score(
     Ok(scores)
 }
 
-/// A piece of a document: `tokens` inputs from `start`, each predicting the one after it.
+/// A window of a document: `tokens` inputs from `start`, each predicting the next token.
 #[derive(Debug, Clone, Copy)]
 struct Window {
     document: usize,
@@ -164,20 +164,20 @@ fn batches(windows: &[Window], limit: usize) -> impl Iterator<Item = &[Window]> 
 
 /// The nats of each window.
 fn score_batch(model: &Decoder, documents: &[Document], windows: &[Window]) -> Result<Vec<f64>, TorchError> {
-    let piece = |window: &Window, shift: usize| -> Vec<i64> {
+    let segment = |window: &Window, shift: usize| -> Vec<i64> {
         let from = window.start + shift;
         let tokens =
             documents.get(window.document).and_then(|text| text.tokens.get(from..from + window.tokens));
         tokens.unwrap_or_default().to_vec()
     };
-    let pairs: Vec<_> = windows.iter().map(|window| (piece(window, 0), piece(window, 1))).collect();
-    let sheet = Sheet::of_documents(&pairs);
-    let logits: Tensor = model.logits(&sheet.input(model.device()));
-    let nll = to_host(&losses(&logits, &sheet))?;
+    let pairs: Vec<_> = windows.iter().map(|window| (segment(window, 0), segment(window, 1))).collect();
+    let packed = PackedBatch::of_documents(&pairs);
+    let logits: Tensor = model.logits(&packed.input(model.device()));
+    let nll = to_host(&losses(&logits, &packed))?;
     let mut nats = vec![0.0; windows.len()];
-    for piece in &sheet.pieces {
-        let losses = nll.get(piece.start..piece.start + piece.tokens).unwrap_or_default();
-        if let Some(sum) = nats.get_mut(piece.row) {
+    for segment in &packed.segments {
+        let losses = nll.get(segment.start..segment.start + segment.tokens).unwrap_or_default();
+        if let Some(sum) = nats.get_mut(segment.row) {
             *sum = losses.iter().map(|nats| f64::from(*nats)).sum();
         }
     }

@@ -25,17 +25,17 @@ store.url = "FOLDER/store"
 batch = { rows = 2, tokens = 64 }
 mix.main = 0.5
 follow.block = 8
-fresh.drain = true
+new_text.drain = true
 [model]
-width = 16
-layers = 1
-heads = 2
-context = 64
+hidden_size = 16
+num_hidden_layers = 1
+num_attention_heads = 2
+max_position_embeddings = 64
 [schedule]
-rate = 3e-3
+learning_rate = 3e-3
 warmup = 4
 [average]
-horizons = [4]
+windows = [4]
 [run]
 device = "cpu"
 steps = 12
@@ -190,8 +190,8 @@ fn a_branch_cools_down_under_its_own_name_and_leaves_its_parent_as_it_was() {
     let branched = state.branched.clone().unwrap();
     assert_eq!((state.job.as_str(), branched.job.as_str(), branched.step), ("a-cooldown-12", "a", Step(12)));
     assert_eq!((Some(&branched.model), &state.start), (parent.model(), &parent.start));
-    assert_eq!(state.averaged, 18, "averages go on");
-    let rates: Vec<f64> = world.lines("b").iter().map(|line| line.rate).collect();
+    assert_eq!(state.averaged, 18, "averages continue");
+    let rates: Vec<f64> = world.lines("b").iter().map(|line| line.learning_rate).collect();
     assert_eq!((rates[0], rates[5]), (3e-3, 3e-3 * 0.01));
     assert!(rates.windows(2).all(|pair| pair[1] < pair[0]) && rates.len() == 6, "{rates:?}");
 
@@ -208,9 +208,18 @@ fn a_branch_cools_down_under_its_own_name_and_leaves_its_parent_as_it_was() {
     assert_eq!(own[0].0, parents[0].0, "the same weights on the same new text");
     assert_ne!(own[0].1, parents[0].1, "another replayed text");
 
-    let of = |weights: &str, step| (weights.to_owned(), step);
-    assert_eq!(world.scored_of("a-cooldown-12"), [of("average-4", 18), of("live", 12), of("live", 18)]);
-    let parents = [of("average-4", 12), of("average-4", 18), of("live", 0), of("live", 12), of("live", 18)];
+    let evaluation = |weights: &str, step| (weights.to_owned(), step);
+    assert_eq!(
+        world.scored_of("a-cooldown-12"),
+        [evaluation("average-4", 18), evaluation("live", 12), evaluation("live", 18)]
+    );
+    let parents = [
+        evaluation("average-4", 12),
+        evaluation("average-4", 18),
+        evaluation("live", 0),
+        evaluation("live", 12),
+        evaluation("live", 18),
+    ];
     assert_eq!(world.scored_of("a"), parents);
     let release = ended.release.unwrap();
     assert_eq!(release, world.path("b/release/step-18"));
@@ -232,7 +241,8 @@ fn a_branch_that_was_killed_goes_on_without_its_parent_to_the_same_bits() {
     let (whole, lines) = (weights("b"), world.lines("b"));
     let scored = world.scored();
 
-    // As a kill between step 15 and the end leaves it, when the parent has gone on and cleaned up.
+    // The state after a kill between step 15 and the end, when the parent has continued and removed
+    // checkpoints.
     std::fs::remove_dir_all(world.path("b/step-19")).unwrap();
     std::fs::remove_dir_all(world.path("b/release")).unwrap();
     world.ran(&["run.steps=14"]);
@@ -244,7 +254,7 @@ fn a_branch_that_was_killed_goes_on_without_its_parent_to_the_same_bits() {
     let again: BTreeSet<_> = world.scored().into_iter().filter(|(job, ..)| job != "a").collect();
     assert_eq!(again, scored.into_iter().filter(|(job, ..)| job != "a").collect());
 
-    // A branch that has ended stays as it is, with and without its place told again.
+    // A finished branch does not change, with and without `--from`.
     let before = files(&world.path("b"));
     world.branched(&world.asked(None, "b", 9));
     let after = files(&world.path("b"));
@@ -294,19 +304,19 @@ fn branches_that_cannot_be_are_refused_with_the_reason() {
     let renamed = Asked { name: Some("c".into()), ..world.asked(None, "b", 4) };
     assert!(world.refused(&renamed).ends_with("holds the branch `a-cooldown-10` of job `a`"));
     let longer = world.branch(&world.asked(None, "b", 5)).unwrap_err().to_string();
-    assert!(longer.contains("made with another `recipe"), "{longer}");
+    assert!(longer.contains("made with another `training configuration"), "{longer}");
 
-    // Beside a copy of a checkpoint, where no job is, a branch may be kept.
+    // A branch may be kept next to a copy of a checkpoint outside of a job's folder.
     let copy = world.path("copy");
     std::fs::create_dir_all(copy.join("step-10")).unwrap();
     std::fs::copy(path.join("state.json"), copy.join("step-10/state.json")).unwrap();
     let (config, plan) = world.load(&[]);
-    let beside = world.asked(copy.join("step-10").to_str(), "copy/f", 4);
-    assert_eq!(decide(&config, &plan.digest(), &beside).unwrap().from, copy.join("step-10"));
+    let next_to_copy = world.asked(copy.join("step-10").to_str(), "copy/f", 4);
+    assert_eq!(decide(&config, &plan.digest(), &next_to_copy).unwrap().from, copy.join("step-10"));
 
-    // Neither a job that is none of ours nor a branch can be branched off.
+    // Neither another configuration's job nor a branch can be branched.
     world.ran(&["job.name=d", &format!("job.folder={}", world.path("d").display())]);
-    assert!(world.refused(&world.asked(None, "d", 4)).ends_with("holds job `d`, which is no branch"));
+    assert!(world.refused(&world.asked(None, "d", 4)).ends_with("holds job `d`, which is not a branch"));
     let foreign = world.path("d/step-12");
     let foreign = world.refused(&world.asked(foreign.to_str(), "e", 4));
     assert!(foreign.ends_with("made with another `job.name`"), "{foreign}");
@@ -327,42 +337,47 @@ fn a_job_that_starts_from_weights_goes_back_towards_them_at_its_end() {
     let set = |key: &str, value: &Path| format!("{key}={}", value.display());
     let start = world.path("start.safetensors");
     std::fs::copy(world.path("a/step-12/model.safetensors"), &start).unwrap();
-    let own = ["job.name=b".to_owned(), set("job.folder", &world.path("b")), set("job.start", &start)];
+    let settings = ["job.name=b".to_owned(), set("job.folder", &world.path("b")), set("job.start", &start)];
     let run = |more: &[&str]| {
         let settings: Vec<String> =
-            own.iter().cloned().chain(more.iter().map(|setting| (*setting).to_owned())).collect();
+            settings.iter().cloned().chain(more.iter().map(|setting| (*setting).to_owned())).collect();
         world.run(&settings, None)
     };
     let ended = run(&["run.steps=6"]).unwrap_or_else(|failure| panic!("{failure}"));
     let first = state(&world.path("b/step-6")).unwrap();
     assert_eq!(first.start, checkpoint::start_file(&start).unwrap());
-    let of = |weights: &str, step| (weights.to_owned(), step);
-    let scored = [of("average-4", 6), of("average-4@0.85", 6), of("live", 0), of("live", 6)];
+    let evaluation = |weights: &str, step| (weights.to_owned(), step);
+    let scored = [
+        evaluation("average-4", 6),
+        evaluation("average-4@0.85", 6),
+        evaluation("live", 0),
+        evaluation("live", 6),
+    ];
     assert_eq!(world.scored_of("b"), scored);
     assert!(ended.release.unwrap().join("average-4@0.85.safetensors").exists());
 
     // A share more, after its end: the rest is not scored again.
     run(&["run.steps=6", "average.interpolate=[0.85, 0.5]"]).unwrap_or_else(|failure| panic!("{failure}"));
     let more = world.scored_of("b");
-    assert!(more.contains(&of("average-4@0.5", 6)) && more.len() == 5, "{more:?}");
+    assert!(more.contains(&evaluation("average-4@0.5", 6)) && more.len() == 5, "{more:?}");
 
-    // The same file elsewhere is the same start; another one is not, nor is none.
+    // The same file at another path is the same start; another file and no file are not.
     let moved = world.path("moved");
     std::fs::create_dir(&moved).unwrap();
     std::fs::rename(&start, moved.join("model.safetensors")).unwrap();
     run(&["run.steps=7", &set("job.start", &moved)]).unwrap_or_else(|failure| panic!("{failure}"));
     let gone = run(&["run.steps=8"]).unwrap_err().to_string();
-    assert!(gone.contains("made with another `start"), "it stands at its new place now: {gone}");
+    assert!(gone.contains("made with another `start"), "it is at its new path now: {gone}");
     std::fs::copy(world.path("a/step-10/model.safetensors"), &start).unwrap();
     let other = run(&["run.steps=8"]).unwrap_err().to_string();
     assert!(other.contains("made with another `start"), "{other}");
-    let none = world.run(&own[..2], None).unwrap_err().to_string();
+    let none = world.run(&settings[..2], None).unwrap_err().to_string();
     assert!(none.contains("made with another `start"), "{none}");
 
-    // Without the file it cannot go back, and says so before it goes on.
+    // Without the file it cannot interpolate, and reports that before it resumes.
     std::fs::remove_file(moved.join("model.safetensors")).unwrap();
     let lost = run(&["run.steps=8", &set("job.start", &moved)]).unwrap_err();
-    assert_eq!(lost.to_string(), "the weights that job `b` started from cannot be had again");
+    assert_eq!(lost.to_string(), "the weights that job `b` started from cannot be read");
     assert!(!world.path("b/step-8").exists());
     let ended = run(&["run.steps=8", &set("job.start", &moved), "average.interpolate=[]"]);
     assert_eq!(ended.unwrap_or_else(|failure| panic!("{failure}")).report.steps, Step(8));
@@ -380,17 +395,17 @@ fn a_start_that_goes_missing_while_the_job_runs_costs_the_ways_from_it_and_nothi
     let (config, plan) =
         world.load(&["job.name=b".into(), set("job.folder", &folder), set("job.start", &file)]);
     let slices = held_out::load(&world.path("slices.toml"), &plan.tokenizer, 1000, 1000).unwrap();
-    let (learner, progress) = start(&config, &plan.digest(), Device::Cpu).unwrap();
+    let (learner, position) = start(&config, &plan.digest(), Device::Cpu).unwrap();
     let (clock, stop, runtime) = (Clock::manual(0), Stop::new(), world.runtime.handle());
     let batches = runtime.block_on(Batches::open(&config, plan, &world.store, &clock, &stop)).unwrap();
     let scorer = Scorer::new(&config, &slices, &world.store, runtime, true);
-    let notes = batches.notes(runtime);
+    let draw_log = batches.draw_log(runtime);
     let feed: Feed = Box::new(move || {
         std::fs::remove_file(&file).unwrap();
         Ok(None)
     });
     let ended =
-        Running { config: &config, learner, progress, scorer, notes }.run(feed, &clock, &stop).unwrap();
+        Running { config: &config, learner, position, scorer, draw_log }.run(feed, &clock, &stop).unwrap();
     let mut left: Vec<_> =
         files(&ended.release.unwrap()).into_keys().map(|path| path.file_name().unwrap().to_owned()).collect();
     left.sort();
@@ -407,9 +422,9 @@ fn a_job_that_begins_under_the_name_of_another_is_refused_where_their_scores_dif
         let folder = format!("job.folder={}", world.path(folder).display());
         world.run(&[folder, setting.to_owned()], None)
     };
-    // The same job from its beginning comes by the same scores.
+    // The same job from its beginning computes the same scores.
     elsewhere("b", "run.steps=12").unwrap();
-    for (folder, setting, step) in [("c", "job.seed=9", 0), ("d", "schedule.rate=1e-3", 12)] {
+    for (folder, setting, step) in [("c", "job.seed=9", 0), ("d", "schedule.learning_rate=1e-3", 12)] {
         let taken = elsewhere(folder, setting).unwrap_err();
         let wanted = format!("the store holds other scores of a job named `a` at step {step}");
         assert_eq!((taken.kind(), taken.to_string()), (Kind::Conflict, wanted));
@@ -446,12 +461,16 @@ fn a_job_stays_in_the_precision_it_began_in_and_refuses_another_by_name() {
     }
     // `auto`, whatever this machine would take for a new job.
     world.ran(&[]);
-    let recipe = state(&world.path("a/step-12")).unwrap().recipe;
-    assert_eq!((recipe.precision, recipe.micro_rows), (Precision::Bf16, 0));
+    let train_config = state(&world.path("a/step-12")).unwrap().train_config;
+    assert_eq!((train_config.precision, train_config.micro_rows), (Precision::Bf16, 0));
 
     let world = World::new();
     world.ran(&["run.precision=f32", "run.micro_rows=1", "run.steps=6"]);
     world.ran(&["run.micro_rows=0"]);
-    let recipe = state(&world.path("a/step-12")).unwrap().recipe;
-    assert_eq!((recipe.precision, recipe.micro_rows), (Precision::F32, 0), "rows at a time may change");
+    let train_config = state(&world.path("a/step-12")).unwrap().train_config;
+    assert_eq!(
+        (train_config.precision, train_config.micro_rows),
+        (Precision::F32, 0),
+        "rows at a time may change"
+    );
 }

@@ -1,3 +1,3 @@
-//! What a step minimises.
+//! The objective of a step.
 
 pub mod next_token;

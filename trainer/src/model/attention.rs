@@ -1,8 +1,8 @@
 //! Causal attention inside documents, never across them.
 //!
-//! Tokens are laid out document by document, documents of equal length side by side, so that each
-//! group is one dense call without a mask: the result is that of a block-diagonal causal mask over
-//! the rows the documents came from, at the cost of the documents' own lengths.
+//! Tokens are ordered document by document, and documents of equal length follow each other, so that each
+//! group is one dense call without a mask. The result equals that of a block-diagonal causal mask over the
+//! rows, at the cost of the documents' own lengths.
 
 use tch::{Device, Kind, Tensor};
 
@@ -15,7 +15,7 @@ struct Group {
     length: i64,
 }
 
-/// How the tokens of a batch divide into documents: groups one after another.
+/// How the tokens of a batch divide into documents: consecutive groups.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Documents {
     groups: Vec<Group>,
@@ -35,13 +35,13 @@ impl Documents {
         Self { groups }
     }
 
-    /// Tokens in all.
+    /// Number of tokens.
     #[must_use]
     pub fn tokens(&self) -> i64 {
         self.groups.iter().map(|group| group.count * group.length).sum()
     }
 
-    /// Each token's place in its document, in the order of the tokens.
+    /// Each token's position in its document, in the order of the tokens.
     #[must_use]
     pub fn positions(&self) -> Vec<i64> {
         self.groups.iter().flat_map(|group| (0..group.count).flat_map(|_| 0..group.length)).collect()
@@ -49,11 +49,11 @@ impl Documents {
 }
 
 /// Softmax attention of `q` `[tokens, heads, size]` over `k` and `v` `[tokens, kv_heads, size]`, causal
-/// inside each document; gives `[tokens, heads * size]`. Query head `h` reads key head
-/// `h / (heads / kv_heads)` (Ainslie et al. 2023). Panics as `tch` does where shapes do not agree.
+/// inside each document; returns `[tokens, heads * size]`. Query head `h` reads key head
+/// `h / (heads / kv_heads)` (Ainslie et al. 2023). Panics as `tch` does if shapes do not match.
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, documents: &Documents) -> Tensor {
     let grouped = q.size().get(1) != k.size().get(1);
-    // Splitting has one concatenation as its backward pass; narrowing would fill a whole gradient per group.
+    // The backward pass of a split is one concatenation; that of a narrow fills a whole gradient per group.
     let sizes: Vec<i64> = documents.groups.iter().map(|group| group.count * group.length).collect();
     let [q, k, v] = [q, k, v].map(|all| all.split_with_sizes(&sizes, 0));
     let parts = documents.groups.iter().zip(q.iter().zip(k.iter().zip(&v)));
@@ -71,8 +71,7 @@ fn attend_group(group: Group, qkv: [&Tensor; 3], grouped: bool) -> Tensor {
     mixed.transpose(1, 2).flatten(2, 3).flatten(0, 1)
 }
 
-/// Rotary positions (Su et al. 2021), the two halves of a head rotated against each other as
-/// Hugging Face's Llama does.
+/// Rotary position embedding (Su et al. 2021) over the two halves of a head, as in Hugging Face's Llama.
 #[derive(Debug)]
 pub struct Rotary {
     cos: Tensor,
@@ -87,16 +86,16 @@ pub struct Angles {
 }
 
 impl Rotary {
-    /// Tables for `context` positions and heads of `size` (even). Angles are computed in f64, so that
-    /// they are right to f32's last bit at every position.
+    /// Tables for `context` positions and heads of `size` (even). Angles are computed in f64, so they are
+    /// exact to the last bit of f32 at every position.
     #[must_use]
     pub fn new(context: u32, size: u32, theta: f64, device: Device) -> Self {
         let half = size / 2;
         let angle = |at: u32| {
             (0..half).map(move |k| f64::from(at) * theta.powf(-2.0 * f64::from(k) / f64::from(size)))
         };
-        let table = |of: fn(f64) -> f64| {
-            let values: Vec<f32> = (0..context).flat_map(angle).map(|angle| of(angle) as f32).collect();
+        let table = |function: fn(f64) -> f64| {
+            let values: Vec<f32> = (0..context).flat_map(angle).map(|angle| function(angle) as f32).collect();
             Tensor::from_slice(&values).view([i64::from(context), 1, i64::from(half)]).to_device(device)
         };
         Self { cos: table(f64::cos), sin: table(f64::sin) }
@@ -111,7 +110,7 @@ impl Rotary {
 
 impl Angles {
     /// Rotates `x`, `[tokens, heads, size]`: (a, b) becomes (a cos - b sin, b cos + a sin), computed in
-    /// f32 and rounded back to the dtype of `x`, as Llama does: the angles are never rounded.
+    /// f32 and rounded to the dtype of `x`, as in Llama; the angles are never rounded.
     pub fn rotate(&self, x: &Tensor) -> Tensor {
         let halves = x.chunk(2, -1);
         let [a, b] = halves.as_slice() else { return x.shallow_clone() };
@@ -119,8 +118,8 @@ impl Angles {
     }
 }
 
-/// RMSNorm (Zhang and Sennrich 2019) over the last dimension: normalised in f32, cast back to the
-/// input's dtype, then multiplied by `weight`, in that order, as Llama does.
+/// RMSNorm (Zhang and Sennrich 2019) over the last dimension: normalised in f32, cast to the input's dtype,
+/// then multiplied by `weight`, in that order, as in Llama.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
     if x.kind() == Kind::Float {
         return x.rms_norm(weight.size(), Some(weight), epsilon);

@@ -1,4 +1,4 @@
-//! The shape of a model.
+//! The shape of a model, under the key names of Hugging Face's `config.json`.
 
 use perennial_program::error::{Fault, Kind};
 use serde::{Deserialize, Serialize};
@@ -9,46 +9,46 @@ use serde::{Deserialize, Serialize};
 pub struct ModelConfig {
     /// Tokens in the vocabulary, at least as many as the tokenizer has. Of the byte tokenizer: bytes 0-255,
     /// 256 the boundary of records, 257 padding.
-    pub vocabulary: u32,
-    /// Width of the residual stream.
-    pub width: u32,
-    /// Layers.
-    pub layers: u32,
-    /// Query heads; `width / heads` is the size of each.
-    pub heads: u32,
-    /// Key and value heads, each shared by `heads / kv_heads` query heads (Ainslie et al. 2023);
-    /// as many as `heads` where absent.
-    pub kv_heads: Option<u32>,
-    /// Inner width of the gated unit; 8/3 of `width`, rounded up to 16, where absent.
-    pub hidden: Option<u32>,
+    pub vocab_size: u32,
+    /// Size of the residual stream.
+    pub hidden_size: u32,
+    /// Number of layers.
+    pub num_hidden_layers: u32,
+    /// Query heads; `hidden_size / num_attention_heads` is the size of each.
+    pub num_attention_heads: u32,
+    /// Key and value heads, each shared by `num_attention_heads / num_key_value_heads` query heads (Ainslie
+    /// et al. 2023); absent: `num_attention_heads`.
+    pub num_key_value_heads: Option<u32>,
+    /// Inner size of the gated unit; absent: 8/3 of `hidden_size`, rounded up to a multiple of 16.
+    pub intermediate_size: Option<u32>,
     /// The longest document, in tokens.
-    pub context: u32,
-    /// Base of the rotary wavelengths (Su et al. 2021).
+    pub max_position_embeddings: u32,
+    /// Base of the rotary position embedding's wavelengths (Su et al. 2021).
     pub rope_theta: f64,
     /// Added to the mean square in RMSNorm.
-    pub norm_epsilon: f64,
-    /// Whether the head is the embedding.
-    pub tied: bool,
+    pub rms_norm_eps: f64,
+    /// Whether the output head shares the embedding's weights.
+    pub tie_word_embeddings: bool,
 }
 
 impl Default for ModelConfig {
     fn default() -> Self {
         Self {
-            vocabulary: 258,
-            width: 160,
-            layers: 3,
-            heads: 4,
-            kv_heads: None,
-            hidden: None,
-            context: 1024,
+            vocab_size: 258,
+            hidden_size: 160,
+            num_hidden_layers: 3,
+            num_attention_heads: 4,
+            num_key_value_heads: None,
+            intermediate_size: None,
+            max_position_embeddings: 1024,
             rope_theta: 10_000.0,
-            norm_epsilon: 1e-5,
-            tied: true,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: true,
         }
     }
 }
 
-/// A shape that no model has.
+/// An invalid shape.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{key}` cannot be {value}: {why}")]
 pub struct ShapeError {
@@ -69,49 +69,51 @@ impl Fault for ShapeError {
 impl ModelConfig {
     /// Key and value heads.
     #[must_use]
-    pub fn kv_heads(&self) -> u32 {
-        self.kv_heads.unwrap_or(self.heads)
+    pub fn key_value_heads(&self) -> u32 {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
-    /// Inner width of the gated unit.
+    /// Inner size of the gated unit.
     #[must_use]
-    pub fn hidden(&self) -> u32 {
-        self.hidden.unwrap_or_else(|| (self.width.saturating_mul(8) / 3).saturating_add(15) / 16 * 16)
+    pub fn intermediate_size(&self) -> u32 {
+        self.intermediate_size
+            .unwrap_or_else(|| (self.hidden_size.saturating_mul(8) / 3).saturating_add(15) / 16 * 16)
     }
 
-    /// Size of one head.
+    /// Size of one attention head.
     #[must_use]
-    pub fn head_size(&self) -> u32 {
-        self.width / self.heads.max(1)
+    pub fn head_dim(&self) -> u32 {
+        self.hidden_size / self.num_attention_heads.max(1)
     }
 
-    /// Refuses a shape that no model can have.
+    /// Refuses an invalid shape.
     ///
     /// # Errors
     /// [`ShapeError`] with the first key that breaks a rule.
     pub fn check(&self) -> Result<(), ShapeError> {
         let counts = [
-            ("vocabulary", self.vocabulary),
-            ("width", self.width),
-            ("layers", self.layers),
-            ("heads", self.heads),
-            ("kv_heads", self.kv_heads()),
-            ("hidden", self.hidden()),
-            ("context", self.context),
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.key_value_heads()),
+            ("intermediate_size", self.intermediate_size()),
+            ("max_position_embeddings", self.max_position_embeddings),
         ];
         let refuse = |key, value: String, why: String| Err(ShapeError { key, value, why });
         if let Some((key, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return refuse(key, "0".into(), "it must be at least 1".into());
         }
-        if !self.width.is_multiple_of(self.heads) || !self.head_size().is_multiple_of(2) {
-            let why = format!("it must be an even multiple of `heads`, {}", self.heads);
-            return refuse("width", self.width.to_string(), why);
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) || !self.head_dim().is_multiple_of(2) {
+            let why =
+                format!("it must be an even multiple of `num_attention_heads`, {}", self.num_attention_heads);
+            return refuse("hidden_size", self.hidden_size.to_string(), why);
         }
-        if !self.heads.is_multiple_of(self.kv_heads()) {
-            let why = format!("it must divide `heads`, {}", self.heads);
-            return refuse("kv_heads", self.kv_heads().to_string(), why);
+        if !self.num_attention_heads.is_multiple_of(self.key_value_heads()) {
+            let why = format!("it must divide `num_attention_heads`, {}", self.num_attention_heads);
+            return refuse("num_key_value_heads", self.key_value_heads().to_string(), why);
         }
-        for (key, value) in [("rope_theta", self.rope_theta), ("norm_epsilon", self.norm_epsilon)] {
+        for (key, value) in [("rope_theta", self.rope_theta), ("rms_norm_eps", self.rms_norm_eps)] {
             if !(value.is_finite() && value > 0.0) {
                 return refuse(key, value.to_string(), "it must be a positive number".into());
             }
@@ -119,14 +121,15 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Every parameter's name, as Hugging Face's Llama has it, and its shape, weights as `[out, in]`;
-    /// in the order of the forward pass.
+    /// Every parameter's name, as in Hugging Face's Llama, and its shape, weights as `[out, in]`; in the
+    /// order of the forward pass.
     #[must_use]
     pub fn parameters(&self) -> Vec<(String, Vec<i64>)> {
-        let [vocabulary, width, hidden] = [self.vocabulary, self.width, self.hidden()].map(i64::from);
-        let keys = i64::from(self.kv_heads()) * i64::from(self.head_size());
+        let [vocabulary, width, hidden] =
+            [self.vocab_size, self.hidden_size, self.intermediate_size()].map(i64::from);
+        let keys = i64::from(self.key_value_heads()) * i64::from(self.head_dim());
         let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![vocabulary, width])];
-        for layer in 0..self.layers {
+        for layer in 0..self.num_hidden_layers {
             let parts = [
                 ("input_layernorm", vec![width]),
                 ("self_attn.q_proj", vec![width, width]),
@@ -138,10 +141,12 @@ impl ModelConfig {
                 ("mlp.up_proj", vec![hidden, width]),
                 ("mlp.down_proj", vec![width, hidden]),
             ];
-            all.extend(parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
+            all.extend(
+                parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)),
+            );
         }
         all.push(("model.norm.weight".into(), vec![width]));
-        if !self.tied {
+        if !self.tie_word_embeddings {
             all.push(("lm_head.weight".into(), vec![vocabulary, width]));
         }
         all
@@ -162,24 +167,24 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_no_model_has_are_refused_by_key() {
+    fn invalid_shapes_are_refused_by_key() {
         let refused = |change: fn(&mut ModelConfig)| {
             let mut config = ModelConfig::default();
             change(&mut config);
             config.check().unwrap_err().key
         };
-        assert_eq!(refused(|config| config.layers = 0), "layers");
-        assert_eq!(refused(|config| config.heads = 3), "width");
-        assert_eq!(refused(|config| config.width = 20), "width");
-        assert_eq!(refused(|config| config.kv_heads = Some(3)), "kv_heads");
-        assert_eq!(refused(|config| config.kv_heads = Some(8)), "kv_heads");
+        assert_eq!(refused(|config| config.num_hidden_layers = 0), "num_hidden_layers");
+        assert_eq!(refused(|config| config.num_attention_heads = 3), "hidden_size");
+        assert_eq!(refused(|config| config.hidden_size = 20), "hidden_size");
+        assert_eq!(refused(|config| config.num_key_value_heads = Some(3)), "num_key_value_heads");
+        assert_eq!(refused(|config| config.num_key_value_heads = Some(8)), "num_key_value_heads");
         assert_eq!(refused(|config| config.rope_theta = f64::NAN), "rope_theta");
     }
 
     #[test]
     fn an_untied_head_is_one_more_parameter() {
         let tied = ModelConfig::default();
-        let untied = ModelConfig { tied: false, ..tied.clone() };
+        let untied = ModelConfig { tie_word_embeddings: false, ..tied.clone() };
         assert_eq!(untied.parameters().len(), tied.parameters().len() + 1);
         assert_eq!(untied.parameters().last().unwrap().0, "lm_head.weight");
     }

@@ -9,12 +9,12 @@ use tch::{Device, Kind, Tensor};
 use super::attention::{Angles, Documents, Rotary, attend, rms_norm};
 use super::config::{ModelConfig, ShapeError};
 
-/// A trained tensor and its name, as Hugging Face's Llama has it.
+/// A trained tensor and its name, as in Hugging Face's Llama.
 #[derive(Debug)]
 pub struct Parameter {
     /// Its name.
     pub name: String,
-    /// Its values; f32, `[out, in]` where it is a matrix.
+    /// Its values: f32; a matrix is `[out, in]`.
     pub tensor: Tensor,
 }
 
@@ -23,7 +23,7 @@ pub struct Parameter {
 pub struct Input {
     /// Token ids, i64 `[tokens]`.
     pub tokens: Tensor,
-    /// Places in their documents, i64 `[tokens]`.
+    /// Positions in their documents, i64 `[tokens]`.
     pub positions: Tensor,
     /// How the tokens divide into documents.
     pub documents: Documents,
@@ -32,18 +32,18 @@ pub struct Input {
 /// Weights that do not fit the model.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// The model's shape is not one.
-    #[error("the model's shape is impossible")]
+    /// The model's shape is invalid.
+    #[error("the model's shape is invalid")]
     Shape(#[from] ShapeError),
-    /// Names that are missing or too many.
-    #[error("the weights are not this model's: missing {}, not expected {}", listed(.missing), listed(.extra))]
+    /// Names are missing or unexpected.
+    #[error("the weights do not fit the model: missing {}, not expected {}", listed(.missing), listed(.extra))]
     Names {
         /// Names of the model without a tensor.
         missing: Vec<String>,
-        /// Names that the model has not.
+        /// Names that the model does not have.
         extra: Vec<String>,
     },
-    /// A tensor of another shape.
+    /// A tensor has another shape.
     #[error("`{name}` has shape {found:?}, the model needs {wanted:?}")]
     Size {
         /// Its name.
@@ -55,7 +55,7 @@ pub enum WeightsError {
     },
 }
 
-/// `none`, or the first names and how many more there are.
+/// `none`, or the first names and the number of further ones.
 pub(crate) fn listed(names: &[String]) -> String {
     let shown: Vec<String> = names.iter().take(4).map(|name| format!("`{name}`")).collect();
     match names.len() {
@@ -87,9 +87,8 @@ struct Layer {
     down: Tensor,
 }
 
-/// The model. Its parameters are leaves: gradients arrive in them. It computes in the numbers of its
-/// head: f32, or bf16 in a [`super::Rounded`] copy; statistics of norms, rotations and softmax are f32
-/// in both.
+/// The model. Its parameters are autograd leaves. It computes in the dtype of its head: f32, or bf16 in a
+/// [`super::Rounded`] copy; the statistics of norms, rotations and softmax are f32 in both.
 #[derive(Debug)]
 pub struct Decoder {
     config: ModelConfig,
@@ -102,46 +101,48 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A fresh model: matrices from N(0, 0.02), those that write to the residual stream from
+    /// A randomly initialised model: matrices from N(0, 0.02), those that write to the residual stream from
     /// N(0, 0.02 / sqrt(2 layers)) (Radford et al. 2019), norms at 1.
     ///
-    /// Each value is a function of the seed, its parameter's name and its place: the same on every
-    /// machine, whatever else is random.
+    /// Each value is a function of the seed, the parameter's name and the value's index, so it is the same on
+    /// every machine.
     ///
     /// # Errors
-    /// [`WeightsError::Shape`] for an impossible shape.
-    pub fn fresh(config: &ModelConfig, seed: Seed, device: Device) -> Result<Self, WeightsError> {
+    /// [`WeightsError::Shape`] for an invalid shape.
+    pub fn init(config: &ModelConfig, seed: Seed, device: Device) -> Result<Self, WeightsError> {
         config.check()?;
         let seed = seed.child("weights");
         let all = config.parameters().into_iter().map(|(name, shape)| {
-            let values = initial(config, seed.child(&name), &name, &shape);
+            let values = initial_values(config, seed.child(&name), &name, &shape);
             let tensor = Tensor::from_slice(&values).view(shape.as_slice()).to_device(device);
             (name, tensor)
         });
         Self::from_weights(config, all.collect(), device)
     }
 
-    /// A model of zeros, to be written into.
+    /// A model of zeros, to read weights into.
     pub(crate) fn blank(config: &ModelConfig, device: Device) -> Result<Self, WeightsError> {
         config.check()?;
         let zeros = |(name, shape): (String, Vec<i64>)| (name, Tensor::zeros(shape, (Kind::Float, device)));
         Self::from_weights(config, config.parameters().into_iter().map(zeros).collect(), device)
     }
 
-    /// The model with these weights, which must be the model's parameters, no more and no less.
-    /// A tied model accepts `lm_head.weight` where it equals the embedding.
+    /// The model with these weights, which must be exactly the model's parameters. A model with
+    /// `tie_word_embeddings` accepts an `lm_head.weight` that equals the embedding.
     ///
     /// # Errors
-    /// [`WeightsError`] with the names that are missing, too many or of another shape.
+    /// [`WeightsError`] with the names that are missing, unexpected or of another shape.
     pub fn from_weights(
         config: &ModelConfig,
         mut weights: BTreeMap<String, Tensor>,
         device: Device,
     ) -> Result<Self, WeightsError> {
         config.check()?;
-        if let (true, Some(head), Some(embedding)) =
-            (config.tied, weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight"))
-            && head.size() == embedding.size()
+        if let (true, Some(head), Some(embedding)) = (
+            config.tie_word_embeddings,
+            weights.get("lm_head.weight"),
+            weights.get("model.embed_tokens.weight"),
+        ) && head.size() == embedding.size()
             && head.equal(embedding)
         {
             weights.remove("lm_head.weight");
@@ -170,12 +171,12 @@ impl Decoder {
         Self::assemble(config.clone(), parameters, device).ok_or(WeightsError::Names { missing, extra })
     }
 
-    /// Hands the parameters, in the order of `ModelConfig::parameters`, to the layers.
+    /// Assigns the parameters, in the order of `ModelConfig::parameters`, to the layers.
     pub(super) fn assemble(config: ModelConfig, parameters: Vec<Parameter>, device: Device) -> Option<Self> {
         let mut next = parameters.iter().map(|parameter| parameter.tensor.shallow_clone());
         let embedding = next.next()?;
         let mut layers = Vec::new();
-        for _ in 0..config.layers {
+        for _ in 0..config.num_hidden_layers {
             layers.push(Layer {
                 attention_norm: next.next()?,
                 q: next.next()?,
@@ -189,16 +190,18 @@ impl Decoder {
             });
         }
         let norm = next.next()?;
-        let head = if config.tied { embedding.shallow_clone() } else { next.next()? };
+        let head = if config.tie_word_embeddings { embedding.shallow_clone() } else { next.next()? };
         drop(next);
-        let rotary = Rotary::new(config.context, config.head_size(), config.rope_theta, device);
+        let rotary =
+            Rotary::new(config.max_position_embeddings, config.head_dim(), config.rope_theta, device);
         Some(Self { config, parameters, embedding, layers, norm, head, rotary })
     }
 
-    /// The same model with other values, in the order of [`Decoder::parameters`], shared and not copied.
+    /// The same model with other values, in the order of [`Decoder::parameters`]; they are shared, not
+    /// copied.
     ///
     /// # Errors
-    /// [`WeightsError`] where number or shapes do not agree.
+    /// [`WeightsError`] if the number of values or a shape does not match.
     pub fn with_values(&self, values: &[Tensor]) -> Result<Self, WeightsError> {
         let names = self.parameters.iter().map(|parameter| parameter.name.clone());
         let weights = names.zip(values.iter().map(Tensor::shallow_clone)).collect();
@@ -222,24 +225,24 @@ impl Decoder {
         self.parameters.iter().map(|parameter| &parameter.tensor)
     }
 
-    /// How many numbers it has.
+    /// Number of scalar parameters.
     #[must_use]
     pub fn size(&self) -> usize {
         self.tensors().map(Tensor::numel).sum()
     }
 
-    /// Where it lies.
+    /// Its device.
     #[must_use]
     pub fn device(&self) -> Device {
         self.embedding.device()
     }
 
-    /// Logits of the token that follows each token: f32 `[tokens, vocabulary]`. Panics as `tch` does.
+    /// Logits of the next token at each position: f32 `[tokens, vocab_size]`. Panics as `tch` does.
     pub fn logits(&self, input: &Input) -> Tensor {
         self.states(input).linear::<&Tensor>(&self.head, None).to_kind(Kind::Float)
     }
 
-    /// The normalised last states, `[tokens, width]`. Panics as `tch` does.
+    /// The normalised last hidden states, `[tokens, hidden_size]`. Panics as `tch` does.
     fn states(&self, input: &Input) -> Tensor {
         let angles = self.rotary.at(&input.positions);
         let rows = Tensor::embedding(&self.embedding, &input.tokens, -1, false, false);
@@ -248,12 +251,12 @@ impl Decoder {
             x = self.attention(layer, &x, &angles, &input.documents) + x;
             x = self.gated_unit(layer, &x) + x;
         }
-        rms_norm(&x, &self.norm, self.config.norm_epsilon)
+        rms_norm(&x, &self.norm, self.config.rms_norm_eps)
     }
 
     fn attention(&self, layer: &Layer, x: &Tensor, angles: &Angles, documents: &Documents) -> Tensor {
-        let x = rms_norm(x, &layer.attention_norm, self.config.norm_epsilon);
-        let size = i64::from(self.config.head_size());
+        let x = rms_norm(x, &layer.attention_norm, self.config.rms_norm_eps);
+        let size = i64::from(self.config.head_dim());
         let heads = |weight: &Tensor| x.linear::<&Tensor>(weight, None).unflatten(1, [-1, size]);
         let (q, k, v) = (angles.rotate(&heads(&layer.q)), angles.rotate(&heads(&layer.k)), heads(&layer.v));
         attend(&q, &k, &v, documents).linear::<&Tensor>(&layer.o, None)
@@ -261,22 +264,23 @@ impl Decoder {
 
     /// SwiGLU (Shazeer 2020).
     fn gated_unit(&self, layer: &Layer, x: &Tensor) -> Tensor {
-        let x = rms_norm(x, &layer.unit_norm, self.config.norm_epsilon);
+        let x = rms_norm(x, &layer.unit_norm, self.config.rms_norm_eps);
         let gate = x.linear::<&Tensor>(&layer.gate, None).silu();
         (gate * x.linear::<&Tensor>(&layer.up, None)).linear::<&Tensor>(&layer.down, None)
     }
 }
 
-/// The first values of one parameter.
-fn initial(config: &ModelConfig, seed: Seed, name: &str, shape: &[i64]) -> Vec<f32> {
+/// The initial values of one parameter.
+fn initial_values(config: &ModelConfig, seed: Seed, name: &str, shape: &[i64]) -> Vec<f32> {
     let count = usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
     if shape.len() < 2 {
         return vec![1.0; count];
     }
     let to_residual = name.contains("o_proj") || name.contains("down_proj");
-    let deviation = if to_residual { 0.02 / (2.0 * f64::from(config.layers)).sqrt() } else { 0.02 };
+    let deviation =
+        if to_residual { 0.02 / (2.0 * f64::from(config.num_hidden_layers)).sqrt() } else { 0.02 };
     let mut values = Vec::with_capacity(count + 1);
-    // Box and Muller (1958): two uniform numbers give two normal ones.
+    // Box and Muller (1958): two normal numbers from two uniform ones.
     for pair in (0..count as u64).step_by(2) {
         let radius = (-2.0 * unit(seed.at(&[pair])).ln()).sqrt() * deviation;
         let (sin, cos) = (std::f64::consts::TAU * unit(seed.at(&[pair + 1]))).sin_cos();

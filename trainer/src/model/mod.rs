@@ -1,4 +1,4 @@
-//! The decoder-only language model: its shape, its layers, its attention by documents.
+//! The decoder-only language model: its shape, its layers, its attention per document.
 
 pub mod attention;
 pub mod config;

@@ -1,19 +1,19 @@
-//! The model that computes in bf16, and its f32 masters that learn.
+//! A bf16 copy of the model for the forward and backward pass; the f32 master weights are trained.
 //!
-//! bf16 keeps 8 bits of a weight: most updates are smaller than its last bit and would be lost. So the
-//! optimiser, the averages and the checkpoints hold the f32 masters, and what computes is a copy of them
-//! that is rounded anew for each step (Micikevicius et al. 2018, section 3.1).
+//! bf16 has 8 bits of precision: most updates are smaller than a weight's last bit and would be lost. So the
+//! optimiser, the averages and the checkpoints hold f32 master weights, and each step computes with a copy of
+//! them that is rounded again (Micikevicius et al. 2018, section 3.1).
 
 use tch::{Kind, Tensor};
 
 use super::decoder::{Decoder, Input, Parameter, WeightsError};
 use crate::torch::{self, TorchError};
 
-/// A copy of a model in bf16. Nothing of it outlives a step: it is a function of the masters.
+/// A copy of a model in bf16, a function of the masters: no state of it outlives a step.
 ///
-/// Tokens are looked up in the f32 masters and the rows rounded, which gives the rows of a rounded
-/// table; but a token's gradient is the sum over all its places, and in bf16 that sum would stop growing
-/// after some hundred of them.
+/// The embedding stays f32: its rows are looked up and then rounded, which equals a lookup in a rounded
+/// table. A token's gradient is a sum over all its occurrences; in bf16 that sum would stop growing after
+/// some hundred of them.
 #[derive(Debug)]
 pub struct Rounded {
     model: Decoder,
@@ -22,15 +22,15 @@ pub struct Rounded {
 }
 
 impl Rounded {
-    /// A copy of `masters`, which must be f32, rounded as they are now. Panics as `tch` does.
+    /// A rounded copy of `masters`, which must be f32. Panics as `tch` does.
     ///
     /// # Errors
-    /// [`WeightsError::Names`] where their number is not that of a model of their shape.
+    /// [`WeightsError::Names`] if the masters are not the parameters of a model of their shape.
     pub fn of(masters: &Decoder) -> Result<Self, WeightsError> {
         let wrong = || WeightsError::Names { missing: Vec::new(), extra: Vec::new() };
-        // The head is a copy of its own even where it is the embedding: that one stays f32.
-        let tied = masters.config().tied;
-        let config = super::ModelConfig { tied: false, ..masters.config().clone() };
+        // The head gets its own copy even if it is tied: the embedding stays f32.
+        let tied = masters.config().tie_word_embeddings;
+        let config = super::ModelConfig { tie_word_embeddings: false, ..masters.config().clone() };
         let (embedding, rest) = masters.parameters().split_first().ok_or_else(wrong)?;
         let pairs: Vec<(&str, &Tensor)> = rest
             .iter()
@@ -50,24 +50,24 @@ impl Rounded {
         Ok(Self { model, copies, masters: sources })
     }
 
-    /// Rounds the masters into the copy.
+    /// Copies the masters, rounded, into the copy.
     ///
     /// # Errors
-    /// [`TorchError`] where libtorch refuses.
+    /// [`TorchError`] if libtorch fails.
     pub fn refresh(&mut self) -> Result<(), TorchError> {
         torch::copy(&mut self.copies, &self.masters)
     }
 
-    /// Logits of the token that follows each token, computed in bf16: f32 `[tokens, vocabulary]`. Panics as
+    /// Logits of the next token at each position, computed in bf16: f32 `[tokens, vocab_size]`. Panics as
     /// `tch` does.
     pub fn logits(&self, input: &Input) -> Tensor {
         self.model.logits(input)
     }
 
-    /// Adds the gradients that arrived in the copy to those of the masters, in f32, and drops them.
+    /// Adds the copy's gradients to those of the masters, in f32, and drops them.
     ///
     /// # Errors
-    /// [`TorchError`] where no backward pass has gone before.
+    /// [`TorchError`] if no backward pass ran before.
     pub fn collect_gradients(&self) -> Result<(), TorchError> {
         torch::collect_gradients(&self.masters, &self.copies)
     }

@@ -174,8 +174,8 @@ fn config(folder: &Path) -> Result<(Config, Option<Plan>), CollectError> {
 
 fn parameters(config: &Config) -> Result<u64, Failure> {
     let model = crate::torch::on_one_thread(1, || -> Result<u64, Failure> {
-        let model = crate::model::Decoder::fresh(&config.model, config.weights_seed(), tch::Device::Cpu)
-            .map_err(crate::step::RecipeError::from)?;
+        let model = crate::model::Decoder::init(&config.model, config.weights_seed(), tch::Device::Cpu)
+            .map_err(crate::step::TrainConfigError::from)?;
         Ok(model.size() as u64)
     })?;
     Ok(model)
@@ -206,7 +206,7 @@ fn described(config: &Config) -> [Setting; 5] {
             "model",
             format!(
                 "decoder, width {}, {} layers, {} heads; tokens: {tokenizer}",
-                model.width, model.layers, model.heads
+                model.hidden_size, model.num_hidden_layers, model.num_attention_heads
             ),
         ),
         setting(
@@ -221,7 +221,7 @@ fn described(config: &Config) -> [Setting; 5] {
             "learning rate",
             format!(
                 "{} after {} steps of warm-up, then constant{}",
-                config.schedule.rate,
+                config.schedule.learning_rate,
                 config.schedule.warmup,
                 config.schedule.schedule().cooldown.map_or_else(String::new, |cooldown| format!(
                     "; from step {} annealed over {} steps to {} of it",
@@ -549,7 +549,7 @@ mod tests {
         let line = |tokens: u64, loss: Option<f64>| -> Line {
             serde_json::from_value(serde_json::json!({
                 "step": tokens, "tokens": tokens, "loss": loss, "loss_new": loss, "loss_replayed": null,
-                "replay_share": 0.0, "grad_norm": 1.0, "rate": 1.0, "tokens_per_second": 1.0, "wait": 0.0
+                "replay_share": 0.0, "grad_norm": 1.0, "learning_rate": 1.0, "tokens_per_second": 1.0, "wait": 0.0
             }))
             .unwrap()
         };

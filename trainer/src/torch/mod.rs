@@ -1,8 +1,8 @@
-//! The safe face of the thin C++ shim over what `tch` leaves out of libtorch.
+//! The safe interface of a thin C++ shim over those parts of libtorch that `tch` does not expose.
 //!
-//! `tch` speaks to most operators and panics where libtorch throws; [`guarded`] is the edge that
-//! turns such a panic into an error. libtorch is called from one long-lived thread ([`on_one_thread`]):
-//! its thread pools belong to the thread that called first.
+//! `tch` binds most operators and panics if libtorch throws; [`guarded`] turns such a panic into an error.
+//! One long-lived thread calls libtorch ([`on_one_thread`]): its thread pools belong to the first calling
+//! thread.
 
 mod ffi;
 
@@ -17,21 +17,21 @@ use perennial_program::error::{Fault, Kind};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-/// The libtorch this program speaks to: any patch of it.
+/// The required version of libtorch, with any patch level.
 pub const WANTED: &str = "2.11.";
 
-/// What libtorch refused, in its own words: the first line, without its stack.
+/// An error of libtorch: the first line of its message, without the stack trace.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TorchError {
     /// An operator failed.
-    #[error("libtorch refused: {0}")]
+    #[error("libtorch failed: {0}")]
     Refused(String),
-    /// The library that the loader found is of another version.
+    /// The loaded library has another version.
     #[error("the loaded libtorch is {found} (in `{folder}`), not {WANTED}*")]
     Version {
         /// Its version.
         found: String,
-        /// Where it lies.
+        /// Its folder.
         folder: String,
     },
     /// The thread that calls libtorch could not be started.
@@ -51,8 +51,8 @@ impl Fault for TorchError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Refused(text) if is_memory(text) => Some(
-                "set `run.micro_rows` to 1, or to less than it is (0 is all rows): a job may go on with another; \
-                 where 1 is too much, begin a job with shorter rows or a smaller model"
+                "lower `run.micro_rows` (0 means all rows), down to 1; a job may resume with another value. If 1 is \
+                 too much, start a job with shorter rows or a smaller model"
                     .into(),
             ),
             Self::Version { .. } => Some(format!(
@@ -67,7 +67,7 @@ fn is_memory(text: &str) -> bool {
     ["out of memory", "can't allocate memory", "not enough memory"].iter().any(|words| text.contains(words))
 }
 
-/// A result of this module.
+/// The result type of this module.
 pub type Result<T> = std::result::Result<T, TorchError>;
 
 thread_local! {
@@ -76,10 +76,10 @@ thread_local! {
 
 /// Runs `body`; a panic inside it becomes an error with the first line of its text.
 ///
-/// Tensors that `body` was writing may hold anything afterwards: drop them.
+/// After an error, tensors that `body` was writing have undefined content: drop them.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where `body` panicked.
+/// [`TorchError::Refused`] if `body` panicked.
 pub fn guarded<T>(body: impl FnOnce() -> T) -> Result<T> {
     let before = GUARDED.replace(true);
     let done = catch_unwind(AssertUnwindSafe(body));
@@ -87,7 +87,7 @@ pub fn guarded<T>(body: impl FnOnce() -> T) -> Result<T> {
     done.map_err(|panic| TorchError::Refused(panic_text(panic.as_ref())))
 }
 
-/// Keeps panics that [`guarded`] catches off the error output: they are reported as errors.
+/// Silences panics that [`guarded`] catches: they are reported as errors.
 pub fn quiet_panics() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -103,10 +103,10 @@ pub fn quiet_panics() {
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text =
         panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    first_line(text.unwrap_or("a panic without a text"))
+    first_line(text.unwrap_or("a panic without a message"))
 }
 
-/// `tch` unwraps its results, so libtorch's text arrives with `Debug` escapes, 20 lines of stack and a frame.
+/// `tch` unwraps its results, so libtorch's message arrives with `Debug` escapes and a stack trace.
 fn first_line(text: &str) -> String {
     let text = text.strip_prefix("called `Result::unwrap()` on an `Err` value: ").unwrap_or(text);
     let text = text.strip_prefix("Torch(\"").unwrap_or(text);
@@ -114,51 +114,52 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().trim_end_matches("\")").to_owned()
 }
 
-fn check(said: ffi::Said) -> Result<()> {
-    if said.is_null() {
+fn check(message: ffi::Message) -> Result<()> {
+    if message.is_null() {
         return Ok(());
     }
-    // SAFETY: the shim returns null or a NUL-terminated text that lives until this thread's next call into it.
-    let text = unsafe { CStr::from_ptr(said) };
+    // SAFETY: the shim returns null or a NUL-terminated text that lives until this thread's next call into
+    // it.
+    let text = unsafe { CStr::from_ptr(message) };
     Err(TorchError::Refused(text.to_string_lossy().into_owned()))
 }
 
-fn shown(ask: unsafe extern "C" fn(*mut ffi::Said) -> ffi::Said) -> Result<String> {
+fn text_of(call: unsafe extern "C" fn(*mut ffi::Message) -> ffi::Message) -> Result<String> {
     let mut text = std::ptr::null();
-    // SAFETY: `ask` writes a NUL-terminated text to the place it is given, or returns an error and writes nothing.
-    check(unsafe { ask(&raw mut text) })?;
+    // SAFETY: `call` writes a pointer to a NUL-terminated text, or returns an error and writes nothing.
+    check(unsafe { call(&raw mut text) })?;
     // SAFETY: as in `check`; the call succeeded, so the text was written.
     Ok(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
 
-/// The tensors' addresses as the shim takes them. It changes only what its function says, which the
-/// `&mut` of the wrappers (or libtorch's own interior mutability, for gradients) allows.
+/// The tensors' addresses for the shim. It writes only what each function documents, which the wrapper's
+/// `&mut` (or, for gradients, libtorch's interior mutability) allows.
 fn addresses<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<*mut C_tensor> {
     tensors.into_iter().map(|tensor| tensor.as_ptr().cast_mut()).collect()
 }
 
-fn taken(pointer: *mut C_tensor) -> Tensor {
-    // SAFETY: the shim made it with `new at::Tensor` for us to own; nothing else holds it.
+fn owned(pointer: *mut C_tensor) -> Tensor {
+    // SAFETY: the shim made it with `new at::Tensor` and passes ownership; nothing else holds it.
     unsafe { Tensor::from_ptr(pointer) }
 }
 
-/// The numbers of one AdamW update.
+/// The hyperparameters of one AdamW update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
-    pub rate: f64,
+    pub learning_rate: f64,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Decoupled weight decay: a parameter loses `rate * decay` of itself per step.
+    /// Decoupled weight decay: a parameter loses `learning_rate * decay` of itself per step.
     pub decay: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
 }
 
-/// Parameters with the state of their AdamW, in equal order: `first` and `second` have the parameter's
-/// shape, `steps` is one f32 scalar each.
+/// Parameters with their AdamW state, in the same order: `first` and `second` have the parameter's shape,
+/// `steps` is one f32 scalar each.
 #[derive(Debug, Default)]
 pub struct Moments {
     /// The parameters.
@@ -167,20 +168,20 @@ pub struct Moments {
     pub first: Vec<Tensor>,
     /// Second moments v.
     pub second: Vec<Tensor>,
-    /// Updates made.
+    /// Number of updates.
     pub steps: Vec<Tensor>,
 }
 
 /// One fused AdamW update from the parameters' gradients (Loshchilov and Hutter 2019, algorithm 2).
-/// Where the scalar `skip` is 1, nothing changes and no step is counted.
+/// If the scalar `skip` is 1, nothing changes and no step is counted.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where a parameter has no gradient, or lists or dtypes do not agree.
+/// [`TorchError::Refused`] if a parameter has no gradient, or lengths or dtypes do not match.
 pub fn adamw(moments: &mut Moments, skip: &Tensor, with: AdamW) -> Result<()> {
     let Moments { parameters, first, second, steps } = moments;
     let n = parameters.len();
     if [first.len(), second.len(), steps.len()] != [n; 3] {
-        return Err(TorchError::Refused(format!("{n} parameters have state of other number")));
+        return Err(TorchError::Refused(format!("the optimiser state of {n} parameters has another length")));
     }
     let [parameters, first, second, steps] = [&*parameters, &*first, &*second, &*steps].map(addresses);
     // SAFETY: four arrays of `n` live tensors each, held by the `&mut` borrow for the length of the call.
@@ -192,7 +193,7 @@ pub fn adamw(moments: &mut Moments, skip: &Tensor, with: AdamW) -> Result<()> {
             second.as_ptr(),
             steps.as_ptr(),
             skip.as_ptr(),
-            with.rate,
+            with.learning_rate,
             with.beta1,
             with.beta2,
             with.decay,
@@ -201,34 +202,34 @@ pub fn adamw(moments: &mut Moments, skip: &Tensor, with: AdamW) -> Result<()> {
     })
 }
 
-/// What [`clip`] measured, still on the device.
+/// The result of [`clip`], on the device.
 #[derive(Debug)]
 pub struct Clipped {
     /// The joint 2-norm of all gradients before clipping, a scalar.
     pub norm: Tensor,
-    /// 1 where the norm is not finite, else 0: f32 scalar, to be given to [`adamw`].
+    /// 1 if the norm is not finite, else 0: an f32 scalar for [`adamw`].
     pub skip: Tensor,
 }
 
-/// Scales the gradients of `parameters` in place so that their joint 2-norm is at most `limit`; a
-/// limit of 0 only measures. Nothing is read by the host.
+/// Scales the gradients of `parameters` in place so that their joint 2-norm is at most `limit`; a limit of 0
+/// only measures. The host reads nothing.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where a parameter has no gradient.
+/// [`TorchError::Refused`] if a parameter has no gradient.
 pub fn clip<'a>(parameters: impl IntoIterator<Item = &'a Tensor>, limit: f64) -> Result<Clipped> {
     let parameters = addresses(parameters);
     let (mut norm, mut skip) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: an array of live tensors; on success both places hold tensors that are ours.
+    // SAFETY: an array of live tensors; on success both pointers are tensors that we own.
     check(unsafe {
         ffi::perennial_torch_clip(parameters.len(), parameters.as_ptr(), limit, &raw mut norm, &raw mut skip)
     })?;
-    Ok(Clipped { norm: taken(norm), skip: taken(skip) })
+    Ok(Clipped { norm: owned(norm), skip: owned(skip) })
 }
 
 /// `to += weight * (from - to)` for each pair, without a graph.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where numbers or shapes do not agree.
+/// [`TorchError::Refused`] if lengths or shapes do not match.
 pub fn lerp<'a>(to: &mut [Tensor], from: impl IntoIterator<Item = &'a Tensor>, weight: f64) -> Result<()> {
     let (to, from) = pairs(&*to, from)?;
     // SAFETY: two arrays of equally many live tensors; `to` is borrowed mutably.
@@ -244,24 +245,24 @@ fn pairs<'a, 'b>(
     if to.len() == from.len() {
         return Ok((to, from));
     }
-    Err(TorchError::Refused(format!("{} tensors cannot follow {}", to.len(), from.len())))
+    Err(TorchError::Refused(format!("{} target tensors do not match {} sources", to.len(), from.len())))
 }
 
 /// `to = from` for each pair, rounded to the dtype of `to`, without a graph.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where numbers or shapes do not agree.
+/// [`TorchError::Refused`] if lengths or shapes do not match.
 pub fn copy<'a>(to: &mut [Tensor], from: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
     let (to, from) = pairs(&*to, from)?;
     // SAFETY: two arrays of equally many live tensors; `to` is borrowed mutably.
     check(unsafe { ffi::perennial_torch_copy(to.len(), to.as_ptr(), from.as_ptr()) })
 }
 
-/// Adds the gradients of `from` to those of `to` for each pair, in the dtype of `to`, and drops them; a
-/// `to` without a gradient gets one. No `to` may come twice.
+/// Adds the gradients of `from` to those of `to` for each pair, in the dtype of `to`, and drops them; a `to`
+/// without a gradient gets one. Each `to` must occur once.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where a `from` has no gradient, or numbers or shapes do not agree.
+/// [`TorchError::Refused`] if a `from` has no gradient, or lengths or shapes do not match.
 pub fn collect_gradients<'a, 'b>(
     to: impl IntoIterator<Item = &'a Tensor>,
     from: impl IntoIterator<Item = &'b Tensor>,
@@ -274,7 +275,7 @@ pub fn collect_gradients<'a, 'b>(
 /// Drops the gradients of `parameters`, so that the next backward pass makes new ones.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where libtorch does.
+/// [`TorchError::Refused`] if libtorch fails.
 pub fn drop_gradients<'a>(parameters: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
     let parameters = addresses(parameters);
     // SAFETY: an array of live tensors; gradients are libtorch's own shared state.
@@ -285,25 +286,25 @@ fn generator(device: tch::Device) -> Result<i64> {
     match device {
         tch::Device::Cpu => Ok(-1),
         tch::Device::Cuda(index) => Ok(i64::try_from(index).unwrap_or(i64::MAX)),
-        other => Err(TorchError::Refused(format!("no generator of device {other:?} is known"))),
+        other => Err(TorchError::Refused(format!("device {other:?} has no known random number generator"))),
     }
 }
 
 /// The state of the device's default generator, u8 `[bytes]` on the CPU.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where the device is absent.
+/// [`TorchError::Refused`] if the device is absent.
 pub fn rng_state(device: tch::Device) -> Result<Tensor> {
     let mut state = std::ptr::null_mut();
-    // SAFETY: on success the place holds a tensor that is ours.
+    // SAFETY: on success `state` points to a tensor that we own.
     check(unsafe { ffi::perennial_torch_rng_get(generator(device)?, &raw mut state) })?;
-    Ok(taken(state))
+    Ok(owned(state))
 }
 
-/// Puts back a state that [`rng_state`] gave.
+/// Restores a state from [`rng_state`].
 ///
 /// # Errors
-/// [`TorchError::Refused`] for bytes that are no state of this device's generator.
+/// [`TorchError::Refused`] if the bytes are not a state of this device's generator.
 pub fn set_rng_state(device: tch::Device, state: &Tensor) -> Result<()> {
     // SAFETY: a live tensor, which is only read.
     check(unsafe { ffi::perennial_torch_rng_set(generator(device)?, state.as_ptr()) })
@@ -312,9 +313,9 @@ pub fn set_rng_state(device: tch::Device, state: &Tensor) -> Result<()> {
 /// The version of the loaded libtorch, as `2.11.0`.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where it does not say.
+/// [`TorchError::Refused`] if libtorch does not report it.
 pub fn version() -> Result<String> {
-    let settings = shown(ffi::perennial_torch_show)?;
+    let settings = text_of(ffi::perennial_torch_show)?;
     let found = settings.split("TORCH_VERSION=").nth(1).and_then(|rest| rest.split([',', ' ', '\n']).next());
     found.map(str::to_owned).ok_or_else(|| TorchError::Refused("its settings name no TORCH_VERSION".into()))
 }
@@ -322,39 +323,39 @@ pub fn version() -> Result<String> {
 /// The instruction set that libtorch's kernels use on this CPU, as `AVX512`.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where it does not say.
+/// [`TorchError::Refused`] if libtorch does not report it.
 pub fn cpu_capability() -> Result<String> {
-    shown(ffi::perennial_torch_capability)
+    text_of(ffi::perennial_torch_capability)
 }
 
-/// The folder that the loader took `libtorch_cpu` from.
+/// The folder of the loaded `libtorch_cpu`.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where the loader does not say.
+/// [`TorchError::Refused`] if the loader does not report it.
 pub fn folder() -> Result<PathBuf> {
-    shown(ffi::perennial_torch_folder).map(PathBuf::from)
+    text_of(ffi::perennial_torch_folder).map(PathBuf::from)
 }
 
-/// Loads `libtorch_cuda` from the folder of `libtorch_cpu`. Call it before anything else asks libtorch
-/// for CUDA: libtorch looks for it once.
+/// Loads `libtorch_cuda` from the folder of `libtorch_cpu`. Call it before anything else asks libtorch for
+/// CUDA: libtorch looks for CUDA only once.
 ///
 /// # Errors
-/// [`TorchError::Refused`] with the loader's text, such as a missing library.
+/// [`TorchError::Refused`] with the loader's message, such as a missing library.
 pub fn load_cuda() -> Result<()> {
     // SAFETY: loading a library runs its initialisers; it is the same build as the one already loaded.
     check(unsafe { ffi::perennial_torch_load_cuda() })
 }
 
-/// The major compute capability of a CUDA device, as 8 of an Ampere. CUDA must be loaded.
+/// The major compute capability of a CUDA device, such as 8 for Ampere. CUDA must be loaded.
 ///
 /// # Errors
-/// [`TorchError::Refused`] where the CUDA runtime is not loaded or does not say.
+/// [`TorchError::Refused`] if the CUDA runtime is not loaded or does not report it.
 pub fn cuda_capability(device: usize) -> Result<u32> {
     let device = i32::try_from(device).unwrap_or(i32::MAX);
     let mut major = 0;
-    // SAFETY: writes one number to the place it is given, or returns an error and writes nothing.
+    // SAFETY: writes one number through the pointer, or returns an error and writes nothing.
     check(unsafe { ffi::perennial_torch_cuda_capability(device, &raw mut major) })?;
-    u32::try_from(major).map_err(|_| TorchError::Refused(format!("compute capability {major} is none")))
+    u32::try_from(major).map_err(|_| TorchError::Refused(format!("compute capability {major} is invalid")))
 }
 
 /// Refuses a loaded libtorch that is not [`WANTED`].
@@ -369,12 +370,12 @@ pub fn check_version() -> Result<()> {
     Err(TorchError::Version { found, folder: folder()?.display().to_string() })
 }
 
-/// Runs `body` on a new thread that alone calls libtorch, with `threads` of libtorch's own under it,
-/// and waits for it.
+/// Runs `body` on a new thread, the only one that calls libtorch, and waits for it. `threads` is the size of
+/// libtorch's own thread pool.
 ///
 /// # Errors
-/// What `body` returns; [`TorchError::Thread`] where no thread could be started,
-/// [`TorchError::Refused`] where `body` panicked.
+/// The error of `body`; [`TorchError::Thread`] if no thread can be started, [`TorchError::Refused`] if `body`
+/// panicked.
 pub fn on_one_thread<T, E>(
     threads: u16,
     body: impl FnOnce() -> std::result::Result<T, E> + Send,
@@ -383,7 +384,7 @@ where
     T: Send,
     E: From<TorchError> + Send,
 {
-    // SAFETY: sets how this process's allocator treats freed memory; it may be called at any time.
+    // SAFETY: configures how this process's allocator treats freed memory; it may be called at any time.
     unsafe { ffi::perennial_torch_keep_memory() };
     std::thread::scope(|scope| {
         let work = move || {

@@ -1,9 +1,9 @@
-// What `tch` leaves out of libtorch: fused and foreach operators, generator state, CUDA at run time.
+// The parts of libtorch that `tch` does not expose: fused and foreach operators, generator state, CUDA at run time.
 //
-// Every function returns null, or the first line of what went wrong; the text lives until the next call
-// in the same thread. A `Tensor*` is an `at::Tensor*` owned by the caller; one that is returned through
-// an out-pointer is the caller's to free (`tch::Tensor::from_ptr`).
-// No <torch/torch.h>: it costs a minute of compile time and needs nothing that is used here.
+// Every function returns null, or the first line of an error message, which is valid until the next call in the
+// same thread. A `Tensor*` is an `at::Tensor*` owned by the caller; one that is returned through an out-pointer must
+// be freed by the caller (`tch::Tensor::from_ptr`).
+// <torch/torch.h> is not included: it costs a minute of compile time, and nothing of it is used here.
 
 #include <dlfcn.h>
 #include <malloc.h>
@@ -44,7 +44,7 @@ const char* say(const char* what) {
     std::string& line = text();
     line = what;
     line.erase(std::min(line.find('\n'), line.size()));
-    if (line.empty()) line = "an error without a text";
+    if (line.empty()) line = "an error without a message";
     return line.c_str();
 }
 
@@ -100,8 +100,8 @@ std::string folder() {
 
 extern "C" {
 
-// One AdamW update (Loshchilov and Hutter 2019) of all parameters. `skip` is a scalar: where it is 1,
-// nothing changes, without a read by the host.
+// One AdamW update (Loshchilov and Hutter 2019) of all parameters. `skip` is a scalar on the device: if it is 1,
+// nothing changes. The host does not read it.
 const char* perennial_torch_adamw(size_t n, Tensor* const* parameters, Tensor* const* first, Tensor* const* second,
                                   Tensor* const* steps, const Tensor* skip, double rate, double beta1, double beta2,
                                   double decay, double epsilon) {
@@ -115,8 +115,8 @@ const char* perennial_torch_adamw(size_t n, Tensor* const* parameters, Tensor* c
     });
 }
 
-// Scales all gradients so that their joint 2-norm is at most `limit` (0: leaves them). Gives the norm before,
-// and a scalar that is 1 where the norm is not finite.
+// Scales all gradients so that their joint 2-norm is at most `limit` (0: does not scale). Returns the norm before
+// scaling, and a scalar that is 1 if the norm is not finite.
 const char* perennial_torch_clip(size_t n, Tensor* const* parameters, double limit, Tensor** norm, Tensor** skip) {
     return guarded([&] {
         TORCH_CHECK(n > 0, "there are no parameters");
@@ -149,7 +149,7 @@ const char* perennial_torch_copy(size_t n, Tensor* const* to, Tensor* const* fro
 }
 
 // Adds the gradients of `from` to those of `to`, in the dtype of `to`, and drops them. A `to` without a gradient
-// gets one; the same `to` must not come twice.
+// gets one; each `to` must occur once.
 const char* perennial_torch_collect(size_t n, Tensor* const* to, Tensor* const* from) {
     return guarded([&] {
         if (n == 0) return;
@@ -193,7 +193,7 @@ const char* perennial_torch_rng_set(int64_t cuda, const Tensor* state) {
     });
 }
 
-// What the *loaded* libtorch says about itself; `at::show_config` is compiled into it.
+// The configuration of the *loaded* libtorch; `at::show_config` is compiled into it.
 const char* perennial_torch_show(const char** shown) {
     return guarded([&] {
         text() = at::show_config();
@@ -215,8 +215,8 @@ const char* perennial_torch_folder(const char** shown) {
     });
 }
 
-// Loads libtorch_cuda.so from where libtorch_cpu.so lies. Must come before anything asks libtorch for CUDA:
-// it looks for the hooks once.
+// Loads libtorch_cuda.so from the folder of libtorch_cpu.so. Must be called before anything asks libtorch for CUDA:
+// libtorch looks for the hooks only once.
 const char* perennial_torch_load_cuda() {
     return guarded([&] {
         const std::string path = folder() + "/libtorch_cuda.so";
@@ -227,8 +227,8 @@ const char* perennial_torch_load_cuda() {
     });
 }
 
-// The major compute capability of a CUDA device, as the CUDA runtime that libtorch_cuda brought says. Its headers are
-// not needed to build: 75 is cudaDevAttrComputeCapabilityMajor, a number that its ABI keeps.
+// The major compute capability of a CUDA device, from the CUDA runtime that libtorch_cuda loaded. The build does not
+// need its headers: 75 is cudaDevAttrComputeCapabilityMajor, which is part of its stable ABI.
 const char* perennial_torch_cuda_capability(int32_t device, int32_t* major) {
     return guarded([&] {
         using Ask = int (*)(int*, int, int);
@@ -241,9 +241,9 @@ const char* perennial_torch_cuda_capability(int32_t device, int32_t* major) {
     });
 }
 
-// Keeps freed memory in the process. A step frees and asks for the same tensors again and again; handing them
-// back to the kernel in between costs a tenth of the time of a small model. Other threads would get heaps
-// of 64 MiB each that cannot be kept, so all share the first.
+// Keeps freed memory in the process. Every step frees and allocates the same tensors; returning them to the kernel
+// in between costs a tenth of a small model's time. Other threads would get heaps of 64 MiB each that cannot be
+// kept, so all threads share the first heap.
 void perennial_torch_keep_memory() {
 #ifdef __GLIBC__
     mallopt(M_ARENA_MAX, 1);

@@ -28,7 +28,7 @@ fn moments(parameters: Vec<Tensor>) -> Moments {
 
 #[test]
 fn fused_adamw_follows_its_definition_over_many_steps() {
-    let with = AdamW { rate: 0.01, beta1: 0.9, beta2: 0.95, decay: 0.1, epsilon: 1e-8 };
+    let with = AdamW { learning_rate: 0.01, beta1: 0.9, beta2: 0.95, decay: 0.1, epsilon: 1e-8 };
     let start = [0.5_f32, -1.0, 2.0, 0.0];
     let mut fused = moments(vec![leaf(&start[..1]), leaf(&start[1..])]);
     let (mut theta, mut m, mut v) = (start.map(f64::from), [0.0_f64; 4], [0.0_f64; 4]);
@@ -40,11 +40,11 @@ fn fused_adamw_follows_its_definition_over_many_steps() {
         drop_gradients(&fused.parameters).unwrap();
         for k in 0..4 {
             let g = f64::from(gradient[k]);
-            theta[k] -= with.rate * with.decay * theta[k];
+            theta[k] -= with.learning_rate * with.decay * theta[k];
             m[k] = with.beta1 * m[k] + (1.0 - with.beta1) * g;
             v[k] = with.beta2 * v[k] + (1.0 - with.beta2) * g * g;
             let (mhat, vhat) = (m[k] / (1.0 - with.beta1.powi(t)), v[k] / (1.0 - with.beta2.powi(t)));
-            theta[k] -= with.rate * mhat / (vhat.sqrt() + with.epsilon);
+            theta[k] -= with.learning_rate * mhat / (vhat.sqrt() + with.epsilon);
         }
     }
     let found: Vec<f32> = fused.parameters.iter().flat_map(floats).collect();
@@ -58,7 +58,7 @@ fn fused_adamw_follows_its_definition_over_many_steps() {
 fn adamw_changes_nothing_where_it_is_told_to_skip() {
     let mut state = moments(vec![leaf(&[1.0, 2.0])]);
     with_gradient(&state.parameters[0], &[f32::NAN, 1.0]);
-    let with = AdamW { rate: 0.1, beta1: 0.9, beta2: 0.95, decay: 0.1, epsilon: 1e-8 };
+    let with = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.95, decay: 0.1, epsilon: 1e-8 };
     let clipped = clip(&state.parameters, 1.0).unwrap();
     assert_eq!(floats(&clipped.skip), [1.0]);
     adamw(&mut state, &clipped.skip, with).unwrap();
@@ -71,9 +71,9 @@ fn adamw_changes_nothing_where_it_is_told_to_skip() {
 #[test]
 fn adamw_refuses_a_parameter_without_a_gradient_in_one_line() {
     let mut state = moments(vec![leaf(&[1.0])]);
-    let with = AdamW { rate: 0.1, beta1: 0.9, beta2: 0.95, decay: 0.1, epsilon: 1e-8 };
+    let with = AdamW { learning_rate: 0.1, beta1: 0.9, beta2: 0.95, decay: 0.1, epsilon: 1e-8 };
     let error = adamw(&mut state, &no(), with).unwrap_err();
-    assert_eq!(error.to_string(), "libtorch refused: parameter 0 has no gradient");
+    assert_eq!(error.to_string(), "libtorch failed: parameter 0 has no gradient");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn clip_measures_the_joint_norm_and_scales_to_the_limit() {
 }
 
 #[test]
-fn gradients_that_were_dropped_begin_anew() {
+fn dropped_gradients_start_from_zero() {
     let parameter = leaf(&[1.0, 2.0]);
     for _ in 0..2 {
         with_gradient(&parameter, &[1.0, 3.0]);
@@ -122,7 +122,7 @@ fn collected_gradients_are_summed_in_the_dtype_of_those_who_get_them() {
     assert_eq!(floats(&empty.grad()), [0.375]);
     assert_eq!(empty.grad().kind(), Dtype::Float);
     let error = collect_gradients([&begun], [&a]).unwrap_err();
-    assert_eq!(error.to_string(), "libtorch refused: parameter 0 has no gradient");
+    assert_eq!(error.to_string(), "libtorch failed: parameter 0 has no gradient");
     assert!(collect_gradients([&begun], [&a, &b]).is_err());
 }
 
@@ -157,7 +157,7 @@ fn guarded_turns_a_libtorch_panic_into_its_first_line() {
     let error = guarded(|| Tensor::from_slice(&[1.0_f32, 2.0]).matmul(&Tensor::from_slice(&[1.0_f32; 3])))
         .unwrap_err();
     let text = error.to_string();
-    assert!(text.starts_with("libtorch refused: "), "{text}");
+    assert!(text.starts_with("libtorch failed: "), "{text}");
     assert!(
         !text.contains("frame") && !text.contains("\\n") && !text.contains('\n') && !text.contains("Torch("),
         "{text}"

@@ -6,13 +6,13 @@ use tch::{Device, Tensor};
 use super::*;
 use crate::checkpoint::{Resumed, load};
 use crate::metrics::Line;
-use crate::testing::{delivery, learned, progress, recipe};
+use crate::testing::{delivery, learned, position, train_config};
 
 fn feed(from: u64, until: u64) -> Feed {
     let mut step = from;
     Box::new(move || {
         step += 1;
-        Ok((step <= until).then(|| delivery(step - 1, &recipe().model)))
+        Ok((step <= until).then(|| delivery(step - 1, &train_config().model)))
     })
 }
 
@@ -27,12 +27,12 @@ fn plan(dir: &Path) -> Plan {
 
 fn run(
     learner: &mut Learner,
-    progress: &mut Progress,
+    position: &mut JobPosition,
     feed: &mut Feed,
     plan: &Plan,
     hooks: Hooks<'_>,
 ) -> Report {
-    let ended = train(learner, progress, feed, plan, hooks, &Clock::manual(0), &Stop::new());
+    let ended = train(learner, position, feed, plan, hooks, &Clock::manual(0), &Stop::new());
     ended.unwrap_or_else(|failure| panic!("{failure}"))
 }
 
@@ -44,16 +44,16 @@ fn lines(dir: &Path) -> Vec<Line> {
 #[test]
 fn a_resumed_job_gives_the_bits_of_one_that_never_stopped() {
     let (straight, stopped) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (mut learner, mut at) = (learned(0), progress());
+    let (mut learner, mut at) = (learned(0), position());
     run(&mut learner, &mut at, &mut feed(0, 14), &plan(straight.path()), hooks());
 
     // It runs to step 8, having saved at 5; the end's own checkpoint is lost, as a kill would have it.
-    run(&mut learned(0), &mut progress(), &mut feed(0, 8), &plan(stopped.path()), hooks());
+    run(&mut learned(0), &mut position(), &mut feed(0, 8), &plan(stopped.path()), hooks());
     std::fs::remove_dir_all(stopped.path().join("step-8")).unwrap();
     let path = checkpoint::latest(stopped.path()).unwrap();
     let Resumed { learner: mut resumed, state } = load(&path, Device::Cpu, |_| {}).unwrap();
     assert_eq!(state.step, Step(5));
-    let mut back = state.progress();
+    let mut back = state.position();
     run(&mut resumed, &mut back, &mut feed(5, 14), &plan(stopped.path()), hooks());
 
     for (a, b) in learner.model().parameters().iter().zip(resumed.model().parameters()) {
@@ -79,12 +79,12 @@ fn a_resumed_job_gives_the_bits_of_one_that_never_stopped() {
 fn what_happens_every_so_many_steps_happens_then_and_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let evaluated = RefCell::new(Vec::new());
-    let evaluate = |learner: &Learner, progress: &Progress| {
-        evaluated.borrow_mut().push((learner.at().0, progress.row));
+    let evaluate = |learner: &Learner, position: &JobPosition| {
+        evaluated.borrow_mut().push((learner.at().0, position.row));
         Ok(())
     };
     let hooks = Hooks { evaluate: Box::new(evaluate), ..hooks() };
-    let (mut learner, mut at) = (learned(0), progress());
+    let (mut learner, mut at) = (learned(0), position());
     let report = run(&mut learner, &mut at, &mut feed(0, 11), &plan(dir.path()), hooks);
     assert_eq!((report.end, report.steps), (End::Stream, Step(11)));
     assert_eq!(report.checkpoint, dir.path().join("step-11"));
@@ -94,7 +94,7 @@ fn what_happens_every_so_many_steps_happens_then_and_at_the_end() {
     assert_eq!(steps, [3, 5, 6, 9, 10, 11]);
     let saved: Vec<u64> = checkpoint::complete(dir.path()).unwrap().iter().map(|(step, _)| step.0).collect();
     assert_eq!(saved, [5, 10, 11]);
-    assert_eq!((at.row, &at.next), (22, &delivery(10, &recipe().model).next));
+    assert_eq!((at.row, &at.next), (22, &delivery(10, &train_config().model).next));
     assert_eq!(at.tokens, lines(dir.path()).last().unwrap().tokens);
 }
 
@@ -102,12 +102,12 @@ fn what_happens_every_so_many_steps_happens_then_and_at_the_end() {
 fn a_job_ends_at_its_step_and_when_it_is_asked_to() {
     let dir = tempfile::tempdir().unwrap();
     let plan = Plan { until: Some(Step(5)), ..plan(dir.path()) };
-    let (mut learner, mut at) = (learned(0), progress());
+    let (mut learner, mut at) = (learned(0), position());
     let report = run(&mut learner, &mut at, &mut feed(0, 100), &plan, hooks());
     assert_eq!((report.end, report.steps), (End::Done, Step(5)));
 
     let stop = Stop::new();
-    let evaluate = |learner: &Learner, _: &Progress| {
+    let evaluate = |learner: &Learner, _: &JobPosition| {
         if learner.at() == Step(7) {
             stop.trigger();
         }
@@ -131,9 +131,9 @@ fn a_stop_while_waiting_for_text_is_no_end_of_the_stream() {
             asked.trigger();
             return Ok(None);
         }
-        Ok(Some(delivery(step - 1, &recipe().model)))
+        Ok(Some(delivery(step - 1, &train_config().model)))
     });
-    let (mut learner, mut at) = (learned(0), progress());
+    let (mut learner, mut at) = (learned(0), position());
     let plan = plan(dir.path());
     let ended = train(&mut learner, &mut at, &mut feed, &plan, hooks(), &Clock::manual(0), &stop);
     let report = ended.unwrap_or_else(|failure| panic!("{failure}"));
@@ -147,13 +147,13 @@ fn a_failed_step_leaves_the_checkpoint_before_it() {
     let mut step = 0;
     let mut feed: Feed = Box::new(move || {
         step += 1;
-        let mut made = delivery(step - 1, &recipe().model);
+        let mut made = delivery(step - 1, &train_config().model);
         if step == 7 {
             made.ticket.step = Step(99);
         }
         Ok(Some(made))
     });
-    let (mut learner, mut at) = (learned(0), progress());
+    let (mut learner, mut at) = (learned(0), position());
     let ended =
         train(&mut learner, &mut at, &mut feed, &plan(dir.path()), hooks(), &Clock::manual(0), &Stop::new());
     assert!(ended.is_err());
@@ -169,15 +169,15 @@ fn time_spent_waiting_is_told_apart() {
     let mut feed: Feed = Box::new(move || {
         slow.advance(Duration::from_secs(1));
         step += 1;
-        Ok((step <= 3).then(|| delivery(step - 1, &recipe().model)))
+        Ok((step <= 3).then(|| delivery(step - 1, &train_config().model)))
     });
-    let evaluate = move |_: &Learner, _: &Progress| {
+    let evaluate = move |_: &Learner, _: &JobPosition| {
         busy.advance(Duration::from_secs(3));
         Ok(())
     };
     let hooks = Hooks { evaluate: Box::new(evaluate), ..hooks() };
     let plan = Plan { every: vec![(1, Act::Evaluate), (3, Act::Metrics)], ..plan(dir.path()) };
-    let (mut learner, mut at) = (learned(0), progress());
+    let (mut learner, mut at) = (learned(0), position());
     train(&mut learner, &mut at, &mut feed, &plan, hooks, &clock, &Stop::new())
         .unwrap_or_else(|failure| panic!("{failure}"));
     let line = &lines(dir.path())[0];

@@ -14,7 +14,9 @@ async fn open(world: &World, plan: &Plan, cache: u64) -> Library {
 #[tokio::test]
 async fn tickets_give_the_same_bytes_whatever_is_cached_and_in_any_order() {
     let mut world = World::new().await;
-    for plan in [subword(0.4), Plan { order: Order::Permuted, horizon: Horizon::Store, ..subword(0.4) }] {
+    for plan in
+        [subword(0.4), Plan { order: Order::Permuted, visible_until: VisibleUntil::Store, ..subword(0.4) }]
+    {
         world.write("a", 30).await;
         let mut library = open(&world, &plan, 1 << 20).await;
         let mut request = Request::first("demo");
@@ -50,10 +52,10 @@ async fn ticket_that_is_evaluated_and_followed_is_laid_out_once_until_the_store_
         let Issued::Ticket(ticket) = library.ticket(&Request::first("demo")).await.unwrap() else {
             panic!("no ticket")
         };
-        let first = Arc::clone(&library.laid.as_ref().unwrap().outline);
+        let first = Arc::clone(&library.laid.as_ref().unwrap().layout);
         let digest = library.batch(&ticket).await.unwrap().digest();
         let after = library.after(&ticket).await.unwrap();
-        assert!(Arc::ptr_eq(&first, &library.laid.as_ref().unwrap().outline));
+        assert!(Arc::ptr_eq(&first, &library.laid.as_ref().unwrap().layout));
         assert_eq!(library.after(&ticket).await.unwrap(), after);
         library.laid = None;
         assert_eq!(library.batch(&ticket).await.unwrap().digest(), digest);
@@ -131,8 +133,8 @@ async fn text_that_cannot_be_tokenised_fails_the_batches_that_hold_it_and_no_oth
         };
         assert!(matches!(&error, ReplayError::Text { seq: Seq(20), .. }), "{error}");
         // All that lies before it in the stream, to the batch.
-        let fresh = request.fresh.get(&shard("a")).unwrap().seq;
-        assert!(served.len() > 2 && fresh > Seq(13), "{} batches, {fresh}", served.len());
+        let new_text = request.new_text.get(&shard("a")).unwrap().seq;
+        assert!(served.len() > 2 && new_text > Seq(13), "{} batches, {new_text}", served.len());
         for (ticket, digest) in served.iter().rev() {
             assert_eq!(library.batch(ticket).await.unwrap().digest(), *digest, "step {}", ticket.step);
             let known = library.laid.as_ref().unwrap().contents.values();

@@ -14,7 +14,7 @@ impl Checker<'_> {
     pub(super) async fn buffers(&mut self, delta: &DeltaTable) -> Result<(), StoreError> {
         let table = Table::Buffers;
         let columns = ["last_seq", "id", "bytes", "capacity", "capacity_unit"];
-        let changes = Scan { columns: &columns, filter: None, order: &["buffer", "change"] };
+        let changes = Scan { columns: &columns, filter: None, order: &["buffer", "revision"] };
         let mut all: BTreeMap<String, Members> = BTreeMap::new();
         self.scan(table, &changes, |checker, batch| {
             for row in buffers::View::new(batch)?.iter() {
@@ -23,7 +23,7 @@ impl Checker<'_> {
                     problems.extend(checker.not_kept(&row));
                 }
                 for (invariant, detail) in problems {
-                    let detail = format!("buffer `{}` change {}: {detail}", row.buffer, row.change);
+                    let detail = format!("buffer `{}` change {}: {detail}", row.buffer, row.revision);
                     checker.violation(table, invariant, detail);
                 }
             }
@@ -131,10 +131,10 @@ impl Members {
         let replayable = |detail: String| ("changes can be replayed", detail);
         let mut problems = Vec::new();
         let next = self.change.saturating_add(1);
-        if row.change != next {
+        if row.revision != next {
             problems.push(("change numbers are dense", format!("{next} belongs here")));
         }
-        self.change = row.change;
+        self.change = row.revision;
         self.capacity = row.capacity.zip(row.capacity_unit).map(|(most, unit)| (most, unit.to_owned()));
         let key = (row.shard.to_owned(), row.seq);
         match (Op::parse(row.op), row.id.zip(row.bytes), row.last_seq) {

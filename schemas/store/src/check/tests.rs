@@ -225,7 +225,7 @@ impl Plan {
         for one in &self.moves {
             builder.push(buffers::Row {
                 buffer: "main",
-                change: one.change,
+                revision: one.change,
                 op: one.op,
                 shard: "main",
                 seq: one.seq,

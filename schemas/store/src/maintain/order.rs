@@ -27,7 +27,7 @@ const fn key(table: Table) -> &'static [&'static str] {
         Table::Records => &["shard", "seq", "first_seq"],
         Table::Signals => &["step", "shard", "seq", "first_token"],
         Table::Evaluations => &["step", "slice", "document"],
-        Table::Buffers => &["change"],
+        Table::Buffers => &["revision"],
         Table::Draws => &["first_step", "step"],
     }
 }

@@ -252,7 +252,7 @@ async fn table_without_days_keeps_its_partitions_apart_whatever_their_names() {
             for (op, seq) in [("admit", change), ("evict", change)] {
                 let row = buffers::Row {
                     buffer: name,
-                    change,
+                    revision: change,
                     op,
                     shard: "main",
                     seq,
@@ -278,7 +278,7 @@ async fn table_without_days_keeps_its_partitions_apart_whatever_their_names() {
         }
     }
     let rows = async |version| {
-        let scan = Scan { order: &["buffer", "change", "op"], ..Scan::default() };
+        let scan = Scan { order: &["buffer", "revision", "op"], ..Scan::default() };
         let batches = store.scan(Table::Buffers, version, &scan).await.unwrap();
         arrow::compute::concat_batches(&Table::Buffers.schema(), &batches).unwrap()
     };
@@ -290,7 +290,7 @@ async fn table_without_days_keeps_its_partitions_apart_whatever_their_names() {
     for name in names {
         let Some(News::Appended { batches, .. }) = follower.next().await.unwrap() else { panic!("no news") };
         let view = buffers::View::new(&batches[0]).unwrap();
-        assert_eq!(view.iter().map(|row| (row.buffer, row.change)).collect::<Vec<_>>(), [(name, 6); 2]);
+        assert_eq!(view.iter().map(|row| (row.buffer, row.revision)).collect::<Vec<_>>(), [(name, 6); 2]);
     }
     // What came in under one change stays in the order it came.
     let delta = store.newest(Table::Buffers).await.unwrap();
@@ -298,7 +298,7 @@ async fn table_without_days_keeps_its_partitions_apart_whatever_their_names() {
         let batches = file::read(&store, &delta, Table::Buffers, &data, None, None).await.unwrap();
         for batch in &batches {
             let view = buffers::View::new(batch).unwrap();
-            let changes: Vec<_> = view.iter().map(|row| (row.change, row.op.to_owned())).collect();
+            let changes: Vec<_> = view.iter().map(|row| (row.revision, row.op.to_owned())).collect();
             assert!(changes.is_sorted(), "{changes:?}");
         }
     }

@@ -71,8 +71,8 @@ fn runs_on_different_documents_are_refused_by_name() {
     let left = run("left", RunKind::Floor, &slices, &values);
     let mut right = run("right", RunKind::Method, &slices, &values);
     right.points[1].scores[0].documents[2].document = "other".into();
-    let of = |run: &Run| Matrix::of(run, &slices).unwrap();
-    let error = of(&left).comparable(&of(&right)).unwrap_err();
+    let matrix = |run: &Run| Matrix::of(run, &slices).unwrap();
+    let error = matrix(&left).comparable(&matrix(&right)).unwrap_err();
     assert_eq!(
         error.to_string(),
         "runs `left` and `right` cannot be compared on slice `s`: the last evaluation scored document `d2` \
@@ -81,11 +81,11 @@ fn runs_on_different_documents_are_refused_by_name() {
     assert!(error.hint().is_some());
     // A document fewer is refused from the other side too.
     right.points[1].scores[0].documents.pop();
-    let error = of(&right).comparable(&of(&left)).unwrap_err();
+    let error = matrix(&right).comparable(&matrix(&left)).unwrap_err();
     assert!(matches!(error, MatrixError::Documents { holder, .. } if &*holder == "left"));
     // A slice that was not scored at all is no hindrance: it has no figure.
     right.points.iter_mut().for_each(|point| point.scores.clear());
-    assert_eq!(of(&left).comparable(&of(&right)), Ok(()));
+    assert_eq!(matrix(&left).comparable(&matrix(&right)), Ok(()));
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn document_that_changes_its_size_is_refused() {
     let mut right = left.clone();
     right.name = "right".into();
     right.points.iter_mut().for_each(|point| point.scores[0].documents[1].bytes = 7);
-    let of = |run: &Run| Matrix::of(run, &slices).unwrap();
-    let error = of(&left).comparable(&of(&right)).unwrap_err();
+    let matrix = |run: &Run| Matrix::of(run, &slices).unwrap();
+    let error = matrix(&left).comparable(&matrix(&right)).unwrap_err();
     assert_eq!(error.to_string(), "document `d1` of slice `s` has 200 bytes in run `left`, 7 in run `right`");
     right.points[0].scores[0].documents[1].bytes = 8;
     let error = Matrix::of(&right, &slices).unwrap_err();
@@ -139,7 +139,7 @@ fn runs_that_make_no_matrix_are_refused() {
 fn slices_without_a_place_in_the_stream_are_refused() {
     let refused =
         |q05, q50, q95| check_slices(&[slice("s", Script::Han, q05, q50, q95)]).unwrap_err().to_string();
-    assert_eq!(refused(0.0, 0.5, 1.5), "`q95` of slice `s` is 1.5: it must be a number from 0 to 1");
+    assert_eq!(refused(0.0, 0.5, 1.5), "`q95` of slice `s` is 1.5: it must be from 0 to 1");
     assert_eq!(refused(0.6, 0.5, 1.0), "`q05`, `q50`, `q95` of slice `s` is 0.6 0.5 1: they must ascend");
     let twice = [slice("s", Script::Han, 0.0, 0.5, 1.0), slice("s", Script::Han, 0.0, 0.5, 1.0)];
     assert_eq!(check_slices(&twice).unwrap_err().to_string(), "slice `s` comes twice");

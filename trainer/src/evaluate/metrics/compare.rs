@@ -1,21 +1,21 @@
-//! Runs beside each other: intervals, differences, and the share of the way from floor to ceiling.
+//! Compares runs: intervals, differences, and the recovered share of the gap between floor and ceiling.
 //!
 //! Intervals are 95 % percentile intervals of a bootstrap over documents inside slices (Efron 1979). One
-//! draw takes the same documents for every run and every evaluation, so that what all runs share,
-//! the difficulty of a document, cancels in differences. They do not cover the luck of a seed.
+//! draw takes the same documents for every run and every evaluation, so the difficulty of a document, which
+//! all runs share, cancels in differences. The intervals do not cover the variation between seeds.
 
 use perennial_schemas::seed::{Seed, below};
 
-use super::{Measures, Metric, PREQUENTIAL_SKIP, Times, mean, measure, prequential, quantile, rows};
+use super::{Measures, Metric, PREQUENTIAL_SKIP, Times, mean, measure, prequential, quantile, slice_scores};
 use crate::evaluate::matrix::{Block, Matrix, MatrixError, Track, check_slices, unique};
 use crate::report::input::{Kind, Run, Slice};
 
 /// The bootstrap's size and randomness.
 #[derive(Debug, Clone, Copy)]
 pub struct Bootstrap {
-    /// Draws; without any there are no intervals.
+    /// Number of draws; 0 gives no intervals.
     pub draws: u32,
-    /// What the draws are a function of.
+    /// The seed of the draws.
     pub seed: Seed,
 }
 
@@ -26,49 +26,64 @@ impl Default for Bootstrap {
 }
 
 impl Bootstrap {
-    /// How often each document counts in draw number `draw`.
-    fn times(&self, shapes: &[Shape<'_>], draw: u32) -> Vec<Times> {
-        let count = |seed: Seed, documents: usize| {
-            let mut times = vec![0_u32; documents];
-            for place in 0..documents as u64 {
-                let hit = below(seed.at(&[u64::from(draw), place]), documents as u64);
-                if let Some(times) = usize::try_from(hit).ok().and_then(|hit| times.get_mut(hit)) {
-                    *times += 1;
-                }
-            }
-            times
+    /// How often each document of each slice counts in draw number `draw`.
+    fn times(&self, slices: &[SliceDocuments<'_>], draw: u32) -> Vec<Times> {
+        slices.iter().map(|slice| self.times_of_slice(slice, draw)).collect()
+    }
+
+    fn times_of_slice(&self, slice: &SliceDocuments<'_>, draw: u32) -> Times {
+        let seed = self.seed.child(slice.name);
+        let last = resample(seed, slice.last.len(), draw);
+        // The same set of documents gets the same draws; a smaller set has draws of its own.
+        let along = if slice.along == slice.last {
+            last.clone()
+        } else {
+            resample(seed.child("along"), slice.along.len(), draw)
         };
-        let of = |shape: &Shape<'_>| {
-            let seed = self.seed.child(shape.slice);
-            let last = count(seed, shape.last.len());
-            // The same documents are drawn alike; a smaller set of them has draws of its own.
-            let same = shape.along == shape.last;
-            let along = if same { last.clone() } else { count(seed.child("along"), shape.along.len()) };
-            Times { along, last }
-        };
-        shapes.iter().map(of).collect()
+        Times { along, last }
     }
 }
 
-/// The documents of a slice, which are those of every run that scored it.
-struct Shape<'a> {
-    slice: &'a str,
+/// Draws `documents` documents with replacement; gives how often each was drawn.
+fn resample(seed: Seed, documents: usize, draw: u32) -> Vec<u32> {
+    let mut times = vec![0_u32; documents];
+    for index in 0..documents as u64 {
+        let drawn = below(seed.at(&[u64::from(draw), index]), documents as u64);
+        if let Some(times) = usize::try_from(drawn).ok().and_then(|drawn| times.get_mut(drawn)) {
+            *times += 1;
+        }
+    }
+    times
+}
+
+/// The documents of a slice: the same ones in every run that scored it.
+struct SliceDocuments<'a> {
+    name: &'a str,
+    /// Those that every evaluation scored.
     along: &'a [String],
+    /// Those of the last evaluation.
     last: &'a [String],
 }
 
-fn shapes<'a>(matrices: &'a [Matrix], slices: &'a [Slice]) -> Vec<Shape<'a>> {
-    let of = |(index, slice): (usize, &'a Slice)| {
-        let any = |block: fn(&'a Track) -> &'a Block| {
-            let tracks = matrices.iter().filter_map(|matrix| matrix.tracks().get(index));
-            tracks
-                .map(|track| block(track).documents())
-                .find(|documents| !documents.is_empty())
-                .unwrap_or_default()
-        };
-        Shape { slice: &slice.name, along: any(|track| &track.along), last: any(|track| &track.last) }
-    };
-    slices.iter().enumerate().map(of).collect()
+fn slice_documents<'a>(matrices: &'a [Matrix], slices: &'a [Slice]) -> Vec<SliceDocuments<'a>> {
+    let mut all = Vec::with_capacity(slices.len());
+    for (index, slice) in slices.iter().enumerate() {
+        let along = first_documents(matrices, index, |track| &track.along);
+        let last = first_documents(matrices, index, |track| &track.last);
+        all.push(SliceDocuments { name: &slice.name, along, last });
+    }
+    all
+}
+
+/// The documents of slice `index` in the first run that has any in this block.
+fn first_documents(matrices: &[Matrix], index: usize, block: fn(&Track) -> &Block) -> &[String] {
+    for matrix in matrices {
+        let documents = matrix.tracks().get(index).map_or(&[][..], |track| block(track).documents());
+        if !documents.is_empty() {
+            return documents;
+        }
+    }
+    &[]
 }
 
 /// A 95 % interval.
@@ -80,21 +95,21 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// A figure and how sure it is.
+/// A figure with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Figure {
-    /// Of the documents as they are.
+    /// On the documents as they are.
     pub value: f64,
-    /// Over the draws; `None` without draws, or where a draw had no figure.
+    /// Over the draws; `None` without draws, or if a draw has no figure.
     pub interval: Option<Interval>,
 }
 
 /// A run's share of the way from the floor to the ceiling.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Recovered {
-    /// (floor - run) / (floor - ceiling), all three drawn together: 0 as the floor, 1 as the ceiling.
+    /// (floor - run) / (floor - ceiling), all three on the same draws: 0 is the floor, 1 is the ceiling.
     Share(Figure),
-    /// floor - ceiling is not above 0 with certainty: there is nothing to recover.
+    /// The interval of floor - ceiling reaches 0: there is nothing to recover.
     NoRoom(Figure),
     /// Floor, ceiling or run is missing.
     Unmeasured,
@@ -105,20 +120,20 @@ pub enum Recovered {
 pub struct Worst {
     /// The slice.
     pub slice: String,
-    /// The best it had been after its text had arrived, bits per byte.
+    /// Its best score since its text had arrived, bits per byte.
     pub best: f64,
-    /// What it was then.
+    /// Its score at that moment, bits per byte.
     pub value: f64,
-    /// When: share of the stream.
+    /// The moment, as a share of the stream.
     pub fraction: f64,
 }
 
 /// Runs that differ in their seed alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arm {
-    /// What the reader sees.
+    /// Its name in the report.
     pub label: String,
-    /// What it is compared as.
+    /// Its role in the comparison.
     pub kind: Kind,
     /// Share of replayed tokens.
     pub replay: f64,
@@ -147,95 +162,106 @@ pub struct Arm {
 }
 
 impl Arm {
-    /// A figure, the mean over its runs. For a ceiling, transfer and plasticity are absent: its text
-    /// arrives mixed, so that no slice has a time of its own.
+    /// A figure, the mean over its runs. A ceiling has no transfer and no plasticity: its text arrives mixed,
+    /// so no slice has an arrival time.
     #[must_use]
     pub const fn get(&self, metric: Metric) -> Option<Figure> {
         self.figures[metric as usize]
     }
 }
 
-/// What runs say together.
+/// The comparison of several runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
     /// One matrix per run.
     pub matrices: Vec<Matrix>,
     /// Groups of runs, in the order of their first run.
     pub arms: Vec<Arm>,
-    /// The slices that figures are over: those that at least one run measured at its end.
+    /// The slices that the figures cover: those that at least one run measured at its end.
     pub counted: Vec<String>,
     /// The other slices.
     pub unmeasured: Vec<String>,
-    /// What each run left beside the weights it was scored with, in the order of the runs.
+    /// The other weights that each run ended with, in the order of the runs.
     pub left: Vec<Vec<Left>>,
 }
 
-/// Weights that a run left.
+/// Other weights that a run ended with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Left {
     /// Their name.
     pub weights: String,
-    /// The run's measures as if it had ended with these weights: the way there is that of the weights it
-    /// was scored with.
+    /// The run's measures if it had ended with these weights; the evaluations before the last one are those
+    /// of the weights that were scored along the way.
     pub measures: Measures,
 }
 
-/// An arm's figures on the documents as they are and on every draw of them.
+/// The measures of one arm.
 struct Sampled {
+    /// On the documents as they are.
     point: Measures,
+    /// On each draw of them.
     draws: Vec<Measures>,
 }
 
 /// Computes every figure of `runs` over `slices`.
 ///
 /// # Errors
-/// [`MatrixError`] where names come twice, evaluations are out of order, or two runs were not scored
-/// on the same documents.
+/// [`MatrixError`] if a name comes twice, evaluations are out of order, or two runs were not scored on the
+/// same documents.
 pub fn summarise(slices: &[Slice], runs: &[Run], bootstrap: &Bootstrap) -> Result<Summary, MatrixError> {
     check_slices(slices)?;
     unique("run", runs.iter().map(|run| run.name.as_str()), "")?;
     let matrices: Vec<Matrix> = runs.iter().map(|run| Matrix::of(run, slices)).collect::<Result<_, _>>()?;
-    for (index, left) in matrices.iter().enumerate() {
-        for right in matrices.iter().skip(index + 1) {
-            left.comparable(right)?;
+    for (index, matrix) in matrices.iter().enumerate() {
+        for other in matrices.iter().skip(index + 1) {
+            matrix.comparable(other)?;
         }
     }
-    let measured = |slice: &&Slice| {
-        let mut tracks = matrices.iter().flat_map(Matrix::tracks).filter(|track| track.slice == slice.name);
-        tracks.any(|track| track.last.bits_per_byte(0, None).is_some())
-    };
-    let (counted, unmeasured): (Vec<&Slice>, Vec<&Slice>) = slices.iter().partition(measured);
-    let names = |slices: Vec<&Slice>| slices.into_iter().map(|slice| slice.name.clone()).collect::<Vec<_>>();
-    let (counted, unmeasured) = (names(counted), names(unmeasured));
+    let (mut counted, mut unmeasured) = (Vec::new(), Vec::new());
+    for slice in slices {
+        let names = if is_measured(&matrices, slice) { &mut counted } else { &mut unmeasured };
+        names.push(slice.name.clone());
+    }
     let groups = groups(runs);
     let sampled = sample(&matrices, &groups, slices, &counted, bootstrap);
-    let parts = Parts { groups: &groups, sampled: &sampled, matrices: &matrices, counted: &counted };
-    let arms = groups.iter().zip(&sampled).filter_map(|(group, own)| parts.arm(group, own)).collect();
-    let left = runs.iter().map(|run| left(run, slices, &counted)).collect::<Result<_, _>>()?;
+    let comparison =
+        Comparison { groups: &groups, sampled: &sampled, matrices: &matrices, counted: &counted };
+    let arms = groups.iter().zip(&sampled).filter_map(|(group, sampled)| comparison.arm(group, sampled));
+    let arms = arms.collect();
+    let left = runs.iter().map(|run| final_weights(run, slices, &counted)).collect::<Result<_, _>>()?;
     Ok(Summary { matrices, arms, counted, unmeasured, left })
 }
 
-fn left(run: &Run, slices: &[Slice], counted: &[String]) -> Result<Vec<Left>, MatrixError> {
-    unique("weights", run.left.iter().map(|left| left.weights.as_str()), &format!(" in run `{}`", run.name))?;
-    let ended = |left: &crate::report::input::Left| {
-        let mut ended = Run { left: Vec::new(), ..run.clone() };
-        if let Some(last) = ended.points.last_mut() {
-            last.scores.clone_from(&left.scores);
-        }
-        let measures = measure(&Matrix::of(&ended, slices)?, counted, None);
-        Ok(Left { weights: left.weights.clone(), measures })
-    };
-    run.left.iter().map(ended).collect()
+/// Whether a run has a score on the slice at its last evaluation.
+fn is_measured(matrices: &[Matrix], slice: &Slice) -> bool {
+    let mut tracks = matrices.iter().flat_map(Matrix::tracks);
+    tracks.any(|track| track.slice == slice.name && track.last.bits_per_byte(0, None).is_some())
 }
 
-fn groups(runs: &[Run]) -> Vec<Vec<(usize, &Run)>> {
-    let mut groups: Vec<Vec<(usize, &Run)>> = Vec::new();
+/// The measures of the other weights that a run ended with.
+fn final_weights(run: &Run, slices: &[Slice], counted: &[String]) -> Result<Vec<Left>, MatrixError> {
+    unique("weights", run.left.iter().map(|left| left.weights.as_str()), &format!(" in run `{}`", run.name))?;
+    let mut all = Vec::with_capacity(run.left.len());
+    for other in &run.left {
+        let mut ended = Run { left: Vec::new(), ..run.clone() };
+        if let Some(last) = ended.points.last_mut() {
+            last.scores.clone_from(&other.scores);
+        }
+        let measures = measure(&Matrix::of(&ended, slices)?, counted, None);
+        all.push(Left { weights: other.weights.clone(), measures });
+    }
+    Ok(all)
+}
+
+/// Runs that differ in their seed alone, each with its index.
+type Group<'a> = Vec<(usize, &'a Run)>;
+
+fn groups(runs: &[Run]) -> Vec<Group<'_>> {
+    let mut groups: Vec<Group<'_>> = Vec::new();
     for (index, run) in runs.iter().enumerate() {
-        let alike = |group: &&mut Vec<(usize, &Run)>| {
-            let key = |run: &Run| (run.label.clone(), run.kind, run.replay.to_bits(), run.weights.clone());
-            group.first().is_some_and(|(_, first)| key(first) == key(run))
-        };
-        match groups.iter_mut().find(alike) {
+        let same =
+            |group: &&mut Group<'_>| group.first().is_some_and(|(_, first)| differ_in_seed(first, run));
+        match groups.iter_mut().find(same) {
             Some(group) => group.push((index, run)),
             None => groups.push(vec![(index, run)]),
         }
@@ -243,58 +269,74 @@ fn groups(runs: &[Run]) -> Vec<Vec<(usize, &Run)>> {
     groups
 }
 
+/// Whether two runs can differ in nothing but their seed.
+fn differ_in_seed(run: &Run, other: &Run) -> bool {
+    run.label == other.label
+        && run.kind == other.kind
+        && run.replay.to_bits() == other.replay.to_bits()
+        && run.weights == other.weights
+}
+
 fn sample(
     matrices: &[Matrix],
-    groups: &[Vec<(usize, &Run)>],
+    groups: &[Group<'_>],
     slices: &[Slice],
     counted: &[String],
     bootstrap: &Bootstrap,
 ) -> Vec<Sampled> {
-    let shapes = shapes(matrices, slices);
-    let together = |times: Option<&[Times]>| -> Vec<Measures> {
-        let each: Vec<Measures> = matrices.iter().map(|matrix| measure(matrix, counted, times)).collect();
-        groups.iter().map(|group| average(group, &each)).collect()
+    let documents = slice_documents(matrices, slices);
+    let measure_groups = |times: Option<&[Times]>| -> Vec<Measures> {
+        let runs: Vec<Measures> = matrices.iter().map(|matrix| measure(matrix, counted, times)).collect();
+        groups.iter().map(|group| average(group, &runs)).collect()
     };
-    let mut sampled: Vec<Sampled> =
-        together(None).into_iter().map(|point| Sampled { point, draws: Vec::new() }).collect();
+    let points = measure_groups(None).into_iter();
+    let mut sampled: Vec<Sampled> = points.map(|point| Sampled { point, draws: Vec::new() }).collect();
     for draw in 0..bootstrap.draws {
-        let times = bootstrap.times(&shapes, draw);
-        for (to, measures) in sampled.iter_mut().zip(together(Some(&times))) {
-            to.draws.push(measures);
+        let times = bootstrap.times(&documents, draw);
+        for (sampled, measures) in sampled.iter_mut().zip(measure_groups(Some(&times))) {
+            sampled.draws.push(measures);
         }
     }
     sampled
 }
 
-fn average(group: &[(usize, &Run)], each: &[Measures]) -> Measures {
+/// The mean of each metric over the runs of a group; `measures` has one entry per run.
+fn average(group: &Group<'_>, measures: &[Measures]) -> Measures {
     let mut result = Measures::default();
     for metric in Metric::ALL {
-        let of = |(index, _): &(usize, &Run)| each.get(*index).and_then(|measures| measures.get(metric));
-        result.set(metric, mean(group.iter().map(of)));
+        let values = group.iter().map(|(run, _)| measures.get(*run).and_then(|run| run.get(metric)));
+        result.set(metric, mean(values));
     }
     result
 }
 
-/// `of` the arms' measures, on the documents as they are and on each draw.
-fn figure(arms: &[&Sampled], of: impl Fn(&[&Measures]) -> Option<f64>) -> Option<Figure> {
+/// `compute` over the arms' measures: its value on the documents as they are, its interval over the draws.
+fn figure(arms: &[&Sampled], compute: impl Fn(&[&Measures]) -> Option<f64>) -> Option<Figure> {
     let points: Vec<&Measures> = arms.iter().map(|arm| &arm.point).collect();
-    let value = of(&points)?;
+    let value = compute(&points)?;
     let draws = arms.first().map_or(0, |arm| arm.draws.len());
-    let draw = |index: usize| -> Option<f64> {
-        let drawn: Option<Vec<&Measures>> = arms.iter().map(|arm| arm.draws.get(index)).collect();
-        of(&drawn?).filter(|value| value.is_finite())
-    };
-    let drawn: Option<Vec<f64>> = (0..draws).map(draw).collect();
-    let interval = drawn.and_then(|mut drawn| {
-        drawn.sort_by(f64::total_cmp);
-        Some(Interval { low: quantile(&drawn, 0.025)?, high: quantile(&drawn, 0.975)? })
-    });
-    Some(Figure { value, interval })
+    let mut values = Vec::with_capacity(draws);
+    for draw in 0..draws {
+        let drawn: Option<Vec<&Measures>> = arms.iter().map(|arm| arm.draws.get(draw)).collect();
+        let drawn = drawn.and_then(|drawn| compute(&drawn));
+        let Some(drawn) = drawn.filter(|drawn| drawn.is_finite()) else {
+            return Some(Figure { value, interval: None });
+        };
+        values.push(drawn);
+    }
+    values.sort_by(f64::total_cmp);
+    Some(Figure { value, interval: interval(&values) })
 }
 
-fn difference(left: &Sampled, right: &Sampled, metric: Metric) -> Option<Figure> {
-    figure(&[left, right], |both| match both {
-        [left, right] => Some(left.get(metric)? - right.get(metric)?),
+/// The 95 % percentile interval of ascending values.
+fn interval(ascending: &[f64]) -> Option<Interval> {
+    Some(Interval { low: quantile(ascending, 0.025)?, high: quantile(ascending, 0.975)? })
+}
+
+/// The metric of `arm` minus that of `reference`.
+fn difference(arm: &Sampled, reference: &Sampled, metric: Metric) -> Option<Figure> {
+    figure(&[arm, reference], |both| match both {
+        [arm, reference] => Some(arm.get(metric)? - reference.get(metric)?),
         _ => None,
     })
 }
@@ -315,76 +357,97 @@ fn recovered(floor: Option<&Sampled>, run: &Sampled, ceiling: Option<&Sampled>, 
     share.map_or(Recovered::Unmeasured, Recovered::Share)
 }
 
-/// Everything that arms are made of.
-struct Parts<'a> {
-    groups: &'a [Vec<(usize, &'a Run)>],
+/// All that the arms are computed from.
+struct Comparison<'a> {
+    groups: &'a [Group<'a>],
     sampled: &'a [Sampled],
     matrices: &'a [Matrix],
     counted: &'a [String],
 }
 
-impl Parts<'_> {
-    /// The first arm of this kind with these weights: floor, method and ceiling are compared alike.
+impl Comparison<'_> {
+    /// The first arm of this kind with these weights: floor, method and ceiling are compared with the same
+    /// ones.
     fn find(&self, kind: Kind, weights: &str) -> Option<&Sampled> {
-        let is = |group: &Vec<(usize, &Run)>| {
-            group.first().is_some_and(|(_, run)| run.kind == kind && run.weights == weights)
-        };
-        self.sampled.get(self.groups.iter().position(is)?)
+        for (group, sampled) in self.groups.iter().zip(self.sampled) {
+            if group.first().is_some_and(|(_, run)| run.kind == kind && run.weights == weights) {
+                return Some(sampled);
+            }
+        }
+        None
     }
 
-    fn arm(&self, group: &[(usize, &Run)], own: &Sampled) -> Option<Arm> {
+    fn arm(&self, group: &Group<'_>, sampled: &Sampled) -> Option<Arm> {
         let (_, first) = group.first()?;
-        let (floor, ceiling) =
-            (self.find(Kind::Floor, &first.weights), self.find(Kind::Ceiling, &first.weights));
-        let mixed = first.kind == Kind::Ceiling;
-        let timed = [Metric::BackwardTransfer, Metric::ForwardTransfer, Metric::Plasticity];
-        let figures = Metric::ALL.map(|metric| {
-            let absent = mixed && timed.contains(&metric);
-            if absent { None } else { figure(&[own], |one| one.first()?.get(metric)) }
-        });
-        let against = |metric| floor.and_then(|floor| difference(own, floor, metric));
-        let matrices = || group.iter().filter_map(|(index, _)| self.matrices.get(*index));
-        let seed = |matrix: &Matrix| measure(matrix, self.counted, None).get(Metric::Mean);
-        let worst = matrices().filter_map(|matrix| worst(matrix, self.counted));
-        let worst = worst.filter(|_| own.point.get(Metric::StabilityGap).is_some());
-        let slice = |index: usize| {
-            let end = |matrix: &Matrix| matrix.tracks().get(index)?.last.bits_per_byte(0, None);
-            mean(matrices().map(end))
-        };
-        let slices = self.matrices.first().map_or(0, |matrix| matrix.tracks().len());
+        let floor = self.find(Kind::Floor, &first.weights);
+        let ceiling = self.find(Kind::Ceiling, &first.weights);
+        let against_floor = |metric| floor.and_then(|floor| difference(sampled, floor, metric));
+        let matrices: Vec<&Matrix> =
+            group.iter().filter_map(|(index, _)| self.matrices.get(*index)).collect();
+        let slices = matrices.first().map_or(0, |matrix| matrix.tracks().len());
         Some(Arm {
             label: first.label.clone(),
             kind: first.kind,
             replay: first.replay,
             weights: first.weights.clone(),
             runs: group.iter().map(|(index, _)| *index).collect(),
-            figures,
-            seeds: matrices().map(seed).collect(),
+            figures: Metric::ALL.map(|metric| arm_figure(first.kind, sampled, metric)),
+            seeds: matrices.iter().map(|matrix| self.final_mean(matrix)).collect(),
             prequential: mean(group.iter().map(|(_, run)| prequential(&run.prequential, PREQUENTIAL_SKIP))),
-            against_floor: against(Metric::Mean),
-            forgetting_against_floor: against(Metric::Forgetting),
-            recovered: recovered(floor, own, ceiling, Metric::Mean),
-            recovered_latin: recovered(floor, own, ceiling, Metric::LatinMean),
-            worst: worst.reduce(|a, b| if b.value - b.best > a.value - a.best { b } else { a }),
-            slices: (0..slices).map(slice).collect(),
+            against_floor: against_floor(Metric::Mean),
+            forgetting_against_floor: against_floor(Metric::Forgetting),
+            recovered: recovered(floor, sampled, ceiling, Metric::Mean),
+            recovered_latin: recovered(floor, sampled, ceiling, Metric::LatinMean),
+            worst: self.worst(&matrices, sampled),
+            slices: (0..slices).map(|slice| final_score(&matrices, slice)).collect(),
         })
+    }
+
+    fn final_mean(&self, matrix: &Matrix) -> Option<f64> {
+        measure(matrix, self.counted, None).get(Metric::Mean)
+    }
+
+    /// The worst moment of an arm's runs; absent if its stability gap is.
+    fn worst(&self, matrices: &[&Matrix], sampled: &Sampled) -> Option<Worst> {
+        sampled.point.get(Metric::StabilityGap)?;
+        let moments = matrices.iter().filter_map(|matrix| worst(matrix, self.counted));
+        moments.reduce(|a, b| if b.value - b.best > a.value - a.best { b } else { a })
     }
 }
 
-/// Where the stability gap of a run is.
+/// A metric of one arm. A ceiling has no transfer and no plasticity: its text arrives mixed.
+fn arm_figure(kind: Kind, sampled: &Sampled, metric: Metric) -> Option<Figure> {
+    let needs_order =
+        matches!(metric, Metric::BackwardTransfer | Metric::ForwardTransfer | Metric::Plasticity);
+    if kind == Kind::Ceiling && needs_order {
+        return None;
+    }
+    figure(&[sampled], |one| one.first()?.get(metric))
+}
+
+/// The mean over the runs of the last score on a slice, bits per byte.
+fn final_score(matrices: &[&Matrix], slice: usize) -> Option<f64> {
+    mean(matrices.iter().map(|matrix| matrix.tracks().get(slice)?.last.bits_per_byte(0, None)))
+}
+
+/// The moment of a run's stability gap.
 fn worst(matrix: &Matrix, counted: &[String]) -> Option<Worst> {
-    let mut found: Option<(f64, Worst)> = None;
-    for row in rows(matrix, counted, None) {
-        let Some((rise, best, index)) = row.settled().and_then(|arrived| row.worst(arrived)) else {
+    let mut largest: Option<(f64, Worst)> = None;
+    for slice in slice_scores(matrix, counted, None) {
+        let Some(rise) = slice.arrived_before_end().and_then(|arrived| slice.largest_rise(arrived)) else {
             continue;
         };
-        if found.as_ref().is_none_or(|(largest, _)| rise > *largest) {
-            let fraction = matrix.evaluations().get(index)?.fraction;
-            found =
-                Some((rise, Worst { slice: row.track.slice.clone(), best, value: best + rise, fraction }));
+        if largest.as_ref().is_none_or(|(amount, _)| rise.amount > *amount) {
+            let worst = Worst {
+                slice: slice.track.slice.clone(),
+                best: rise.best,
+                value: rise.best + rise.amount,
+                fraction: matrix.evaluations().get(rise.evaluation)?.fraction,
+            };
+            largest = Some((rise.amount, worst));
         }
     }
-    found.map(|(_, worst)| worst)
+    largest.map(|(_, worst)| worst)
 }
 
 #[cfg(test)]

@@ -171,8 +171,8 @@ proptest! {
     #[test]
     fn shift_of_every_loss_moves_levels_and_leaves_differences(shift in -1.0_f64..5.0, seed in 0_u64..20) {
         let slices = three_slices();
-        let of = |shift| measures(&run("r", Kind::Floor, &slices, &correlated(3, 5, 4, shift, 1.0, seed)), &slices);
-        let (plain, moved) = (of(0.0), of(shift));
+        let shifted = |shift| measures(&run("r", Kind::Floor, &slices, &correlated(3, 5, 4, shift, 1.0, seed)), &slices);
+        let (plain, moved) = (shifted(0.0), shifted(shift));
         for metric in Metric::ALL {
             let level = matches!(
                 metric,

@@ -7,11 +7,11 @@ use tch::{Device, Kind};
 use super::*;
 use crate::evaluate::held_out;
 use crate::model::{Documents, Input, ModelConfig};
-use crate::step::{Learner, Recipe};
-use crate::testing::{recipe, ticket, tiny};
+use crate::step::{Learner, TrainConfig};
+use crate::testing::{ticket, tiny, train_config};
 
 fn model() -> Decoder {
-    Decoder::fresh(&tiny(), Seed::new(2), Device::Cpu).unwrap()
+    Decoder::init(&tiny(), Seed::new(2), Device::Cpu).unwrap()
 }
 
 fn texts() -> Vec<Document> {
@@ -61,7 +61,7 @@ fn scores_are_those_of_each_document_alone_whatever_is_computed_together() {
 }
 
 #[test]
-fn a_fresh_model_needs_about_eight_bits_for_a_byte() {
+fn an_untrained_model_needs_about_eight_bits_for_a_byte() {
     let scores = score(&model(), &texts(), 32, 256).unwrap();
     let bits = Score::sum(&scores).bits_per_byte().unwrap();
     assert!((bits - 258_f64.log2()).abs() < 0.1, "{bits}");
@@ -95,9 +95,9 @@ fn a_model_of_subwords_learns_and_is_scored_in_bits_per_byte() {
         (tokens + document.tokens.len() as u64 - 1, bytes + document.bytes)
     });
     assert!(tokens * 10 < bytes * 9, "{tokens} tokens, {bytes} bytes");
-    let vocabulary = u32::try_from(tokenizer.vocabulary()).unwrap();
-    let recipe = Recipe { model: ModelConfig { vocabulary, ..tiny() }, ..recipe() };
-    let mut learner = Learner::fresh(&recipe, Seed::new(3), Device::Cpu).unwrap();
+    let vocab_size = u32::try_from(tokenizer.vocabulary()).unwrap();
+    let train_config = TrainConfig { model: ModelConfig { vocab_size, ..tiny() }, ..train_config() };
+    let mut learner = Learner::init(&train_config, Seed::new(3), Device::Cpu).unwrap();
     let bits = |learner: &Learner| {
         let sum = Score::sum(&score(learner.model(), &documents, 32, 4096).unwrap());
         assert_eq!((sum.tokens, sum.bytes), (tokens, bytes));
@@ -109,9 +109,9 @@ fn a_model_of_subwords_learns_and_is_scored_in_bits_per_byte() {
         let (inputs, targets) = (document.tokens.split_last().unwrap().1, &document.tokens[1..]);
         inputs.chunks(32).zip(targets.chunks(32)).map(|(inputs, targets)| (inputs.to_vec(), targets.to_vec()))
     });
-    let sheet = Sheet::of_documents(&pairs.take(40).collect::<Vec<_>>());
+    let packed = PackedBatch::of_documents(&pairs.take(40).collect::<Vec<_>>());
     for step in 0..20 {
-        learner.step(&ticket(step), &sheet).unwrap();
+        learner.step(&ticket(step), &packed).unwrap();
     }
     let after = bits(&learner);
     assert!(after < 0.93 * before, "{before} bits a byte, then {after}");

@@ -7,19 +7,19 @@ use crate::feed::to_host;
 use crate::model::Decoder;
 use crate::testing::{TEXT, numbers, row, tiny};
 
-fn sheet(replay_weight: f32) -> Sheet {
+fn packed(replay_weight: f32) -> PackedBatch {
     let mut rows = [row(0, 12, &[5, 3], 0, TEXT, false), row(1, 12, &[4], 2, TEXT, true)];
     rows[0].mask[6] = false;
-    Sheet::of_batch(&Batch::from_rows(12, &rows).unwrap(), &tiny(), replay_weight).unwrap()
+    PackedBatch::of_batch(&Batch::from_rows(12, &rows).unwrap(), &tiny(), replay_weight).unwrap()
 }
 
 /// -ln softmax of the target, by its definition.
-fn nll(logits: &Tensor, sheet: &Sheet) -> Vec<f64> {
-    (0..sheet.tokens.len())
+fn nll(logits: &Tensor, packed: &PackedBatch) -> Vec<f64> {
+    (0..packed.tokens.len())
         .map(|token| {
             let row = Vec::<f32>::try_from(logits.get(token as i64)).unwrap();
             let total: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
-            total.ln() - f64::from(row[sheet.targets[token] as usize])
+            total.ln() - f64::from(row[packed.targets[token] as usize])
         })
         .collect()
 }
@@ -27,22 +27,23 @@ fn nll(logits: &Tensor, sheet: &Sheet) -> Vec<f64> {
 #[test]
 fn loss_is_the_weighted_mean_over_the_mask() {
     for replay_weight in [1.0, 0.25, 0.0] {
-        let sheet = sheet(replay_weight);
+        let packed = packed(replay_weight);
         let logits = numbers(3, &[12, 258]) * 4.0;
-        let wanted = nll(&logits, &sheet);
-        let loss = next_token(&logits, &sheet, sheet.weight());
+        let wanted = nll(&logits, &packed);
+        let loss = next_token(&logits, &packed, packed.weight());
         let (mut sum, mut weight) = (0.0, 0.0);
-        for (nats, w) in wanted.iter().zip(&sheet.weights) {
+        for (nats, w) in wanted.iter().zip(&packed.weights) {
             sum += nats * f64::from(*w);
             weight += f64::from(*w);
         }
         assert!((loss.mean.double_value(&[]) - sum / weight).abs() < 1e-5);
 
-        let tally = Tally::of(&sheet, &to_host(&loss.nll).unwrap());
-        assert_eq!((tally.fresh.tokens, tally.replayed.tokens, tally.all().tokens), (7, 4, 11));
-        // The sheet's order is by length: 3 tokens of row 0, the second of which does not count; row 1; row 0.
-        let fresh = wanted[0] + wanted[2] + wanted[7..].iter().sum::<f64>();
-        assert!((tally.fresh.nats - fresh).abs() < 1e-4);
+        let tally = Tally::of(&packed, &to_host(&loss.nll).unwrap());
+        assert_eq!((tally.new_text.tokens, tally.replayed.tokens, tally.all().tokens), (7, 4, 11));
+        // The packed batch's order is by length: 3 tokens of row 0, the second of which does not count; row
+        // 1; row 0.
+        let new_text = wanted[0] + wanted[2] + wanted[7..].iter().sum::<f64>();
+        assert!((tally.new_text.nats - new_text).abs() < 1e-4);
         assert!((tally.replayed.nats - wanted[3..7].iter().sum::<f64>()).abs() < 1e-4);
     }
 }
@@ -56,14 +57,14 @@ fn mean_of_nothing_is_none() {
 #[test]
 fn gradient_of_the_loss_agrees_with_finite_differences() {
     // The whole way, embedding to loss: f32 tensors, so the steps are as large as the curvature allows.
-    let model = Decoder::fresh(&tiny(), Seed::new(3), Device::Cpu).unwrap();
+    let model = Decoder::init(&tiny(), Seed::new(3), Device::Cpu).unwrap();
     for tensor in model.tensors() {
         // Fresh weights are near zero, and so are their gradients: scale them up.
         let _ = tch::no_grad(|| tensor.shallow_clone().g_mul_scalar_(4.0));
     }
-    let sheet = sheet(0.5);
-    let input = sheet.input(Device::Cpu);
-    let loss = || next_token(&model.logits(&input), &sheet, sheet.weight()).mean;
+    let packed = packed(0.5);
+    let input = packed.input(Device::Cpu);
+    let loss = || next_token(&model.logits(&input), &packed, packed.weight()).mean;
     loss().backward();
     for (index, parameter) in model.parameters().iter().enumerate() {
         let direction = numbers(index as u64, &parameter.tensor.size());

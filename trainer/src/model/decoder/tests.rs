@@ -4,7 +4,7 @@ use super::*;
 use crate::testing::{distance, numbers, tiny};
 
 fn model() -> Decoder {
-    Decoder::fresh(&tiny(), Seed::new(5), Device::Cpu).unwrap()
+    Decoder::init(&tiny(), Seed::new(5), Device::Cpu).unwrap()
 }
 
 fn input(lengths: &[i64]) -> Input {
@@ -62,7 +62,7 @@ fn forward_pass_follows_the_definition_of_llama() {
     let input = input(&[6]);
     let get = |name: &str| weights(&model).remove(&format!("model.{name}.weight")).unwrap();
     let norm = |x: &Tensor, w: &Tensor| {
-        x / (x.square().mean_dim(-1, true, Kind::Float) + config.norm_epsilon).sqrt() * w
+        x / (x.square().mean_dim(-1, true, Kind::Float) + config.rms_norm_eps).sqrt() * w
     };
     let rotate = |x: &Tensor, heads: i64| {
         let x = x.view([6, heads, size]);
@@ -98,11 +98,11 @@ fn forward_pass_follows_the_definition_of_llama() {
 }
 
 #[test]
-fn fresh_weights_are_a_function_of_the_seed_and_have_their_deviations() {
-    let config = ModelConfig { width: 64, layers: 8, ..ModelConfig::default() };
-    let model = Decoder::fresh(&config, Seed::new(1), Device::Cpu).unwrap();
-    let again = Decoder::fresh(&config, Seed::new(1), Device::Cpu).unwrap();
-    let other = Decoder::fresh(&config, Seed::new(2), Device::Cpu).unwrap();
+fn initial_weights_are_a_function_of_the_seed_and_have_their_deviations() {
+    let config = ModelConfig { hidden_size: 64, num_hidden_layers: 8, ..ModelConfig::default() };
+    let model = Decoder::init(&config, Seed::new(1), Device::Cpu).unwrap();
+    let again = Decoder::init(&config, Seed::new(1), Device::Cpu).unwrap();
+    let other = Decoder::init(&config, Seed::new(2), Device::Cpu).unwrap();
     for ((a, b), c) in model.parameters().iter().zip(again.parameters()).zip(other.parameters()) {
         assert!(a.tensor.equal(&b.tensor), "{}", a.name);
         let deviation = match a.name.as_str() {
@@ -164,8 +164,8 @@ fn a_tied_model_accepts_a_head_that_equals_its_embedding() {
 
 #[test]
 fn an_untied_head_is_used_and_learns() {
-    let config = ModelConfig { tied: false, ..tiny() };
-    let model = Decoder::fresh(&config, Seed::new(5), Device::Cpu).unwrap();
+    let config = ModelConfig { tie_word_embeddings: false, ..tiny() };
+    let model = Decoder::init(&config, Seed::new(5), Device::Cpu).unwrap();
     model.logits(&input(&[4])).square().sum(Kind::Float).backward();
     let head = model.parameters().last().unwrap();
     assert_eq!(head.name, "lm_head.weight");

@@ -179,11 +179,11 @@ proptest! {
     fn draw_counts_as_many_documents_as_there_are(draw: u32, documents in 1_usize..40, fewer in 1_usize..40) {
         let names: Vec<String> = (0..documents).map(|index| index.to_string()).collect();
         let along = &names[..fewer.min(documents)];
-        let shapes = [Shape { slice: "a", along, last: &names }, Shape { slice: "b", along, last: &names }];
-        let times = few(1).times(&shapes, draw);
+        let slices = [SliceDocuments { name: "a", along, last: &names }, SliceDocuments { name: "b", along, last: &names }];
+        let times = few(1).times(&slices, draw);
         prop_assert_eq!(times[0].last.iter().sum::<u32>() as usize, documents);
         prop_assert_eq!(times[1].along.iter().sum::<u32>() as usize, along.len());
-        prop_assert_eq!(times, few(1).times(&shapes, draw));
+        prop_assert_eq!(times, few(1).times(&slices, draw));
     }
 
     #[test]

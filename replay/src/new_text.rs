@@ -6,7 +6,7 @@
 //! that were delivered: its place in the order outlives it. Records that the plan's `keep` leaves out
 //! are passed over in both.
 //!
-//! A subword tokenizer makes a batch wait for texts: [`Reader::ahead`] says which. Where a text was
+//! A subword tokenizer makes a batch wait for texts: [`NewTextReader::ahead`] says which. Where a text was
 //! removed since the ticket was issued, nobody knows any more how many tokens it had, so nothing
 //! after it can stand where it stood: the rest of the batch's new text is padding, and the next batch
 //! goes on with the next record.
@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use perennial_schemas::id::{Seq, Shard};
 use perennial_schemas::seed::{Seed, unit};
-use perennial_schemas::wire::{Cursor, Place};
+use perennial_schemas::wire::{Cursor, ShardPosition};
 
-use crate::index::{Index, Limits, Record};
-use crate::pack::Piece;
+use crate::index::{HighWaterMarks, Index, Record};
+use crate::pack::Segment;
 use crate::plan::{Order, Plan};
 use crate::tokenise::{Contents, Known, Tokenizer, byte_tokens};
 
@@ -54,13 +54,13 @@ impl Permutation {
         (plan.seed.child("permute").child(shard.as_str()).at(&[seq.0]), shard.clone(), seq)
     }
 
-    /// Of all records below the limits that the plan uses. O(n log n): keep it while they stand.
+    /// Of all records below the marks that the plan uses. O(n log n): keep it while they stand.
     #[must_use]
-    pub fn new(plan: &Plan, index: &Index, limits: &Limits) -> Self {
+    pub fn new(plan: &Plan, index: &Index, marks: &HighWaterMarks) -> Self {
         let thinning = Thinning::new(plan);
         let records = index
             .shards()
-            .flat_map(|shard| index.visible(shard, Seq(0), limits).iter().map(move |record| (shard, record)));
+            .flat_map(|shard| index.visible(shard, Seq(0), marks).iter().map(move |record| (shard, record)));
         let used = records.filter(|(_, record)| thinning.keeps(record));
         let mut order: Vec<_> = used.map(|(shard, record)| Self::key(plan, shard, record.seq)).collect();
         order.sort_unstable();
@@ -79,7 +79,7 @@ const PASSED: u64 = (1 << 53) - 1;
 
 /// Reads new text from a cursor on.
 #[derive(Debug)]
-pub struct Reader<'a> {
+pub struct NewTextReader<'a> {
     source: Source<'a>,
     current: Option<Reading<'a>>,
     cursor: Cursor,
@@ -134,18 +134,18 @@ enum Source<'a> {
 struct Head<'a> {
     shard: &'a Shard,
     records: &'a [Record],
-    place: Place,
+    place: ShardPosition,
 }
 
-impl<'a> Reader<'a> {
-    /// From `cursor` on, over the records below `limits`, of which `contents` were read.
+impl<'a> NewTextReader<'a> {
+    /// From `cursor` on, over the records below `marks`, of which `contents` were read.
     ///
     /// # Errors
     /// What is wrong with the cursor.
     pub fn new(
         plan: &'a Plan,
         index: &'a Index,
-        limits: &Limits,
+        marks: &HighWaterMarks,
         permutation: Option<&Arc<Permutation>>,
         cursor: &Cursor,
         contents: &'a Contents,
@@ -154,12 +154,12 @@ impl<'a> Reader<'a> {
             Order::Stream => {
                 let head = |shard: &'a Shard| {
                     let place = cursor.get(shard).copied().unwrap_or_default();
-                    Head { shard, records: index.visible(shard, place.seq, limits), place }
+                    Head { shard, records: index.visible(shard, place.seq, marks), place }
                 };
                 Source::Stream { heads: index.shards().map(head).collect(), thinning: Thinning::new(plan) }
             }
             Order::Permuted => {
-                let make = || Arc::new(Permutation::new(plan, index, limits));
+                let make = || Arc::new(Permutation::new(plan, index, marks));
                 let permutation = permutation.map_or_else(make, Arc::clone);
                 let (next, token) = stand(plan, &permutation, cursor)?;
                 Source::Permuted { index, permutation, next, token }
@@ -170,16 +170,16 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `room` tokens, or as many as there are before reading is [`held`](Self::held). The
-    /// piece of a removed record takes all that is left of the room.
-    pub fn take(&mut self, mut room: u64) -> Vec<Piece> {
-        let mut pieces = Vec::new();
+    /// segment of a removed record takes all of the remaining room.
+    pub fn take(&mut self, mut room: u64) -> Vec<Segment> {
+        let mut segments = Vec::new();
         while room > 0 && self.held.is_none() {
             let Some(reading) = self.current.or_else(|| self.source.next(self.read)) else { break };
             let known = self.read.known(reading.shard, reading.record);
             let Some(count) = known.count() else {
                 let removed = matches!(known, Known::Removed);
                 if removed {
-                    pieces.push(Piece::of(reading.shard, reading.record, reading.token, room));
+                    segments.push(Segment::of(reading.shard, reading.record, reading.token, room));
                     self.source.advance(&mut self.cursor, &reading, PASSED, true);
                 }
                 self.held = Some(if removed { Held::Removed } else { Held::Unread });
@@ -188,7 +188,7 @@ impl<'a> Reader<'a> {
             };
             let tokens = room.min(count.saturating_sub(reading.token));
             let end = reading.token + tokens;
-            pieces.push(Piece::of(reading.shard, reading.record, reading.token, tokens));
+            segments.push(Segment::of(reading.shard, reading.record, reading.token, tokens));
             let whole = end == count;
             let counted = matches!(known, Known::Bytes(_));
             let stand = if whole && !counted { PASSED } else { end };
@@ -196,7 +196,7 @@ impl<'a> Reader<'a> {
             self.current = (end < count).then_some(Reading { token: end, ..reading });
             room -= tokens;
         }
-        pieces
+        segments
     }
 
     /// Why no more can be taken though there may be more text.
@@ -256,11 +256,11 @@ impl<'a> Source<'a> {
     fn advance(&self, cursor: &mut Cursor, reading: &Reading<'_>, end: u64, whole: bool) {
         let seq = reading.record.seq;
         let place = match self {
-            Self::Stream { .. } if whole => Place { seq: seq.next(), token: 0 },
-            Self::Stream { .. } => Place { seq, token: end },
+            Self::Stream { .. } if whole => ShardPosition { seq: seq.next(), token: 0 },
+            Self::Stream { .. } => ShardPosition { seq, token: end },
             Self::Permuted { .. } => {
                 cursor.clear();
-                Place { seq, token: end }
+                ShardPosition { seq, token: end }
             }
         };
         cursor.insert(reading.shard.clone(), place);

@@ -1,4 +1,4 @@
-//! Notes what was served: which spans of which records went into which step of which job.
+//! The log of draws: which spans of which records went into which step of which job.
 //!
 //! A ticket names versions that expire; a row of `draws` lasts. Rows are committed in groups under
 //! the fence `draws/<job>`, which holds the last step noted plus one: a step that is served again,
@@ -80,9 +80,9 @@ struct Job {
     void: u64,
 }
 
-/// Notes the draws of all jobs that one server serves.
+/// The log of the draws of all jobs of one server.
 #[derive(Debug)]
-pub struct Notes {
+pub struct DrawLog {
     store: Store,
     groups: Groups,
     jobs: BTreeMap<String, Job>,
@@ -92,19 +92,19 @@ fn fence(job: &str) -> String {
     format!("draws/{job}")
 }
 
-impl Notes {
+impl DrawLog {
     /// Nothing noted yet.
     #[must_use]
     pub const fn new(store: Store, groups: Groups) -> Self {
         Self { store, groups, jobs: BTreeMap::new() }
     }
 
-    /// Notes that `ticket` gave `batch`, whose digest is `digest`.
+    /// Records that `ticket` gave `batch`, whose digest is `digest`.
     ///
     /// # Errors
     /// A job that has no name, a step that no column can hold, and the store's errors once too many
     /// steps wait: until then they are tried again with the next group.
-    pub async fn note(&mut self, ticket: &Ticket, batch: &Batch, digest: u128) -> Result<Noted> {
+    pub async fn append(&mut self, ticket: &Ticket, batch: &Batch, digest: u128) -> Result<Noted> {
         check_name("job", &ticket.job)?;
         let step = ticket.step.0;
         if i64::try_from(step).is_err() || step == Step(u64::MAX).to_i64().unsigned_abs() {
@@ -206,7 +206,7 @@ impl Notes {
     /// Writes all that waits.
     ///
     /// # Errors
-    /// As [`Notes::tick`].
+    /// As [`DrawLog::tick`].
     pub async fn flush(&mut self) -> Result<()> {
         self.write_all(self.jobs.keys().cloned().collect()).await
     }

@@ -21,7 +21,7 @@ fn ticket(job: &str, step: u64) -> Ticket {
         config: String::new(),
         seed: Seed::new(1),
         row: step,
-        fresh: Cursor::new(),
+        new_text: Cursor::new(),
     }
 }
 
@@ -70,14 +70,14 @@ async fn noted(store: &Store) -> Vec<(String, i64, i64, i64)> {
 #[tokio::test]
 async fn row_says_every_span_its_shard_its_buffer_and_the_tokens_of_each_kind() {
     let (_folder, store) = store(7).await;
-    let mut notes = Notes::new(store.clone(), Groups { steps: 1, wait: WAIT });
+    let mut log = DrawLog::new(store.clone(), Groups { steps: 1, wait: WAIT });
     let spans = [
         (None, vec![span(0, 3, "b", 4), span(3, 5, "a", 9)]),
         (Some("old"), vec![span(2, 4, "b", 1)]),
         (Some("main"), vec![span(0, 1, "a", 2)]),
     ];
     let batch = batch(&spans);
-    assert_eq!(notes.note(&ticket("job", 5), &batch, batch.digest()).await.unwrap(), Noted::Written);
+    assert_eq!(log.append(&ticket("job", 5), &batch, batch.digest()).await.unwrap(), Noted::Written);
     let version = store.version(Table::Draws).await.unwrap();
     let rows = store.scan(Table::Draws, version, &Scan::default()).await.unwrap();
     let row = View::new(&rows[0]).unwrap().get(0).unwrap();
@@ -105,21 +105,21 @@ async fn row_says_every_span_its_shard_its_buffer_and_the_tokens_of_each_kind() 
 #[tokio::test]
 async fn groups_are_written_when_they_are_full_or_have_waited_and_at_the_end() {
     let (_folder, store) = store(7).await;
-    let mut notes = Notes::new(store.clone(), Groups { steps: 3, wait: WAIT });
+    let mut log = DrawLog::new(store.clone(), Groups { steps: 3, wait: WAIT });
     let batch = small();
     let mut said = Vec::new();
     // Clients that share a job need not come in order.
     for step in [1, 0, 2, 3] {
-        said.push(notes.note(&ticket("job", step), &batch, 1).await.unwrap());
+        said.push(log.append(&ticket("job", step), &batch, 1).await.unwrap());
     }
     assert_eq!(said, [Noted::Waiting, Noted::Waiting, Noted::Written, Noted::Waiting]);
-    notes.tick().await.unwrap();
-    assert_eq!(notes.waiting(), 1);
+    log.tick().await.unwrap();
+    assert_eq!(log.waiting(), 1);
     store.clock().advance(WAIT);
-    notes.tick().await.unwrap();
-    assert_eq!(notes.waiting(), 0);
-    notes.note(&ticket("other", 9), &batch, 1).await.unwrap();
-    notes.flush().await.unwrap();
+    log.tick().await.unwrap();
+    assert_eq!(log.waiting(), 0);
+    log.append(&ticket("other", 9), &batch, 1).await.unwrap();
+    log.flush().await.unwrap();
     let job = |first, last, step| ("job".to_owned(), first, last, step);
     let expected = [job(0, 2, 0), job(0, 2, 1), job(0, 2, 2), job(3, 3, 3), ("other".to_owned(), 9, 9, 9)];
     assert_eq!(noted(&store).await, expected);
@@ -128,48 +128,48 @@ async fn groups_are_written_when_they_are_full_or_have_waited_and_at_the_end() {
 #[tokio::test]
 async fn step_that_no_column_can_hold_and_a_job_without_a_name_are_refused() {
     let (_folder, store) = store(7).await;
-    let mut notes = Notes::new(store.clone(), Groups { steps: 1, wait: WAIT });
+    let mut log = DrawLog::new(store.clone(), Groups { steps: 1, wait: WAIT });
     for (job, step) in [("job", u64::MAX), ("job", i64::MAX as u64), ("a/b", 0), ("", 0)] {
-        let error = notes.note(&ticket(job, step), &small(), 1).await.unwrap_err();
+        let error = log.append(&ticket(job, step), &small(), 1).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Input, "{error}");
     }
-    notes.flush().await.unwrap();
+    log.flush().await.unwrap();
     assert_eq!(noted(&store).await, []);
 }
 
 #[tokio::test]
 async fn job_that_cannot_be_written_holds_up_no_other() {
     let world = World::new().await;
-    let mut notes = Notes::new(world.store.clone(), Groups { steps: 2, wait: WAIT });
+    let mut log = DrawLog::new(world.store.clone(), Groups { steps: 2, wait: WAIT });
     let blocked = world.block("draws/job=a");
     for job in ["a", "b"] {
-        assert_eq!(notes.note(&ticket(job, 0), &small(), 1).await.unwrap(), Noted::Waiting);
+        assert_eq!(log.append(&ticket(job, 0), &small(), 1).await.unwrap(), Noted::Waiting);
     }
-    notes.flush().await.unwrap_err();
+    log.flush().await.unwrap_err();
     assert_eq!(noted(&world.store).await, [("b".to_owned(), 0, 0, 0)]);
-    assert_eq!(notes.note(&ticket("c", 0), &small(), 1).await.unwrap(), Noted::Waiting);
+    assert_eq!(log.append(&ticket("c", 0), &small(), 1).await.unwrap(), Noted::Waiting);
     world.store.clock().advance(WAIT);
-    notes.tick().await.unwrap_err();
-    assert_eq!((noted(&world.store).await.len(), notes.waiting()), (2, 1));
+    log.tick().await.unwrap_err();
+    assert_eq!((noted(&world.store).await.len(), log.waiting()), (2, 1));
     drop(blocked);
-    notes.flush().await.unwrap();
-    assert_eq!((noted(&world.store).await.len(), notes.waiting()), (3, 0));
+    log.flush().await.unwrap();
+    assert_eq!((noted(&world.store).await.len(), log.waiting()), (3, 0));
 }
 
 #[tokio::test]
 async fn step_is_refused_once_too_many_wait_however_many_jobs_they_are_of() {
     let world = World::new().await;
-    let mut notes = Notes::new(world.store.clone(), Groups { steps: 2, wait: WAIT });
+    let mut log = DrawLog::new(world.store.clone(), Groups { steps: 2, wait: WAIT });
     let jobs: Vec<String> = (0..20).map(|number| format!("job{number}")).collect();
     let blocked: Vec<_> = jobs.iter().map(|job| world.block(&format!("draws/job={job}"))).collect();
     for (number, job) in (1..).zip(&jobs) {
-        let result = notes.note(&ticket(job, 0), &small(), 1).await;
+        let result = log.append(&ticket(job, 0), &small(), 1).await;
         assert_eq!(result.is_ok(), number < 2 * WAITING, "{job}");
-        assert_eq!(notes.waiting(), number.min(2 * WAITING - 1));
+        assert_eq!(log.waiting(), number.min(2 * WAITING - 1));
     }
-    assert_eq!(notes.note(&ticket("other", 0), &small(), 1).await.unwrap(), Noted::Written);
+    assert_eq!(log.append(&ticket("other", 0), &small(), 1).await.unwrap(), Noted::Written);
     drop(blocked);
-    notes.flush().await.unwrap();
+    log.flush().await.unwrap();
     assert_eq!(noted(&world.store).await.len(), 2 * WAITING);
 }
 
@@ -183,10 +183,10 @@ proptest! {
         runtime.block_on(async {
             let (_folder, store) = store(7).await;
             let groups = Groups { steps, wait: WAIT };
-            let mut servers = [Notes::new(store.clone(), groups), Notes::new(store.clone(), groups)];
+            let mut servers = [DrawLog::new(store.clone(), groups), DrawLog::new(store.clone(), groups)];
             let mut next = [0, 0];
             for (server, flush) in turns {
-                servers[server].note(&ticket("job", next[server]), &small(), 1).await.unwrap();
+                servers[server].append(&ticket("job", next[server]), &small(), 1).await.unwrap();
                 next[server] += 1;
                 if flush {
                     servers[server].flush().await.unwrap();
