@@ -27,7 +27,7 @@ check: libtorch ## format, lints and documentation: no warning passes
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
-docs: libtorch ## write docs/configuration.md anew, from the programs and the words at their fields
+docs: libtorch ## write docs/configuration.md from the programs
 	cargo build --workspace --bins
 	PERENNIAL_BLESS=1 cargo test -p perennial-tests --test main configuration::reference
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use perennial_program::config::{Bytes, Problems, Share, Table};
+use perennial_program::config::{Bytes, Problems, Share};
 use perennial_schemas::id::check_name;
 use perennial_schemas::seed::Seed;
 use perennial_store::StoreConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::Spec;
+use crate::buffer::{PolicyConfig, Spec, reservoir};
 use crate::mix::Mix;
 use crate::plan::{Horizon, Order, Plan};
 use crate::serve::ServeConfig;
@@ -20,7 +21,7 @@ use crate::tokenise::{LoadError, Subword, Tokenizer};
 const MOST: u32 = 1 << 20;
 
 /// Everything that replay is told.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Config {
     /// The seed of everything random: buffers, draws, thinning, permutation.
@@ -34,7 +35,7 @@ pub struct Config {
     /// The share of rows that is replayed, for each buffer; their sum is at most 1.
     pub mix: BTreeMap<String, Share>,
     /// The buffers that are kept: `policy`, and the settings of that policy.
-    pub buffer: BTreeMap<String, Table>,
+    pub buffer: BTreeMap<String, PolicyConfig>,
     /// How the buffers follow the stream.
     pub follow: FollowConfig,
     /// What is kept in memory.
@@ -51,7 +52,7 @@ impl Default for Config {
             batch: BatchConfig::default(),
             fresh: FreshConfig::default(),
             mix: tenth(),
-            buffer: [("main".to_owned(), Table::of("policy", "reservoir"))].into(),
+            buffer: [("main".to_owned(), PolicyConfig::Reservoir(reservoir::Settings::default()))].into(),
             follow: FollowConfig::default(),
             cache: CacheConfig::default(),
             serve: ServeConfig::default(),
@@ -65,7 +66,7 @@ fn tenth() -> BTreeMap<String, Share> {
 }
 
 /// `[batch]`: the shape of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct BatchConfig {
     /// Rows of a batch.
@@ -119,7 +120,7 @@ impl BatchConfig {
 }
 
 /// `[fresh]`: which new text is read, and in which order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct FreshConfig {
     /// `stream`, or `permuted`: all kept records in a keyed order, the ceiling without drift.
@@ -138,7 +139,7 @@ impl Default for FreshConfig {
 }
 
 /// `[follow]`: how the buffers follow the stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct FollowConfig {
     /// `cursor`: a batch draws from the buffer as it was where the job reads; `store`: as it is.
@@ -154,7 +155,7 @@ impl Default for FollowConfig {
 }
 
 /// `[cache]`: what is kept in memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CacheConfig {
     /// Tokens of records that are kept in memory, beside those of the batch at hand.
@@ -187,15 +188,12 @@ impl Config {
         }
         let tokenizer =
             self.batch.load().map_err(|(name, why)| refuse(problems, name, &why)).unwrap_or_default();
-        let (mut buffers, mut unread) = (BTreeMap::new(), false);
-        for (name, table) in &mut self.buffer {
+        let mut buffers = BTreeMap::new();
+        for (name, policy) in &self.buffer {
             if let Err(error) = check_name("buffer", name) {
                 refuse(problems, "buffer", &format!("holds `{name}`: {}", error.why));
             }
-            match problems.absorb(Spec::read(name, table)) {
-                Some(spec) => drop(buffers.insert(name.clone(), spec)),
-                None => unread = true,
-            }
+            buffers.insert(name.clone(), Spec::new(name, policy));
         }
         for name in self.mix.keys().filter(|name| !self.buffer.contains_key(*name)) {
             let known: Vec<String> = self.buffer.keys().map(|name| format!("`{name}`")).collect();
@@ -218,7 +216,7 @@ impl Config {
                 "must be `store` with `fresh.order = \"permuted\"`: such a job is at no place of the stream";
             refuse(problems, "follow.horizon", why);
         }
-        (sound && !unread).then_some(Plan {
+        sound.then_some(Plan {
             seed: Seed::new(self.seed),
             rows: self.batch.rows,
             length: usize::try_from(self.batch.tokens).unwrap_or(usize::MAX),
@@ -329,7 +327,7 @@ mod tests {
 
     #[test]
     fn config_within_another_is_refused_by_its_whole_key() {
-        #[derive(Debug, Default, Serialize, Deserialize)]
+        #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
         #[serde(default)]
         struct Outer {
             replay: Config,

@@ -95,7 +95,7 @@ pub fn inspect(library: &mut Library) -> Result<Inspection> {
         let members = library.newest_members(&name)?;
         let Some(follow) = library.buffers().get(&name) else { continue };
         let mut census = BufferCensus {
-            policy: follow.spec().entry.name,
+            policy: follow.spec().policy_name,
             capacity: follow.spec().recipe.capacity().map(|capacity| capacity.to_string()),
             change: members.change(),
             seen: follow.log().seen().clone(),

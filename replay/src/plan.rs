@@ -6,6 +6,7 @@ use perennial_program::config::Share;
 use perennial_schemas::seed::Seed;
 use perennial_schemas::text::NORMAL_FORM;
 use perennial_schemas::wire::{Ticket, WIRE_FORMAT, WireError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -15,7 +16,7 @@ use crate::mix::Mix;
 use crate::tokenise::Tokenizer;
 
 /// In which order new text comes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// As it was read: by seq, shards side by side.
@@ -27,7 +28,7 @@ pub enum Order {
 }
 
 /// How much of the stream a buffer may know when a batch is drawn.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Horizon {
     /// What the policy held when the stream stood where the job reads: nothing from its future,

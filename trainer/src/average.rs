@@ -1,6 +1,7 @@
 //! Exponential averages of the weights over several horizons, and the way from the start to an average.
 
 use perennial_program::error::{Fault, Kind};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -15,7 +16,7 @@ pub struct AverageConfig {
 }
 
 /// `[average]`: the averages that are kept, and how far a release goes towards them.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Averaging {
     /// Horizons in steps, each an average of its own.

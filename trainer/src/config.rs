@@ -7,6 +7,7 @@ use perennial_replay::config::Config as Replay;
 use perennial_replay::plan::Plan;
 use perennial_schemas::id::check_name;
 use perennial_schemas::seed::Seed;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::average::{Averaging, HorizonError};
@@ -18,12 +19,15 @@ use crate::schedule::ScheduleConfig;
 use crate::step::Recipe;
 
 /// The configuration of `perennial-train`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Config {
-    /// The job.
+    /// Its name and place.
     pub job: JobConfig,
-    /// What it reads: the store, the mix, the buffers, the shape of a batch.
+    /// Everything of `perennial-replay`, with the same defaults, below `replay.`: `[replay.batch]`,
+    /// `replay.mix.main`, `[replay.buffer.main]`. A job does not listen: `http`, `flight`, `batches`, `body`
+    /// and `grace` of `replay.serve` have no effect in it.
+    #[schemars(extend("x-brief" = true))]
     pub replay: Replay,
     /// The model's shape.
     pub model: ModelConfig,
@@ -36,12 +40,12 @@ pub struct Config {
     /// How the job runs: nothing here changes what is learnt, but for `precision`, `micro_rows` and
     /// `replay_weight`; another device or number of threads changes last bits.
     pub run: RunConfig,
-    /// What is measured along the way.
+    /// Held-out slices. Their names and dates are known here and nowhere else.
     pub evaluate: EvaluateConfig,
 }
 
 /// `[job]`: its name and place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct JobConfig {
     /// Its name in tickets, draws and evaluations.
@@ -62,7 +66,7 @@ impl Default for JobConfig {
 }
 
 /// `[run]`: how a job runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RunConfig {
     /// `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA where it can be had.
@@ -111,8 +115,8 @@ impl Default for RunConfig {
     }
 }
 
-/// `[evaluate]`: held-out slices. Their names and dates are known here and nowhere else.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `[evaluate]`: held-out slices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EvaluateConfig {
     /// A TOML file with `[[slice]]` tables: `name`, `file` (JSON Lines, plain or `.zst`, relative to it),

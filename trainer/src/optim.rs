@@ -4,6 +4,7 @@
 //! one of them is known to be broken.
 
 use perennial_program::error::{Fault, Kind as FaultKind};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -11,7 +12,7 @@ use crate::model::Parameter;
 use crate::torch::{self, AdamW, Clipped, Moments, TorchError};
 
 /// The numbers of AdamW that do not change in a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimConfig {
     /// Decay of the first moment.

@@ -3,22 +3,23 @@
 //! steps (Hu et al. 2024; Ibrahim et al. 2024).
 
 use perennial_schemas::id::Step;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[schedule]`: the learning rate.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// The rate after the warm-up.
     pub rate: f64,
     /// Steps of the warm-up.
     pub warmup: u64,
-    /// How a branch anneals the rate.
+    /// How the rate goes down, on a branch and nowhere else.
     pub cooldown: CooldownConfig,
 }
 
 /// `[schedule.cooldown]`: how the rate goes down, on a branch and nowhere else.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CooldownConfig {
     /// `root`, `linear` or `exponential`.
@@ -39,7 +40,7 @@ impl Default for CooldownConfig {
 }
 
 /// The way from the rate down to its final share f, with p going from 0 at the first step to 1 at the last.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {
     /// `f + (1 - f)(1 - sqrt(p))`: soon low, then long low (Haegele et al. 2024).

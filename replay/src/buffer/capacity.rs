@@ -4,13 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use perennial_program::config::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Candidate;
 
 /// A limit on a buffer: `"100000 records"`, `"64MiB"` of text, or `"50000000 tokens"` (byte tokens,
 /// whatever the tokenizer: bytes of text, and one for the boundary of each record).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
 pub enum Capacity {
     /// So many records.
     Records(u64),

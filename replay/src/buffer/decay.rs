@@ -5,25 +5,15 @@
 //! (2006) in Gumbel form: the key lambda * seq - ln(-ln u), u = hash(seed, id), is never rescaled, and the
 //! members are those of the largest keys ([`super::keyed`]), in any order of arrival.
 
-use std::sync::Arc;
-
 use perennial_schemas::seed::Seed;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::keyed::{Keyed, Keys};
-use super::{Capacity, Entry, Policy, Recipe};
-
-const NAME: &str = "decay";
-
-/// The catalogue's line.
-pub const ENTRY: Entry = Entry {
-    name: NAME,
-    example: "policy = \"decay\"\ncapacity = \"100000 records\"\nhalf_life = 1000000\n",
-    read: |table| Ok(Arc::new(table.take::<Settings>()?)),
-};
+use super::{Capacity, Policy, Recipe};
 
 /// Settings of a decaying sample.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Settings {
     /// How much it holds.

@@ -12,10 +12,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use perennial_program::config::{ConfigError, Table};
 use perennial_schemas::id::RecordId;
 use perennial_schemas::seed::{Seed, unit};
 use perennial_schemas::table::buffers::Op;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Candidate, Capacity, Delta, Policy, Recipe};
@@ -81,11 +81,11 @@ pub struct Sample {
 }
 
 /// Its settings.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-struct Settings {
+pub struct Settings {
     /// How much it holds.
-    capacity: Capacity,
+    pub capacity: Capacity,
 }
 
 impl Default for Settings {
@@ -99,14 +99,6 @@ impl Sample {
     #[must_use]
     pub const fn new(capacity: Capacity, keys: fn(Seed) -> Keys) -> Self {
         Self { capacity, keys }
-    }
-
-    /// Reads the capacity from the table of a buffer.
-    ///
-    /// # Errors
-    /// All that is wrong with the table.
-    pub fn read(table: &mut Table, of: fn(Capacity) -> Self) -> Result<Self, ConfigError> {
-        Ok(of(table.take::<Settings>()?.capacity))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Replay buffers: which records are kept for replay, and since which change.
 //!
 //! A [`Policy`] decides, the `buffers` table remembers, a [`Log`] gives the members at any change.
-//! A policy is one file and one line of the [`CATALOGUE`].
+//! A policy is one file and one variant of [`PolicyConfig`].
 
 mod capacity;
 mod catalogue;
@@ -17,14 +17,13 @@ pub mod reservoir;
 use std::fmt;
 use std::sync::Arc;
 
-use perennial_program::config::{ConfigError, Table};
 use perennial_schemas::id::{RecordId, Seq, Shard};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::buffers::Op;
 use xxhash_rust::xxh3::xxh3_128;
 
 pub use capacity::Capacity;
-pub use catalogue::{CATALOGUE, Entry};
+pub use catalogue::PolicyConfig;
 pub use log::{Log, Seen, seen_to_json};
 pub use members::{Member, Members};
 
@@ -83,20 +82,18 @@ pub trait Recipe: Send + Sync + fmt::Debug {
 pub struct Spec {
     /// Its name.
     pub name: String,
-    /// The catalogue's entry.
-    pub entry: &'static Entry,
+    /// The policy's name.
+    pub policy_name: &'static str,
     /// The settings.
     pub recipe: Arc<dyn Recipe>,
 }
 
 impl Spec {
-    /// Reads the table `[buffer.<name>]`: its key `policy` names the entry, the rest is that entry's.
-    ///
-    /// # Errors
-    /// [`ConfigError`] for an unknown policy, and for all that is wrong with its settings.
-    pub fn read(name: &str, table: &mut Table) -> Result<Self, ConfigError> {
-        let entry = table.choose("policy", CATALOGUE, |entry| entry.name)?;
-        Ok(Self { name: name.to_owned(), entry, recipe: (entry.read)(table)? })
+    /// The buffer of the table `[buffer.<name>]`.
+    #[must_use]
+    pub fn new(name: &str, config: &PolicyConfig) -> Self {
+        let (policy_name, recipe) = config.recipe();
+        Self { name: name.to_owned(), policy_name, recipe }
     }
 
     /// The seed of this buffer's policy: another for each name, or two reservoirs would be one.
@@ -114,7 +111,7 @@ impl Spec {
     /// Digest of all that decides this buffer's changes beside the store, 32 hexadecimal digits.
     #[must_use]
     pub fn digest(&self, seed: Seed, block: u64) -> String {
-        let what = serde_json::json!([1, self.entry.name, self.recipe.settings(), self.seed(seed), block]);
+        let what = serde_json::json!([1, self.policy_name, self.recipe.settings(), self.seed(seed), block]);
         format!("{:032x}", xxh3_128(what.to_string().as_bytes()))
     }
 }
