@@ -6,12 +6,13 @@ use perennial_program::config::{Bytes, Duration, Problems};
 use perennial_schemas::id::{Shard, is_name};
 use perennial_store::StoreConfig;
 use perennial_store::maintain::Retention;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dedup::near::Near;
 
 /// The configuration of `perennial-ingest`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Config {
     /// The daemon's name: its part of the stream. Two daemons of one name cannot write to one store.
@@ -24,18 +25,18 @@ pub struct Config {
     pub read: Read,
     /// What counts as the same text.
     pub dedup: Dedup,
-    /// When rows are committed.
+    /// Rows are committed when the first of these is reached, and at the end.
     pub commit: Commit,
-    /// How much waits between the stages.
+    /// How much may wait between two stages.
     pub queue: Queue,
     /// What must never enter the stream.
     pub holdout: Holdout,
-    /// How the store is kept healthy.
+    /// How the store is kept healthy while the daemon runs.
     pub maintain: Maintain,
 }
 
 /// A shard's name, `main` by default.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct ShardName(pub String);
 
@@ -46,7 +47,7 @@ impl Default for ShardName {
 }
 
 /// `[[source]]`: one thing to read.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Source {
     /// Its name: what the column `source` and its position are called. Sources are read by name.
@@ -60,12 +61,13 @@ pub struct Source {
     pub record: Record,
     /// Whether to wait for more at its end, and for new files.
     pub follow: bool,
-    /// Which keys or columns hold what.
+    /// The keys of a JSON object, or the columns of a Parquet file, that become columns. All other keys
+    /// become part of `meta`; all other columns are not read.
     pub fields: Fields,
 }
 
 /// What the bytes of a source are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One JSON object a line: `*.jsonl`, `*.ndjson` and `*.json`, plain, `.gz` or `.zst`.
@@ -78,7 +80,7 @@ pub enum Format {
 }
 
 /// What a document is in plain text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Record {
     /// A file; its path is its `external_id`.
@@ -90,9 +92,8 @@ pub enum Record {
     Line,
 }
 
-/// `[source.fields]`: the keys of a JSON object, or the columns of a Parquet file, that become columns.
-/// All other keys become part of `meta`; all other columns are not read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `[source.fields]`: the names of keys or columns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Fields {
     /// The text: a string.
@@ -118,7 +119,7 @@ impl Default for Fields {
 }
 
 /// `[read]`: how sources are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Read {
     /// A longer line, paragraph, file of one document, or row is a dead letter.
@@ -146,17 +147,17 @@ impl Default for Read {
 }
 
 /// `[dedup]`: what counts as the same text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Dedup {
     /// What a text is that differs from a kept one in case, width or spacing only.
     pub folded: Folded,
-    /// What is nearly the same, and what becomes of it.
+    /// Which texts are near-duplicates and what becomes of them.
     pub near: Near,
 }
 
 /// What a text is whose folded form is known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Folded {
     /// A duplicate.
@@ -166,24 +167,24 @@ pub enum Folded {
     Off,
 }
 
-/// `[commit]`: rows are committed when the first of these is reached, and at the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// `[commit]`: when rows are committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Commit {
     /// Bytes of text and of the other fields, and of dead letters.
     pub bytes: Bytes,
     /// Time since the first row that is not committed.
-    pub seconds: Duration,
+    pub interval: Duration,
 }
 
 impl Default for Commit {
     fn default() -> Self {
-        Self { bytes: Bytes::mib(32), seconds: Duration::secs(10) }
+        Self { bytes: Bytes::mib(32), interval: Duration::secs(10) }
     }
 }
 
 /// `[queue]`: how much may wait between two stages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Queue {
     /// Blocks.
@@ -199,7 +200,7 @@ impl Default for Queue {
 }
 
 /// `[holdout]`: what must never enter the stream.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Holdout {
     /// Files of held-out texts, JSON Lines with the key `text`, plain or `.zst`: a reading that equals one
@@ -208,7 +209,7 @@ pub struct Holdout {
 }
 
 /// `[maintain]`: how the store is kept healthy while the daemon runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Maintain {
     /// How often small files are joined, old ones deleted and the log cut; `"0s"` is never.
@@ -369,7 +370,7 @@ mod tests {
         assert_eq!(loaded.shard().unwrap().as_str(), "news");
         assert_eq!(loaded.source[0].fields.text, "body");
         assert_eq!(loaded.source[0].fields.id, "id");
-        assert_eq!((loaded.commit.bytes, loaded.commit.seconds), (Bytes::mib(1), Duration::secs(10)));
+        assert_eq!((loaded.commit.bytes, loaded.commit.interval), (Bytes::mib(1), Duration::secs(10)));
     }
 
     #[test]

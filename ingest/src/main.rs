@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     start::run(&cli.log.clone(), |environment, stop| async move {
         let loaded = cli.config.load::<Config>("ingest", "store.url", &environment, Config::check)?;
         match &cli.command {
-            Command::Config(command) => command.run(&loaded),
+            Command::Config(command) => command.run("ingest", &loaded),
             Command::Run { once } => run(&loaded.value, *once, &stop).await,
             Command::Check => check(&loaded.value).await,
             Command::Maintain => maintain_now(&loaded.value, &stop).await,

@@ -217,7 +217,7 @@ impl Writer {
     /// How long the rows that are there may still wait.
     fn wait(&self) -> Option<Duration> {
         let age = self.store.clock().monotonic().saturating_sub(self.pending.since);
-        (!self.pending.builder.is_empty()).then(|| self.limits.seconds.get().saturating_sub(age))
+        (!self.pending.builder.is_empty()).then(|| self.limits.interval.get().saturating_sub(age))
     }
 
     async fn take(&mut self, block: &Block) -> Result<(), IngestError> {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use perennial_program::config::{Bytes, Problems, Share, Table};
+use perennial_program::config::{Bytes, Problems, Share};
 use perennial_schemas::id::check_name;
 use perennial_schemas::seed::Seed;
 use perennial_store::StoreConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::Spec;
+use crate::buffer::{PolicyConfig, Spec, reservoir};
 use crate::mix::Mix;
 use crate::plan::{Order, Plan, VisibleUntil};
 use crate::serve::ServeConfig;
@@ -20,7 +21,7 @@ use crate::tokenise::{LoadError, Subword, Tokenizer};
 const MOST: u32 = 1 << 20;
 
 /// The configuration of replay.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Config {
     /// The seed of everything random: buffers, draws, thinning, permutation.
@@ -34,7 +35,7 @@ pub struct Config {
     /// The share of rows drawn from each buffer; their sum is at most 1.
     pub mix: BTreeMap<String, Share>,
     /// The buffers: `policy`, and the settings of that policy.
-    pub buffer: BTreeMap<String, Table>,
+    pub buffer: BTreeMap<String, PolicyConfig>,
     /// How the buffers follow the stream.
     pub follow: FollowConfig,
     /// The memory for texts.
@@ -51,7 +52,7 @@ impl Default for Config {
             batch: BatchConfig::default(),
             new_text: NewTextConfig::default(),
             mix: tenth(),
-            buffer: [("main".to_owned(), Table::of("policy", "reservoir"))].into(),
+            buffer: [("main".to_owned(), PolicyConfig::Reservoir(reservoir::Settings::default()))].into(),
             follow: FollowConfig::default(),
             cache: CacheConfig::default(),
             serve: ServeConfig::default(),
@@ -65,7 +66,7 @@ fn tenth() -> BTreeMap<String, Share> {
 }
 
 /// `[batch]`: the shape of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct BatchConfig {
     /// Rows of a batch.
@@ -119,7 +120,7 @@ impl BatchConfig {
 }
 
 /// `[new_text]`: the selection and order of new text.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct NewTextConfig {
     /// `stream`: the order of the stream; `permuted`: all kept records in a keyed random order, a bound
@@ -139,7 +140,7 @@ impl Default for NewTextConfig {
 }
 
 /// `[follow]`: how the buffers follow the stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct FollowConfig {
     /// `cursor`: a batch draws from the buffer as it was at the job's position in the stream; `store`: from
@@ -156,7 +157,7 @@ impl Default for FollowConfig {
 }
 
 /// `[cache]`: the memory for texts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CacheConfig {
     /// Size of the cache of tokenised records, in addition to those of the current batch.
@@ -189,15 +190,12 @@ impl Config {
         }
         let tokenizer =
             self.batch.load().map_err(|(name, why)| refuse(problems, name, &why)).unwrap_or_default();
-        let (mut buffers, mut unread) = (BTreeMap::new(), false);
-        for (name, table) in &mut self.buffer {
+        let mut buffers = BTreeMap::new();
+        for (name, policy) in &self.buffer {
             if let Err(error) = check_name("buffer", name) {
                 refuse(problems, "buffer", &format!("holds `{name}`: {}", error.why));
             }
-            match problems.absorb(Spec::read(name, table)) {
-                Some(spec) => drop(buffers.insert(name.clone(), spec)),
-                None => unread = true,
-            }
+            buffers.insert(name.clone(), Spec::new(name, policy));
         }
         for name in self.mix.keys().filter(|name| !self.buffer.contains_key(*name)) {
             let known: Vec<String> = self.buffer.keys().map(|name| format!("`{name}`")).collect();
@@ -221,7 +219,7 @@ impl Config {
             let why = "must be `store` with `new_text.order = \"permuted\"`: such a job has no position in the stream";
             refuse(problems, "follow.visible_until", why);
         }
-        (valid && !unread).then_some(Plan {
+        sound.then_some(Plan {
             seed: Seed::new(self.seed),
             rows: self.batch.rows,
             length: self.batch.tokens as usize,
@@ -332,7 +330,7 @@ mod tests {
 
     #[test]
     fn config_within_another_is_refused_by_its_whole_key() {
-        #[derive(Debug, Default, Serialize, Deserialize)]
+        #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
         #[serde(default)]
         struct Outer {
             replay: Config,

@@ -281,7 +281,7 @@ impl Follow {
                     key: Some(change.key),
                     weight: change.weight,
                     class: change.class.as_deref(),
-                    policy: self.spec.entry.name,
+                    policy: self.spec.policy_name,
                     capacity: capacity.and_then(|capacity| i64::try_from(capacity.limit()).ok()),
                     capacity_unit: capacity.map(|capacity| capacity.unit()),
                     policy_digest: &self.digest,

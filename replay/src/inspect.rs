@@ -95,8 +95,8 @@ pub fn inspect(library: &mut Library) -> Result<Inspection> {
         let members = library.newest_members(&name)?;
         let Some(follow) = library.buffers().get(&name) else { continue };
         let mut census = BufferCensus {
-            policy: follow.spec().entry.name,
-            capacity: follow.spec().config.capacity().map(|capacity| capacity.to_string()),
+            policy: follow.spec().policy_name,
+            capacity: follow.spec().settings.capacity().map(|capacity| capacity.to_string()),
             revision: members.revision(),
             seen: follow.log().seen().clone(),
             members: Census::default(),

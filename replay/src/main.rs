@@ -71,7 +71,7 @@ fn main() -> ExitCode {
             plan = config.plan("", problems);
         })?;
         let mut library = match (&cli.command, plan) {
-            (Command::Config(command), _) => return command.run(&loaded),
+            (Command::Config(command), _) => return command.run("replay", &loaded),
             (Command::Serve, Some(plan)) => return serve(&loaded.value, plan, stop).await,
             (_, Some(plan)) => open(&loaded.value, plan).await?,
             // `plan` is `None` only if it reported a problem.

@@ -6,6 +6,7 @@ use perennial_program::config::Share;
 use perennial_schemas::seed::Seed;
 use perennial_schemas::text::NORMAL_FORM;
 use perennial_schemas::wire::{Ticket, WIRE_FORMAT, WireError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -15,7 +16,7 @@ use crate::mix::Mix;
 use crate::tokenise::Tokenizer;
 
 /// The order of new text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// The order of ingest: by seq, with the shards interleaved.
@@ -27,7 +28,7 @@ pub enum Order {
 }
 
 /// The part of the stream that a buffer may have seen when a batch is drawn.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VisibleUntil {
     /// The stream up to the job's position: no text from the job's future, even if the store already has it.

@@ -1,10 +1,9 @@
 //! Helpers of several modules' tests: a store in its own folder, its readings, and a plan.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use perennial_program::clock::Clock;
-use perennial_program::config::{Bytes, Share, Table as Settings};
+use perennial_program::config::{Bytes, Share};
 use perennial_schemas::id::Shard;
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::Table;
@@ -15,7 +14,7 @@ use perennial_store::{Store, StoreUrl};
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::buffer::{Capacity, Spec, reservoir};
+use crate::buffer::{Capacity, PolicyConfig, Spec, reservoir};
 use crate::library::Library;
 use crate::mix::Mix;
 use crate::plan::{Order, Plan, VisibleUntil};
@@ -171,8 +170,7 @@ impl Drop for Blocked {
 
 /// The buffer `main` with a reservoir of this capacity.
 pub(crate) fn main_of(capacity: Capacity) -> Spec {
-    let spec = Spec::read("main", &mut Settings::of("policy", "reservoir")).unwrap();
-    Spec { config: Arc::new(reservoir::of(capacity)), ..spec }
+    Spec::new("main", &PolicyConfig::Reservoir(reservoir::Settings { capacity }))
 }
 
 /// Three rows of 96 byte tokens, this share of them from a reservoir of twelve records.

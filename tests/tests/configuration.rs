@@ -1,58 +1,64 @@
 //! `docs/configuration.md` is what the programs say of their keys, and the frozen list of them.
 //!
-//! Its beginning is written by hand and checked here; from [`MARK`] on it is generated from `config keys`,
-//! `config show` and the words at the fields. `make docs` writes it anew.
-
-mod page;
-mod source;
+//! Its beginning is written by hand and checked here; from [`MARK`] on it is what `config keys --markdown`
+//! prints. `make docs` writes it.
 
 use std::fs;
 
-use page::{PROGRAMS, changes, page, sources};
 use perennial_tests::root;
 use perennial_tests::world::World;
 
 const PATH: &str = "docs/configuration.md";
 
 /// What stands between the two parts.
-const MARK: &str =
-    "<!-- Generated from here on by `make docs`, from the programs and the words at their fields. -->\n";
+const MARK: &str = "<!-- Generated from here on by `make docs`: what `config keys --markdown` prints. -->\n";
 
 /// Set to `1` by `make docs`: writes the page instead of comparing it.
 const BLESS: &str = "PERENNIAL_BLESS";
 
 #[test]
 #[expect(clippy::disallowed_methods, reason = "`make docs` runs this test as its generator")]
-fn reference_of_the_configuration_is_what_the_programs_and_their_fields_say() {
+fn reference_of_the_configuration_is_what_the_programs_print() {
     let written = fs::read_to_string(root().join(PATH)).unwrap();
     let (opening, before) = written.split_once(MARK).expect("the page has its mark");
-    let after = page(&World::new(), &sources())
-        .unwrap_or_else(|problems| panic!("{} to mend:\n  {}", problems.len(), problems.join("\n  ")));
+    let world = World::new();
+    let after: String = ["perennial-ingest", "perennial-replay", "perennial-train"]
+        .map(|program| format!("\n{}", world.succeed(program, &["config", "keys", "--markdown"])))
+        .concat();
     if std::env::var_os(BLESS).is_some_and(|value| value == "1") {
         fs::write(root().join(PATH), format!("{opening}{MARK}{after}")).unwrap();
         return;
     }
-    let told = changes(before, &after).join("\n  ");
-    let told = if told.is_empty() { "the words of some".to_owned() } else { told };
+    let missing = |from: &str, other: &str| -> String {
+        from.lines()
+            .filter(|line| !other.lines().any(|o| o == *line))
+            .map(|line| format!("  {line}\n"))
+            .collect()
+    };
     assert!(
         before == after,
-        "{PATH} is not what the programs say; these differ:\n  {told}\n\
+        "{PATH} is not what the programs print. Only on the page:\n{}Only printed:\n{}\
          The page is the frozen list of keys and defaults: a key that is gone and a default that changed break\n\
-         somebody's file. If it is meant, run `make docs` and commit the page."
+         somebody's file. If it is meant, run `make docs` and commit the page.",
+        missing(before, &after),
+        missing(&after, before)
     );
+    for (key, words) in before.lines().filter_map(|line| line.strip_prefix("- `")?.split_once("): ")) {
+        assert!(!words.is_empty(), "`{key}` has no words");
+    }
 }
 
+/// The trainer's table `replay` is described as the whole of perennial-replay.
 #[test]
-fn every_field_of_a_configuration_is_a_key() {
-    let (world, sources) = (World::new(), sources());
-    for program in &PROGRAMS {
-        let keys = program.keys(&world).into_iter().map(|key| key.name);
-        let keys: Vec<String> = keys.filter(|key| !key.starts_with("replay.")).collect();
-        assert!(keys.len() > 10, "{}: {keys:?}", program.name);
-        let idle = sources.idle_fields(&program.root(), &keys).unwrap();
-        let idle: Vec<&String> = idle.iter().filter(|field| *field != "replay").collect();
-        assert!(idle.is_empty(), "{}: nobody can set {idle:?}", program.name);
-    }
+fn keys_of_replay_are_those_of_a_job_below_replay() {
+    let world = World::new();
+    let keys = |program: &str| -> Vec<String> {
+        let printed = world.succeed(program, &["config", "keys"]);
+        printed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    };
+    let job = keys("perennial-train");
+    let inner: Vec<&str> = job.iter().filter_map(|line| line.strip_prefix("replay.")).collect();
+    assert_eq!(inner, keys("perennial-replay"));
 }
 
 /// What the opening shows, done.
@@ -83,20 +89,4 @@ fn opening_of_the_reference_shows_what_the_programs_do() {
     for line in inside(refused).lines() {
         assert!(said.contains(line), "no line `{line}` in:\n{said}");
     }
-}
-
-#[test]
-fn key_that_is_gone_or_changed_is_told_by_name() {
-    let before = "## one\n- `a` (size; default `1`): X\n  y.\n### `[t]`\n- `t.b` (string; no default): X.\n";
-    let after = "## one\n- `a` (size; default `2`): X.\n#### `p`\n- `t.c` (string; no default): X.\n";
-    let told = changes(before, after);
-    assert_eq!(
-        told,
-        [
-            "gone: one `t.b`",
-            "changed: one `a` was (size; default `1`), is (size; default `2`)",
-            "new: one `p` `t.c` (string; no default)"
-        ]
-    );
-    assert_eq!(changes(before, before), Vec::<String>::new());
 }

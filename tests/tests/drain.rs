@@ -77,7 +77,7 @@ async fn ingest_that_is_asked_to_stop_commits_all_that_it_read_and_goes_on_behin
     world.write("in.jsonl", lines(30));
     // Read in this order. Nothing but the stop commits what they have: it is far less than `commit.bytes`.
     let sources = "[[source]]\nname = \"a\"\npath = \"in.jsonl\"\n[[source]]\nname = \"b\"\npath = \"-\"\n";
-    world.write("ingest.toml", format!("{sources}[commit]\nseconds = \"10h\"\n"));
+    world.write("ingest.toml", format!("{sources}[commit]\ninterval = \"10h\"\n"));
     let piped = piped();
     let run = ["--config", "ingest.toml", "run"];
     let mut daemon = Telling::start(&world, "perennial-ingest", &run);
@@ -123,7 +123,7 @@ async fn follower_that_is_asked_to_stop_commits_the_whole_lines_of_a_growing_fil
     let world = World::new();
     // Nothing but the stop commits.
     let source = "[[source]]\nname = \"a\"\npath = \"in\"\nfollow = true\n";
-    let limits = "[read]\npoll = \"5ms\"\n[commit]\nseconds = \"10h\"\n";
+    let limits = "[read]\npoll = \"5ms\"\n[commit]\ninterval = \"10h\"\n";
     world.write("ingest.toml", source.to_owned() + limits);
     world.write("in/a.jsonl", lines(3));
     let mut daemon = Telling::start(&world, "perennial-ingest", &["--config", "ingest.toml", "run"]);

@@ -50,7 +50,7 @@ pub fn prepared(world: World) -> World {
     // Nothing is committed for its age: the time that a store or a machine takes must choose no commit.
     let source = format!(
         "[[source]]\nname = \"stream\"\npath = \"{}\"\n[read]\nblock_lines = 100\n\
-         [commit]\nbytes = \"100KB\"\nseconds = \"1h\"\n",
+         [commit]\nbytes = \"100KB\"\ninterval = \"1h\"\n",
         text(&stream)
     );
     world.write("ingest.toml", source + &world.store_table(""));

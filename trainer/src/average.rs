@@ -1,6 +1,7 @@
 //! Exponential averages of the weights over several windows, and interpolation between two sets of weights.
 
 use perennial_program::error::{Fault, Kind};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -15,7 +16,7 @@ pub struct AverageConfig {
 }
 
 /// `[average]`: the averages to keep, and the interpolated weights of a release.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Averaging {
     /// Averaging windows in steps, one average each.

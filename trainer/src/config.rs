@@ -7,6 +7,7 @@ use perennial_replay::config::Config as Replay;
 use perennial_replay::plan::Plan;
 use perennial_schemas::id::check_name;
 use perennial_schemas::seed::Seed;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::average::{Averaging, WindowError};
@@ -18,12 +19,13 @@ use crate::schedule::ScheduleConfig;
 use crate::step::TrainConfig;
 
 /// The configuration of `perennial-train`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Config {
-    /// The job.
+    /// Its name and place.
     pub job: JobConfig,
     /// What the job reads: the store, the mix, the buffers, the shape of a batch.
+    #[schemars(extend("x-brief" = true))]
     pub replay: Replay,
     /// The model's shape.
     pub model: ModelConfig,
@@ -41,7 +43,7 @@ pub struct Config {
 }
 
 /// `[job]`: its name, its folder and its initial weights.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct JobConfig {
     /// The job's name in tickets, draws and evaluations.
@@ -63,7 +65,7 @@ impl Default for JobConfig {
 }
 
 /// `[run]`: how a job runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct RunConfig {
     /// `cpu`, `cuda`, `cuda:1`, or `auto`: CUDA if it is available.
@@ -113,7 +115,7 @@ impl Default for RunConfig {
 }
 
 /// `[evaluate]`: held-out slices. No other part of the job knows their names and dates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct EvaluateConfig {
     /// A TOML file with `[[slice]]` tables: `name`, `file` (JSON Lines, plain or `.zst`, relative to it),

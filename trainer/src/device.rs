@@ -4,12 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use perennial_program::error::{Fault, Kind};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::torch::{self, TorchError};
 
 /// The device a user asked for: `cpu`, `cuda`, `cuda:<n>` or `auto`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
 pub enum DeviceChoice {
     /// The first CUDA device if there is one, else the CPU.
     #[default]
@@ -125,7 +127,7 @@ impl fmt::Display for Precision {
 }
 
 /// The precision a user asked for: `auto`, `f32` or `bf16`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
     /// The precision that the job started with; for a new job bf16 if the device supports it natively, else

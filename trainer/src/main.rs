@@ -100,7 +100,7 @@ fn main() -> ExitCode {
         };
         let (loaded, plan) = load(&cli.config)?;
         match (cli.command, plan) {
-            (Command::Config(command), _) => command.run(&loaded),
+            (Command::Config(command), _) => command.run("train", &loaded),
             (Command::Report { out, runs, title }, _) => {
                 let runs = runs.iter().map(|run| run.parse()).collect::<Result<Vec<Compared>, _>>()?;
                 report(&loaded.value, &runs, &title, &out).await

@@ -4,6 +4,7 @@
 //! broken.
 
 use perennial_program::error::{Fault, Kind as FaultKind};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -11,7 +12,7 @@ use crate::model::Parameter;
 use crate::torch::{self, AdamW, Clipped, Moments, TorchError};
 
 /// `[optim]`: the hyperparameters of AdamW and clipping.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimConfig {
     /// Decay of the first moment.

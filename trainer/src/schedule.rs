@@ -3,10 +3,11 @@
 //! over a known number of steps (Hu et al. 2024; Ibrahim et al. 2024).
 
 use perennial_schemas::id::Step;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[schedule]`: the learning rate.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// The learning rate after the warm-up.
@@ -18,7 +19,7 @@ pub struct ScheduleConfig {
 }
 
 /// `[schedule.cooldown]`: how a branch anneals the learning rate.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CooldownConfig {
     /// `root`, `linear` or `exponential`.
@@ -40,7 +41,7 @@ impl Default for CooldownConfig {
 
 /// The share of the learning rate during a cool-down to the final share f; p goes from 0 (first step) to 1
 /// (last).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CooldownShape {
     /// `f + (1 - f)(1 - sqrt(p))` (Haegele et al. 2024).

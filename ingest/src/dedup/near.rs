@@ -34,6 +34,7 @@ use std::ops::ControlFlow;
 
 use perennial_program::config::{Bytes, Share};
 use perennial_schemas::id::{RecordId, Seq, Shard};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -52,7 +53,7 @@ pub const MOST_VERIFIED: usize = 64;
 pub const MOST_NAMESAKES: usize = 8;
 
 /// `[dedup.near]`: which texts are near-duplicates and what becomes of them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Near {
     /// What becomes of a near-duplicate.
@@ -84,7 +85,7 @@ impl Default for Near {
 }
 
 /// What becomes of a near-duplicate.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// Its row says what it repeats, without its text.

@@ -1,12 +1,12 @@
 use super::*;
 
-use perennial_program::config::{Share, Table};
+use perennial_program::config::Share;
 use perennial_schemas::id::{RecordId, Revision, Step, Version};
 use perennial_schemas::wire::{ShardPosition, Span, WIRE_FORMAT};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::buffer::{Member, Spec};
+use crate::buffer::{Member, PolicyConfig, Spec, reservoir};
 use crate::draw;
 use crate::index::Record;
 use crate::mix::Mix;
@@ -203,7 +203,7 @@ fn check_tokens(records: &BTreeMap<(Shard, Seq), Vec<i32>>, pad: i32, batch: &Ba
 }
 
 fn plan(rows: u32, length: usize, share: f64) -> Plan {
-    let spec = Spec::read("main", &mut Table::of("policy", "reservoir")).unwrap();
+    let spec = Spec::new("main", &PolicyConfig::Reservoir(reservoir::Settings::default()));
     Plan {
         seed: perennial_schemas::seed::Seed::new(3),
         rows,

@@ -4,13 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use perennial_program::config::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Candidate;
 
 /// The capacity of a buffer: `"100000 records"`, `"64MiB"` of text, or `"50000000 tokens"` (byte tokens with
 /// every tokenizer: the bytes of text, and one for the boundary of each record).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
 pub enum Capacity {
     /// A number of records.
     Records(u64),

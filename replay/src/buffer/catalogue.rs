@@ -2,20 +2,33 @@
 
 use std::sync::Arc;
 
-use perennial_program::config::{ConfigError, Table};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::{PolicyConfig, decay, fifo, reservoir};
+use super::{PolicySettings, decay, fifo, reservoir};
 
-/// One policy.
-#[derive(Debug)]
-pub struct Entry {
-    /// Its name in `policy = ".."`.
-    pub name: &'static str,
-    /// A valid table `[buffer.<name>]`.
-    pub example: &'static str,
-    /// Reads its settings from such a table.
-    pub read: fn(&mut Table) -> Result<Arc<dyn PolicyConfig>, ConfigError>,
+/// Which records a buffer holds; the other keys of the table are those of the policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(extend("x-tag" = "policy"))]
+pub enum PolicyConfig {
+    /// A uniform sample of all text seen, by keys.
+    Reservoir(reservoir::Settings),
+    /// The newest text: the members are the records of the largest seq.
+    Fifo(fifo::Settings),
+    /// A sample that decays with age: a record is half as likely to be a member for each half-life of
+    /// readings that came after it.
+    Decay(decay::Settings),
 }
 
-/// Every policy, one line each.
-pub const CATALOGUE: &[Entry] = &[reservoir::ENTRY, fifo::ENTRY, decay::ENTRY];
+impl PolicyConfig {
+    /// The word in `policy = ".."`, and the settings behind it.
+    #[must_use]
+    pub fn settings(&self) -> (&'static str, Arc<dyn PolicySettings>) {
+        match self {
+            Self::Reservoir(settings) => ("reservoir", Arc::new(reservoir::of(settings.capacity))),
+            Self::Fifo(settings) => ("fifo", Arc::new(fifo::of(settings.capacity))),
+            Self::Decay(settings) => ("decay", Arc::new(settings.clone())),
+        }
+    }
+}

@@ -2,33 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use perennial_program::config::{Loader, Table};
+use perennial_program::config::{Loader, keys};
 use perennial_schemas::id::{RecordId, Seq, Shard};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::buffers::Op;
 use proptest::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CATALOGUE, Candidate, Capacity, Change, Entry, Policy, Spec};
+use super::{Candidate, Capacity, Change, Policy, PolicyConfig, Spec};
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 struct Config {
-    buffer: BTreeMap<String, Table>,
+    buffer: BTreeMap<String, PolicyConfig>,
 }
 
-/// The buffer of the entry's example, with the capacity if one is given.
-fn spec(entry: &Entry, capacity: Option<Capacity>) -> Spec {
-    let lines = entry.example.lines().filter_map(|line| line.split_once(" = "));
-    let mut loader = Loader::new("replay");
-    for (key, value) in lines {
-        loader = loader.set("--example", format!("buffer.main.{key}"), value.trim_matches('"'));
-    }
+/// The names of all policies.
+fn catalogue() -> Vec<String> {
+    let keys = keys::<Config>();
+    let policy = keys.iter().find(|key| key.name == "buffer.<name>.policy").unwrap();
+    policy.kind.split(" or ").map(|name| name.trim_matches('`').to_owned()).collect()
+}
+
+/// A buffer of the policy `name`, with another capacity where one is given.
+fn spec(name: &str, capacity: Option<Capacity>) -> Spec {
+    let mut loader = Loader::new("replay").set("--policy", "buffer.main.policy", name);
     if let Some(capacity) = capacity {
         loader = loader.set("--capacity", "buffer.main.capacity", capacity.to_string());
     }
-    let mut config = loader.load::<Config>().unwrap().value;
-    Spec::read("main", config.buffer.get_mut("main").unwrap()).unwrap()
+    let config = loader.load::<Config>().unwrap().value;
+    Spec::new("main", &config.buffer["main"])
 }
 
 fn offer(policy: &mut dyn Policy, blocks: &[Vec<Candidate>]) -> Vec<Change> {
@@ -92,20 +96,18 @@ fn blocks() -> impl Strategy<Value = Vec<Vec<Candidate>>> {
 }
 
 #[test]
-fn catalogue_names_are_unique_and_examples_are_valid() {
-    let names: BTreeSet<&str> = CATALOGUE.iter().map(|entry| entry.name).collect();
-    assert_eq!(names.len(), CATALOGUE.len());
-    for entry in CATALOGUE {
-        assert!(entry.example.starts_with(&format!("policy = \"{}\"\n", entry.name)));
-        assert_eq!(spec(entry, None).entry.name, entry.name);
+fn name_of_a_policy_is_the_word_that_chooses_it() {
+    assert!(catalogue().len() >= 3);
+    for name in catalogue() {
+        assert_eq!(spec(&name, None).policy_name, name);
     }
 }
 
 #[test]
 fn digest_distinguishes_settings_seeds_names_and_blocks() {
-    for entry in CATALOGUE {
-        let one = spec(entry, Some(Capacity::Records(1)));
-        let two = spec(entry, Some(Capacity::Records(2)));
+    for name in &catalogue() {
+        let one = spec(name, Some(Capacity::Records(1)));
+        let two = spec(name, Some(Capacity::Records(2)));
         let named = Spec { name: "other".into(), ..one.clone() };
         let seed = Seed::new(1);
         let digests = [
@@ -116,23 +118,23 @@ fn digest_distinguishes_settings_seeds_names_and_blocks() {
             named.digest(seed, 8),
         ];
         assert_eq!(BTreeSet::from(digests).len(), 5);
-        assert_eq!(one.digest(seed, 8), spec(entry, Some(Capacity::Records(1))).digest(seed, 8));
+        assert_eq!(one.digest(seed, 8), spec(name, Some(Capacity::Records(1))).digest(seed, 8));
     }
 }
 
 proptest! {
     #[test]
     fn changes_keep_the_capacity_and_evict_only_members(blocks in blocks(), capacity in capacities(), seed: u64) {
-        for entry in CATALOGUE {
-            let mut policy = spec(entry, Some(capacity)).policy(Seed::new(seed));
+        for name in &catalogue() {
+            let mut policy = spec(name, Some(capacity)).policy(Seed::new(seed));
             members(&offer(&mut *policy, &blocks), capacity);
         }
     }
 
     #[test]
     fn changes_are_the_same_for_the_same_seed(blocks in blocks(), capacity in capacities(), seed: u64) {
-        for entry in CATALOGUE {
-            let spec = spec(entry, Some(capacity));
+        for name in &catalogue() {
+            let spec = spec(name, Some(capacity));
             let run = || offer(&mut *spec.policy(Seed::new(seed)), &blocks);
             prop_assert_eq!(run(), run());
         }
@@ -140,8 +142,8 @@ proptest! {
 
     #[test]
     fn members_are_the_same_however_the_stream_is_split(blocks in blocks(), capacity in capacities(), seed: u64) {
-        for entry in CATALOGUE {
-            let spec = spec(entry, Some(capacity));
+        for name in &catalogue() {
+            let spec = spec(name, Some(capacity));
             let run = |blocks: &[Vec<Candidate>]| members(&offer(&mut *spec.policy(Seed::new(seed)), blocks), capacity);
             let singles: Vec<Vec<Candidate>> = blocks.concat().into_iter().map(|one| vec![one]).collect();
             let whole = run(&[blocks.concat()]);

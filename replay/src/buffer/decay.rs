@@ -5,25 +5,15 @@
 //! in Gumbel form: the key lambda * seq - ln(-ln u), u = hash(seed, id), is never rescaled, and the members
 //! are the records of the largest keys ([`super::keyed`]), for any order of arrival.
 
-use std::sync::Arc;
-
 use perennial_schemas::seed::Seed;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::keyed::{Keyed, Keys};
-use super::{Capacity, Entry, Policy, PolicyConfig};
-
-const NAME: &str = "decay";
-
-/// The entry in the catalogue.
-pub const ENTRY: Entry = Entry {
-    name: NAME,
-    example: "policy = \"decay\"\ncapacity = \"100000 records\"\nhalf_life = 1000000\n",
-    read: |table| Ok(Arc::new(table.take::<Settings>()?)),
-};
+use super::{Capacity, Policy, PolicySettings};
 
 /// Settings of a decaying sample.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Settings {
     /// Its capacity.
@@ -44,8 +34,8 @@ impl Settings {
     }
 }
 
-impl PolicyConfig for Settings {
-    fn settings(&self) -> String {
+impl PolicySettings for Settings {
+    fn canonical(&self) -> String {
         serde_json::json!({ "capacity": self.capacity, "half_life": self.half_life }).to_string()
     }
 

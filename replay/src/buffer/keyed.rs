@@ -12,13 +12,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use perennial_program::config::{ConfigError, Table};
 use perennial_schemas::id::RecordId;
 use perennial_schemas::seed::{Seed, unit};
 use perennial_schemas::table::buffers::Op;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Capacity, Change, Policy, PolicyConfig};
+use super::{Candidate, Capacity, Change, Policy, PolicySettings};
 
 /// The definition of a record's key.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,11 +81,11 @@ pub struct Sample {
 }
 
 /// Its settings.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
-struct Settings {
+pub struct Settings {
     /// Its capacity.
-    capacity: Capacity,
+    pub capacity: Capacity,
 }
 
 impl Default for Settings {
@@ -100,18 +100,10 @@ impl Sample {
     pub const fn new(capacity: Capacity, keys: fn(Seed) -> Keys) -> Self {
         Self { capacity, keys }
     }
-
-    /// Reads the capacity from the table of a buffer.
-    ///
-    /// # Errors
-    /// All problems of the table.
-    pub fn read(table: &mut Table, sample: fn(Capacity) -> Self) -> Result<Self, ConfigError> {
-        Ok(sample(table.take::<Settings>()?.capacity))
-    }
 }
 
-impl PolicyConfig for Sample {
-    fn settings(&self) -> String {
+impl PolicySettings for Sample {
+    fn canonical(&self) -> String {
         serde_json::json!({ "capacity": self.capacity }).to_string()
     }
 

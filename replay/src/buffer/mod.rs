@@ -1,7 +1,7 @@
 //! Replay buffers: the records that are kept for replay, at each revision.
 //!
 //! A [`Policy`] decides, the `buffers` table stores its changes, a [`Log`] gives the members at any revision.
-//! A policy is one file and one line of the [`CATALOGUE`].
+//! A policy is one file and one variant of [`PolicyConfig`].
 
 mod capacity;
 mod catalogue;
@@ -17,14 +17,13 @@ pub mod reservoir;
 use std::fmt;
 use std::sync::Arc;
 
-use perennial_program::config::{ConfigError, Table};
 use perennial_schemas::id::{RecordId, Seq, Shard};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::buffers::Op;
 use xxhash_rust::xxh3::xxh3_128;
 
 pub use capacity::Capacity;
-pub use catalogue::{CATALOGUE, Entry};
+pub use catalogue::PolicyConfig;
 pub use log::{Log, Seen, seen_to_json};
 pub use members::{Member, Members};
 
@@ -67,9 +66,9 @@ pub trait Policy: Send + fmt::Debug {
 }
 
 /// The settings of a policy, from which it is made.
-pub trait PolicyConfig: Send + Sync + fmt::Debug {
+pub trait PolicySettings: Send + Sync + fmt::Debug {
     /// The settings as canonical JSON, for digests.
-    fn settings(&self) -> String;
+    fn canonical(&self) -> String;
 
     /// The capacity of the buffer, if the policy has one.
     fn capacity(&self) -> Option<Capacity>;
@@ -83,20 +82,18 @@ pub trait PolicyConfig: Send + Sync + fmt::Debug {
 pub struct Spec {
     /// Its name.
     pub name: String,
-    /// The catalogue's entry.
-    pub entry: &'static Entry,
+    /// The policy's name.
+    pub policy_name: &'static str,
     /// The settings.
-    pub config: Arc<dyn PolicyConfig>,
+    pub settings: Arc<dyn PolicySettings>,
 }
 
 impl Spec {
-    /// Reads the table `[buffer.<name>]`: its key `policy` names the entry, the rest is that entry's.
-    ///
-    /// # Errors
-    /// [`ConfigError`] for an unknown policy, and for all problems of its settings.
-    pub fn read(name: &str, table: &mut Table) -> Result<Self, ConfigError> {
-        let entry = table.choose("policy", CATALOGUE, |entry| entry.name)?;
-        Ok(Self { name: name.to_owned(), entry, config: (entry.read)(table)? })
+    /// The buffer of the table `[buffer.<name>]`.
+    #[must_use]
+    pub fn new(name: &str, config: &PolicyConfig) -> Self {
+        let (policy_name, settings) = config.settings();
+        Self { name: name.to_owned(), policy_name, settings }
     }
 
     /// The seed of this buffer's policy; it depends on the name, so that two reservoirs differ.
@@ -108,13 +105,13 @@ impl Spec {
     /// A policy with an empty buffer; `seed` is the plan's.
     #[must_use]
     pub fn policy(&self, seed: Seed) -> Box<dyn Policy> {
-        self.config.policy(self.seed(seed))
+        self.settings.policy(self.seed(seed))
     }
 
     /// Digest of everything except the store that determines this buffer's changes, 32 hexadecimal digits.
     #[must_use]
     pub fn digest(&self, seed: Seed, block: u64) -> String {
-        let what = serde_json::json!([1, self.entry.name, self.config.settings(), self.seed(seed), block]);
+        let what = serde_json::json!([1, self.policy_name, self.settings.canonical(), self.seed(seed), block]);
         format!("{:032x}", xxh3_128(what.to_string().as_bytes()))
     }
 }

@@ -6,19 +6,10 @@
 //! and L (Vitter 1985, Li 1994) draw as records arrive and have neither property. With a capacity of m
 //! records, each of n records seen is a member with probability m/n.
 
-use std::sync::Arc;
-
+use super::Capacity;
 use super::keyed::{Keys, Sample};
-use super::{Capacity, Entry};
 
-const NAME: &str = "reservoir";
-
-/// The entry in the catalogue.
-pub const ENTRY: Entry = Entry {
-    name: NAME,
-    example: "policy = \"reservoir\"\ncapacity = \"100000 records\"\n",
-    read: |table| Ok(Arc::new(Sample::read(table, of)?)),
-};
+pub use super::keyed::Settings;
 
 /// A reservoir of this capacity.
 #[must_use]

@@ -20,6 +20,7 @@ use perennial_program::config::{self, Bytes};
 use perennial_program::error::{Fault, Kind, render};
 use perennial_program::stop::Stop;
 use perennial_store::Store;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
@@ -29,7 +30,7 @@ use crate::library::Library;
 use session::{Session, Settings};
 
 /// `[serve]`: the server of batches.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ServeConfig {
     /// The address of the HTTP service; port 0 takes a free port. There is no authentication: use a loopback

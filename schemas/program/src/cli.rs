@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::{ConfigError, Key, Loaded, Loader, Problems, keys};
+use crate::config::{self, ConfigError, Key, Loaded, Loader, Problems};
 use crate::error::{Failure, Fault, Kind};
 use crate::start::Environment;
 use crate::telemetry::LogFormat;
@@ -28,7 +29,7 @@ pub struct Config {
     /// The configuration file (TOML). Environment variables override it, flags override both.
     #[arg(long, short, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Sets one key, as `--set commit.seconds=5s`. May be repeated.
+    /// Sets one key, as `--set commit.interval=5s`. May be repeated.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Where the store is.
@@ -44,7 +45,11 @@ pub enum ConfigCommand {
     /// Print the effective configuration with where each value comes from.
     Show,
     /// Print every key with its type and its default.
-    Keys,
+    Keys {
+        /// As a section of the reference page, with what each key does.
+        #[arg(long)]
+        markdown: bool,
+    },
 }
 
 /// Standard output is closed or full.
@@ -75,7 +80,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] with all problems at once.
-    pub fn load<T: DeserializeOwned + Serialize>(
+    pub fn load<T: DeserializeOwned + Serialize + JsonSchema>(
         &self,
         program: &str,
         store_key: &str,
@@ -94,23 +99,22 @@ impl Config {
 }
 
 impl ConfigCommand {
-    /// Runs the command on a loaded configuration.
+    /// Runs the command of `program` on a loaded configuration.
     ///
     /// # Errors
     /// [`OutputError`] if standard output cannot be written.
-    pub fn run<T: DeserializeOwned + Serialize + Default>(&self, loaded: &Loaded<T>) -> Result<(), Failure> {
-        match self {
-            Self::Check => print("the configuration is good\n")?,
-            Self::Show => print(&loaded.show())?,
-            Self::Keys => {
-                let line = |key: &Key| {
-                    let default = key.default.as_deref().unwrap_or_default();
-                    let line = format!("{:<36}  {:<28}  {default}", key.name, key.kind);
-                    format!("{}\n", line.trim_end())
-                };
-                print(&keys::<T>().iter().map(line).collect::<String>())?;
-            }
-        }
+    pub fn run<T: JsonSchema>(&self, program: &str, loaded: &Loaded<T>) -> Result<(), Failure> {
+        let line = |key: &Key| {
+            let default = key.default.as_deref().unwrap_or_default();
+            let line = format!("{:<36}  {:<28}  {default}", key.name, key.kind);
+            format!("{}\n", line.trim_end())
+        };
+        print(&match self {
+            Self::Check => "the configuration is good\n".to_owned(),
+            Self::Show => loaded.show(),
+            Self::Keys { markdown: true } => config::reference::<T>(program),
+            Self::Keys { markdown: false } => config::keys::<T>().iter().map(line).collect(),
+        })?;
         Ok(())
     }
 }

@@ -1,36 +1,43 @@
 //! Loads a program's configuration: file < environment < flags.
 //!
 //! ```text
-//! file, variables, flags -> layer (a tree each) -> check -> overlay -> read -> T -> show, canonical
+//! file, variables, flags -> layer (values, origins) -> check -> overlay -> serde -> T -> show, canonical
 //! ```
 //!
-//! Each layer is checked against the type before it is laid over the weaker ones, so a message
-//! names the line, the variable or the flag; a wrong value is told even where a stronger layer
-//! hides it. All that is wrong is told at once. Tables of two layers are merged key by key; arrays,
+//! Each layer is checked against the type before it is merged over the weaker ones, so a message
+//! names the line, the variable or the flag; a wrong value is reported even where a stronger layer
+//! hides it. All problems are reported at once. Tables of two layers are merged key by key; arrays,
 //! arrays of tables too, are replaced whole.
 //!
-//! A configuration type is a plain serde struct with `#[serde(default)]` where there are defaults;
-//! it need not refuse unknown keys, the loader does. It holds no internally tagged enum and no
-//! flattened struct: serde loses lines and keys under both. [`uneven_defaults`] finds a default that
-//! would change when its table is written. Where a name decides what the rest of a
-//! table means, it holds a [`Table`].
+//! A configuration type is a plain struct that derives `Serialize`, `Deserialize` and `JsonSchema`, with
+//! `#[serde(default)]` where there are defaults. Its schema says which keys there are, what they take, what
+//! they do (the doc comments of the fields) and their defaults; unknown keys, the list of keys and the
+//! reference page follow from it. [`uneven_defaults`] finds a default that would change when its table is
+//! written.
+//!
+//! Where a name decides what the rest of a table means, the type is an enum whose variants each hold a
+//! struct, marked `#[schemars(extend("x-tag" = "policy"))]`: the loader reads `policy = "reservoir"` and the
+//! other keys of that table as the variant `reservoir`. (Serde's own internally tagged enums lose the key
+//! that is wrong.) Two variants that have a key of one name give it one type. A field marked
+//! `#[schemars(extend("x-brief" = true))]` is a table whose keys the reference page does not repeat.
 //!
 //! # Invariants
-//! - The environment is read by nobody but the caller's `main`, which hands it in.
+//! - The environment is read by the caller's `main`, which hands it in.
 //! - The same configuration gives the same [`Loaded::canonical`], wherever its values were written.
-//! - What [`Loaded::show`] prints reads back as the same configuration, but for the secrets of a
+//! - What [`Loaded::show`] prints reads back as the same configuration, except for the secrets of a
 //!   store, which it never prints.
 //!
 //! ```
+//! # use schemars::JsonSchema;
 //! # use serde::{Deserialize, Serialize};
 //! # use perennial_program::config::{Bytes, Loader};
-//! #[derive(Debug, Default, Serialize, Deserialize)]
+//! #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 //! #[serde(default)]
 //! struct Config {
 //!     store: Store,
 //! }
 //!
-//! #[derive(Debug, Default, Serialize, Deserialize)]
+//! #[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 //! #[serde(default)]
 //! struct Store {
 //!     url: String,
@@ -53,32 +60,28 @@
 //! ```
 
 mod check;
-mod defaults;
-mod encode;
-mod fields;
 mod layer;
 mod problem;
-mod read;
+mod reference;
+mod schema;
 mod show;
-mod table;
-mod tree;
 mod units;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
-pub use defaults::keys;
-pub use fields::Key;
+pub use layer::Origin;
 pub use problem::{ConfigError, Problem, Problems};
-pub use table::Table;
-pub use tree::Origin;
+pub use schema::Key;
 pub use units::{Bytes, Duration, Share, UnitError};
 
 use check::Checker;
-use fields::Shape;
-use tree::{Node, Step, parse_dotted};
+use layer::{Layer, Origins};
+use schema::Shape;
 
 /// Gathers the sources of one program's configuration.
 #[derive(Debug, Clone)]
@@ -142,25 +145,26 @@ impl Loader {
     ///
     /// # Errors
     /// All that is wrong with any source.
-    pub fn load<T: DeserializeOwned + Serialize>(self) -> Result<Loaded<T>, ConfigError> {
+    pub fn load<T: DeserializeOwned + Serialize + JsonSchema>(self) -> Result<Loaded<T>, ConfigError> {
         self.load_with(|_, _| {})
     }
 
-    /// The configuration that the sources make, looked through by the program's own `check`: it
-    /// takes the [`Table`]s apart and compares keys with each other. What it refuses is told
-    /// together with all else that is wrong; values the loader refused are defaults then.
+    /// The configuration that the sources make, looked through by the program's own `check`, which
+    /// compares keys with each other. What it refuses is reported together with all else that is wrong;
+    /// values the loader refused are defaults then.
     ///
     /// # Errors
     /// All that is wrong with any source, and all that `check` refused.
-    pub fn load_with<T: DeserializeOwned + Serialize>(
+    pub fn load_with<T: DeserializeOwned + Serialize + JsonSchema>(
         self,
         check: impl FnOnce(&mut T, &mut Problems),
     ) -> Result<Loaded<T>, ConfigError> {
-        let checker = Checker::of::<T>(Some(self.prefix.clone()), Vec::new());
+        let checker = Checker::new(Shape::of::<T>(), &self.prefix);
         let mut list = Vec::new();
-        let mut tree = self.layers::<T>(&checker, &mut list);
-        let value = checker.read::<T>(&mut tree, true, &mut list);
-        let mut problems = Problems { list, tree };
+        let mut merged = self.layers::<T>(&checker, &mut list);
+        checker.unknown_keys(&mut merged, true, &mut list);
+        let value = checker.read::<T>(&mut merged, true, &mut list);
+        let mut problems = Problems { list, origins: merged.origins };
         let Some(mut value) = value else {
             return Err(self.refused(problems.list));
         };
@@ -168,45 +172,51 @@ impl Loader {
         if !problems.is_empty() {
             return Err(self.refused(problems.list));
         }
-        match encode::encode(&value) {
-            Ok(effective) => Ok(Loaded { value, effective, origins: problems.tree }),
-            Err(error) => Err(self.refused(vec![Problem::new(Origin::Default, "", error.to_string())])),
+        match serde_json::to_value(&value).map(|value| checker.shape.flat(&value)) {
+            Ok(Value::Object(effective)) => Ok(Loaded { value, effective, origins: problems.origins }),
+            _ => {
+                let why = "the configuration cannot be written".to_owned();
+                Err(self.refused(vec![Problem::new(Origin::Default, "", why)]))
+            }
         }
     }
 
-    /// Every source as a tree, checked, laid over each other.
-    fn layers<T: DeserializeOwned>(&self, checker: &Checker, problems: &mut Vec<Problem>) -> Node {
-        let mut tree = Node::table(Origin::Default);
-        let lay = |tree: &mut Node, layer: layer::Layer, problems: &mut Vec<Problem>| match layer {
-            Ok(mut layer) => {
-                checker.unknown_keys(&mut layer, problems);
-                drop(checker.read::<T>(&mut layer, false, problems));
-                tree.overlay(layer);
-            }
-            Err(wrong) => problems.extend(wrong),
-        };
+    /// Every source as a layer, checked, merged.
+    fn layers<T: DeserializeOwned>(&self, checker: &Checker, problems: &mut Vec<Problem>) -> Layer {
+        let mut merged = Layer { value: Value::Object(Map::new()), origins: Origins::new() };
+        let lay =
+            |merged: &mut Layer, layer: Result<Layer, Vec<Problem>>, problems: &mut Vec<Problem>| match layer
+            {
+                Ok(mut layer) => {
+                    checker.unknown_keys(&mut layer, false, problems);
+                    drop(checker.read::<T>(&mut layer, false, problems));
+                    merged.overlay(layer);
+                }
+                Err(wrong) => problems.extend(wrong),
+            };
         if let Some(path) = &self.file {
-            lay(&mut tree, layer::read_file(path), problems);
+            lay(&mut merged, layer::read_file(path), problems);
         }
+        let shape = &checker.shape;
         for (name, value) in &self.env {
-            if let Some(layer) = layer::env_layer(&self.prefix, name, value, &checker.shape, &tree) {
-                lay(&mut tree, layer, problems);
+            if let Some(layer) = layer::env_layer(&self.prefix, name, value, shape, &merged.value) {
+                lay(&mut merged, layer, problems);
             }
         }
         for flag in &self.flags {
             let layer = match flag {
-                Flag::Set(flag, key, value) => layer::flag_layer(flag, key, value, &checker.shape),
-                Flag::Assign(flag, text) => layer::assign_layer(flag, text, &checker.shape),
+                Flag::Set(flag, key, value) => layer::flag_layer(flag, key, value, shape),
+                Flag::Assign(flag, text) => layer::assign_layer(flag, text, shape),
             };
-            lay(&mut tree, layer, problems);
+            lay(&mut merged, layer, problems);
         }
-        tree
+        merged
     }
 
     fn refused(&self, problems: Vec<Problem>) -> ConfigError {
         let missing = problems.iter().find(|problem| problem.missing);
         let hint = missing.and_then(|problem| {
-            let variable = layer::env_name(&self.prefix, &parse_dotted(&problem.key)?)?;
+            let variable = layer::env_name(&self.prefix, &problem.key)?;
             Some(format!(
                 "set `{}` in the configuration file, or `{variable}` in the environment",
                 problem.key
@@ -216,30 +226,26 @@ impl Loader {
     }
 }
 
+/// Every key that `T` knows, in the order of its fields: `store.url`, `source[].path`,
+/// `buffer.<name>.capacity`.
+#[must_use]
+pub fn keys<T: JsonSchema>() -> Vec<Key> {
+    Shape::of::<T>().keys("")
+}
+
+/// The reference of `T`'s keys, a section of a page in Markdown; `program` as for [`Loader::new`].
+#[must_use]
+pub fn reference<T: JsonSchema>(program: &str) -> String {
+    reference::page(program, &layer::env_prefix(program), &Shape::of::<T>())
+}
+
 /// The keys whose default depends on whether their table is written, for a test that there are none.
 ///
 /// Serde takes what an absent table holds from the parent's `Default`, but what a table that is
 /// written lacks from its own: keep the two equal, or `[batch]` alone changes the configuration.
-/// Empty also when `T` has no default at all.
 #[must_use]
-pub fn uneven_defaults<T: DeserializeOwned + Serialize>() -> Vec<String> {
-    let effective = defaults::effective::<T>;
-    let empty = Node::table(Origin::Default);
-    let Some(absent) = effective(&empty) else { return Vec::new() };
-    let mut uneven = Vec::new();
-    for table in Shape::of::<T>().tables() {
-        let path: Vec<Step> = table.iter().cloned().map(Step::Key).collect();
-        let written = effective(&Node::chain(&table, empty.value.clone(), &Origin::Default));
-        let sides =
-            (absent.get(&path).and_then(Node::entries), written.as_ref().and_then(|tree| tree.get(&path)));
-        if let (Some(absent), Some(written)) = sides {
-            let differs = absent
-                .iter()
-                .filter(|(key, node)| written.entries().and_then(|held| held.get(*key)) != Some(node));
-            uneven.extend(differs.map(|(key, _)| format!("{}.{key}", tree::dotted(&path))));
-        }
-    }
-    uneven
+pub fn uneven_defaults<T: JsonSchema>() -> Vec<String> {
+    Shape::of::<T>().uneven("")
 }
 
 /// A configuration, and where each of its values is from.
@@ -247,8 +253,8 @@ pub fn uneven_defaults<T: DeserializeOwned + Serialize>() -> Vec<String> {
 pub struct Loaded<T> {
     /// The configuration.
     pub value: T,
-    effective: Node,
-    origins: Node,
+    effective: Map<String, Value>,
+    origins: Origins,
 }
 
 impl<T> Loaded<T> {

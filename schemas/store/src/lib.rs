@@ -93,7 +93,7 @@ impl fmt::Display for StoreUrl {
 }
 
 /// `[store]`: where the store is.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct StoreConfig {
     /// `s3://bucket/path`, `file:///path` or a path.

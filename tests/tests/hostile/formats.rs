@@ -138,7 +138,7 @@ async fn parquet_that_is_still_written_waits_and_a_mended_one_is_another_generat
     world.write("in/b.parquet", parquet(&other));
     world.write("in/notes.txt", "passed over");
     world.write("ingest.toml", followed("in", "").replace("follow", &format!("{PARQUET}follow")));
-    let running = start(&world, "perennial-ingest", &[FOLLOW, &["--set", "commit.seconds=0s"]].concat());
+    let running = start(&world, "perennial-ingest", &[FOLLOW, &["--set", "commit.interval=0s"]].concat());
     until_read(&world, 6).await;
     world.write("half", six());
     fs::rename(world.path("half"), world.path("in/a.parquet")).unwrap();
@@ -275,7 +275,7 @@ async fn memory_of(ending: &str, file: &[u8], more: &str) -> (u64, Vec<Reading>)
     let after = if ending == "parquet" { parquet(&[Some("after")]) } else { b"after".to_vec() };
     world.write(&format!("in/b.{ending}"), after);
     world.write("ingest.toml", followed("in", "").replace("follow", &format!("{more}follow")));
-    let mut running = start(&world, "perennial-ingest", &[FOLLOW, &["--set", "commit.seconds=0s"]].concat());
+    let mut running = start(&world, "perennial-ingest", &[FOLLOW, &["--set", "commit.interval=0s"]].concat());
     until_read(&world, 2).await;
     let memory = most_memory(running.child().id());
     assert!(running.terminate().status.success());

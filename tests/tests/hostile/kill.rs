@@ -51,7 +51,7 @@ async fn daemon_killed_at_any_instant_while_its_file_grows_loses_nothing_and_rea
     let seed = Seed::new(20).child("kill");
     let stream = real_lines(rounds).await;
     let world = World::new();
-    let pace = "block_lines = 5\n[commit]\nbytes = \"4kB\"\nseconds = \"10ms\"\n";
+    let pace = "block_lines = 5\n[commit]\nbytes = \"4kB\"\ninterval = \"10ms\"\n";
     world.write("ingest.toml", followed("fed.jsonl", pace));
     let mut file = OpenOptions::new().create(true).append(true).open(world.path("fed.jsonl")).unwrap();
     let clock = Clock::system();

@@ -236,7 +236,7 @@ async fn memory_of(line: &[u8]) -> (u64, Vec<Reading>) {
     let (before, after) = (&b"{\"text\":\"before\"}\n"[..], &b"\n{\"text\":\"after\"}\n"[..]);
     world.write("in.jsonl", [before, line, after].concat());
     world.write("ingest.toml", followed("in.jsonl", "line = \"1MiB\"\n"));
-    let mut running = start(&world, "perennial-ingest", &[FOLLOW, &["--set", "commit.seconds=0s"]].concat());
+    let mut running = start(&world, "perennial-ingest", &[FOLLOW, &["--set", "commit.interval=0s"]].concat());
     until_read(&world, 3).await;
     let memory = most_memory(running.child().id());
     assert!(running.terminate().status.success());
@@ -271,7 +271,7 @@ async fn flood(count: usize) -> (u64, Vec<u64>) {
     // Dead letters, since texts that are kept are remembered.
     let line = format!("{{\"text\":5,\"padding\":\"{}\"}}\n", "x".repeat(1000));
     world.write("in.jsonl", line.repeat(count));
-    let tables = "block_lines = 10\n[queue]\nblocks = 1\nbytes = \"10kB\"\n[commit]\nbytes = \"2MB\"\nseconds = \"1s\"\n";
+    let tables = "block_lines = 10\n[queue]\nblocks = 1\nbytes = \"10kB\"\n[commit]\nbytes = \"2MB\"\ninterval = \"1s\"\n";
     world.write("ingest.toml", followed("in.jsonl", tables));
     let mut running = start(&world, "perennial-ingest", FOLLOW);
     until_read(&world, count).await;

@@ -141,7 +141,7 @@ async fn store_of_a_newer_release_is_refused_by_every_program_and_left_as_it_is(
 #[tokio::test]
 async fn second_daemon_of_a_shard_is_told_who_holds_it_and_a_killed_one_holds_nothing() {
     let world = small();
-    world.write("ingest.toml", followed("in.jsonl", "[commit]\nseconds = \"0s\"\n"));
+    world.write("ingest.toml", followed("in.jsonl", "[commit]\ninterval = \"0s\"\n"));
     let mut first = start(&world, "perennial-ingest", FOLLOW);
     until_read(&world, 3).await;
     let holder = format!("is held by perennial-ingest, process {}", first.child().id());

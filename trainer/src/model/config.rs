@@ -1,10 +1,11 @@
 //! The shape of a model, under the key names of Hugging Face's `config.json`.
 
 use perennial_program::error::{Fault, Kind};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The shape of a decoder of the Llama family. The defaults are a byte model of one million parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelConfig {
     /// Tokens in the vocabulary, at least as many as the tokenizer has. Of the byte tokenizer: bytes 0-255,

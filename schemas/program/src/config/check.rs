@@ -1,232 +1,306 @@
-//! Checks a tree against a type: unknown keys with what was meant, and every value that does not fit.
+//! Checks a layer against a type: unknown keys with what was meant, and every value that does not fit.
 
 use std::collections::BTreeSet;
 
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use serde_path_to_error::{Path, Segment};
 
-use super::fields::Shape;
-use super::layer::env_name;
-use super::problem::{MOST, Problem};
-use super::read::{Fail, Why, read};
-use super::tree::{Node, Origin, Step, Value, dotted, parse_dotted, quoted};
+use super::layer::{Layer, Origin, Origins, env_name};
+use super::problem::{MOST, Problem, is_within};
+use super::schema::{Kind, Shape};
+use super::show::{inline, join, quoted};
 
-/// The most readings of one tree: each finds one more value that does not fit.
+/// The most readings of one layer: each finds one more value that does not fit.
 const MOST_READINGS: usize = 1000;
 
-/// What a tree is checked against.
+/// What a layer is checked against.
 pub(super) struct Checker {
     pub shape: Shape,
     /// Every known key, for suggestions from other tables.
     known: Vec<String>,
     /// The prefix of the program's variables.
-    prefix: Option<String>,
-    /// Where the tree stands in the configuration.
-    base: Vec<Step>,
+    prefix: String,
+}
+
+/// The values of a layer while its keys are checked.
+struct Walk<'a> {
+    origins: &'a Origins,
+    /// Whether nothing can complete the layer.
+    whole: bool,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Walk<'_> {
+    fn origin(&self, name: &str) -> Origin {
+        self.origins.get(name).cloned().unwrap_or(Origin::Default)
+    }
 }
 
 impl Checker {
-    pub(super) fn of<T: DeserializeOwned>(prefix: Option<String>, base: Vec<Step>) -> Self {
-        let shape = Shape::of::<T>();
-        let known = shape.keys().into_iter().map(|key| key.name).collect();
-        Self { shape, known, prefix, base }
+    pub(super) fn new(shape: Shape, prefix: &str) -> Self {
+        let known = shape.keys("").into_iter().map(|key| key.name).collect();
+        Self { shape, known, prefix: prefix.to_owned() }
     }
 
-    /// Refuses every key of `tree` that the type does not know, and takes it out.
-    pub(super) fn unknown_keys(&self, tree: &mut Node, problems: &mut Vec<Problem>) {
-        self.unknown_below(tree, &self.shape, &mut self.base.clone(), problems);
+    /// Refuses every key of `layer` that the type does not know, and takes it out. A layer that is not the
+    /// `whole` configuration may lack the names of choices: other sources may complete it.
+    pub(super) fn unknown_keys(&self, layer: &mut Layer, whole: bool, problems: &mut Vec<Problem>) {
+        let mut walk = Walk { origins: &layer.origins, whole, problems };
+        self.below(&mut layer.value, &self.shape, "", &mut walk);
     }
 
-    fn unknown_below(
-        &self,
-        node: &mut Node,
-        shape: &Shape,
-        path: &mut Vec<Step>,
-        problems: &mut Vec<Problem>,
-    ) {
-        match (&mut node.value, shape) {
-            (Value::Table(entries), Shape::Struct(_) | Shape::Map(_)) => {
-                for (key, child) in entries {
-                    path.push(Step::Key(key.clone()));
-                    match shape.field(key) {
-                        Some(shape) => self.unknown_below(child, shape, path, problems),
-                        None => {
-                            let told = problems.len() < MOST;
-                            problems.push(self.unknown(child, path, told.then_some(shape)));
-                            child.value = Value::Gone;
-                        }
-                    }
-                    path.pop();
-                }
+    fn below(&self, value: &mut Value, shape: &Shape, path: &str, walk: &mut Walk<'_>) {
+        match (value, &shape.kind) {
+            (Value::Object(entries), Kind::Choice { tag, variants }) => {
+                self.choice(entries, shape, (tag, variants), path, walk);
             }
-            (Value::Array(items), Shape::List(inner)) => {
+            (Value::Object(entries), Kind::Struct(_) | Kind::Map(_)) => {
+                self.entries(entries, shape, path, walk)
+            }
+            (Value::Array(items), Kind::List(inner)) => {
                 for (index, item) in items.iter_mut().enumerate() {
-                    path.push(Step::Index(index));
-                    self.unknown_below(item, inner, path, problems);
-                    path.pop();
+                    self.below(item, inner, &format!("{path}[{index}]"), walk);
                 }
             }
             _ => {}
         }
     }
 
-    /// The problem that `node` at `path` is; with suggestions when the shape of its table is given.
-    fn unknown(&self, node: &Node, path: &[Step], table: Option<&Shape>) -> Problem {
-        let is_table = match &node.value {
-            Value::Table(_) => matches!(node.at, Origin::File { .. }),
-            Value::Array(items) => !items.is_empty() && items.iter().all(|item| item.entries().is_some()),
-            _ => false,
-        };
-        let name = dotted(path);
-        let what = if is_table { "table" } else { "key" };
-        let suggestions = table.map(|table| self.meant(table, path, &node.at)).unwrap_or_default();
-        Problem { suggestions, ..Problem::new(node.at.clone(), &name, format!("unknown {what} `{name}`")) }
+    fn entries(&self, entries: &mut Map<String, Value>, shape: &Shape, path: &str, walk: &mut Walk<'_>) {
+        for (key, value) in entries.iter_mut().filter(|(_, value)| !value.is_null()) {
+            let name = join(path, key);
+            match shape.field(key) {
+                Some(shape) => self.below(value, shape, &name, walk),
+                None => {
+                    let problem = self.unknown(value, key, path, shape, walk);
+                    walk.problems.push(problem);
+                    *value = Value::Null;
+                }
+            }
+        }
     }
 
-    /// What the unknown key at the end of `path` may have meant, as its source would write it.
-    fn meant(&self, table: &Shape, path: &[Step], origin: &Origin) -> Vec<String> {
-        let Some((Step::Key(key), above)) = path.split_last() else { return Vec::new() };
-        let fields: &[(&str, Shape)] = match table {
-            Shape::Struct(fields) => fields,
-            _ => &[],
-        };
-        let siblings = nearest(key, fields.iter().map(|(field, _)| *field));
-        let in_place = |sibling: &&str| {
-            let mut full = above.to_vec();
-            full.push(Step::Key((*sibling).to_owned()));
-            full
-        };
-        let here: Vec<Vec<Step>> = siblings.iter().map(in_place).collect();
-        let paths: Vec<String> = if here.is_empty() {
-            self.elsewhere(key)
-        } else {
-            here.iter().map(|path| dotted(path)).collect()
-        };
-        match (origin, &self.prefix) {
-            (Origin::Env(_), Some(prefix)) => paths
-                .iter()
-                .filter(|path| !path.contains(['<', '*']))
-                .filter_map(|path| env_name(prefix, &parse_dotted(path)?))
-                .collect(),
-            (Origin::File { .. }, _) if !here.is_empty() => {
-                siblings.iter().map(|key| quoted(key).into_owned()).collect()
+    fn choice(
+        &self,
+        entries: &mut Map<String, Value>,
+        shape: &Shape,
+        (tag, variants): (&str, &[(String, Shape)]),
+        path: &str,
+        walk: &mut Walk<'_>,
+    ) {
+        let name = join(path, tag);
+        let chosen = entries.get(tag).filter(|value| !value.is_null());
+        if let Some((_, variant)) =
+            variants.iter().find(|(word, _)| chosen == Some(&Value::from(word.as_str())))
+        {
+            let word = entries.shift_remove(tag);
+            self.entries(entries, variant, path, walk);
+            entries.extend(word.map(|word| (tag.to_owned(), word)));
+            return;
+        }
+        let problem = match chosen {
+            Some(found) => {
+                let words = variants.iter().map(|(word, _)| word.as_str());
+                wrong(walk.origin(&name), &name, &shape.words(), words, found)
             }
-            _ => paths,
+            None if !walk.whole => return,
+            None => {
+                Problem::new(walk.origin(path), &name, format!("missing key `{name}`: {}", shape.words()))
+            }
+        };
+        walk.problems.push(problem);
+        // So that what refers to the table finds it.
+        let first = variants.iter().take(1).map(|(word, _)| (tag.to_owned(), word.as_str().into()));
+        *entries = first.collect();
+    }
+
+    /// The problem that the unknown `key` of the table `path` is.
+    fn unknown(&self, value: &Value, key: &str, path: &str, table: &Shape, walk: &Walk<'_>) -> Problem {
+        let name = join(path, key);
+        let origin = walk.origin(&name);
+        let is_table = match value {
+            Value::Object(_) => matches!(origin, Origin::File { .. }),
+            Value::Array(items) => !items.is_empty() && items.iter().all(Value::is_object),
+            _ => false,
+        };
+        let what = if is_table { "table" } else { "key" };
+        let suggestions =
+            if walk.problems.len() < MOST { self.meant(key, path, table, &origin) } else { Vec::new() };
+        Problem { suggestions, ..Problem::new(origin, &name, format!("unknown {what} `{name}`")) }
+    }
+
+    /// What the unknown `key` of `table` may have meant, as its source would write it.
+    fn meant(&self, key: &str, path: &str, table: &Shape, origin: &Origin) -> Vec<String> {
+        let Kind::Struct(fields) = &table.kind else { return Vec::new() };
+        let here = nearest(key, fields.iter().map(|(field, _)| field.as_str()));
+        let names = match here.is_empty() {
+            true => self.elsewhere(key),
+            false => here.iter().map(|key| join(path, key)).collect(),
+        };
+        match origin {
+            Origin::Env(_) => names.iter().filter_map(|name| env_name(&self.prefix, name)).collect(),
+            Origin::File { .. } if !here.is_empty() => {
+                here.iter().map(|key| quoted(key).into_owned()).collect()
+            }
+            _ => names,
         }
     }
 
     /// Keys and tables elsewhere whose last name is `key` or nearly so.
     fn elsewhere(&self, key: &str) -> Vec<String> {
-        let mut seen = BTreeSet::new();
-        let names = self.known.iter().flat_map(|known| {
-            let ends = known.match_indices('.').map(|(dot, _)| dot).chain([known.len()]);
-            ends.filter_map(|end| known.get(..end))
-        });
-        let names: Vec<&str> = names.filter(|name| seen.insert(*name)).collect();
-        let ends: Vec<String> =
-            names.iter().map(|name| plain(name.rsplit('.').next().unwrap_or_default())).collect();
-        let key = plain(key);
-        let near = if ends.contains(&key) {
-            vec![key.as_str()]
-        } else {
-            nearest(&key, ends.iter().map(String::as_str))
+        let ends = |known: &str| {
+            known.match_indices('.').map(|(dot, _)| dot).chain([known.len()]).collect::<Vec<_>>()
         };
-        let meant = names.iter().zip(&ends).filter(|(_, end)| near.contains(&end.as_str()));
-        meant.take(3).map(|(name, _)| (*name).to_owned()).collect()
+        let mut seen = BTreeSet::new();
+        let names =
+            self.known.iter().flat_map(|known| ends(known).into_iter().filter_map(|end| known.get(..end)));
+        let names: Vec<&str> = names.filter(|name| seen.insert(*name)).collect();
+        let last = |name: &str| plain(name.rsplit('.').next().unwrap_or_default());
+        let lasts: Vec<String> = names.iter().map(|name| last(name)).collect();
+        let near = match lasts.contains(&plain(key)) {
+            true => vec![plain(key)],
+            false => nearest(key, lasts.iter().map(String::as_str)).into_iter().map(str::to_owned).collect(),
+        };
+        let meant = names.iter().filter(|name| near.contains(&last(name)));
+        meant.take(3).map(|name| (*name).to_owned()).collect()
     }
 
-    /// Reads `T` from `tree`. Every value that does not fit is told and taken out, so that the rest
+    /// Reads `T` from `layer`. Every value that does not fit is reported and taken out, so that the rest
     /// is read too; `None` when without them there is no `T`.
     ///
-    /// A tree that is not the `whole` configuration may lack keys and is not held to checks that
-    /// look at a whole table: other sources may complete it.
+    /// A layer that is not the `whole` configuration may lack keys: other sources may complete it.
     pub(super) fn read<T: DeserializeOwned>(
         &self,
-        tree: &mut Node,
+        layer: &mut Layer,
         whole: bool,
         problems: &mut Vec<Problem>,
     ) -> Option<T> {
-        let mut scratch = tree.clone();
-        let mut bare: Vec<(Vec<Step>, Fail)> = Vec::new();
-        let mut removed = 0;
-        let value = loop {
-            let fail = match read::<T>(&scratch, &self.base) {
-                Ok(value) => break Some(value),
+        let mut scratch = layer.value.clone();
+        for _ in 0..MOST_READINGS {
+            let fail = match serde_path_to_error::deserialize(self.shape.nested(&scratch)) {
+                Ok(value) => return Some(value),
                 Err(fail) => fail,
             };
-            let full = fail.path.clone().unwrap_or_else(|| self.base.clone());
-            let path = existing(&scratch, full.get(self.base.len()..).unwrap_or_default());
-            let Some(node) = scratch.get_mut(&path) else { break None };
-            if let Value::Text(text) = &node.value {
-                // It read as TOML, but not as the type wanted: perhaps it is a string as it stands.
-                node.value = Value::Str(text.clone());
-                bare.push((path, fail));
-                continue;
+            let place = Place::of(fail.path(), &scratch);
+            // Arrays are replaced whole: nothing can complete what stands in one.
+            let complete = whole || place.in_array;
+            let message: &serde_json::Error = fail.inner();
+            let found = scratch.pointer(&place.pointer).filter(|found| !found.is_null())?;
+            let problem = self.problem(&place, &message.to_string(), found, layer);
+            let is_known = problems.iter().any(|other| is_within(&other.key, &problem.key));
+            let reported = !problem.missing || complete && !is_known;
+            if reported {
+                problems.push(problem);
             }
-            let first = bare.iter().position(|(at, _)| *at == path).map(|at| bare.swap_remove(at).1);
-            let reported = self.report(node, &path, first.unwrap_or(fail), whole, problems);
-            removed += 1;
-            if path.is_empty() || problems.len() >= MOST || removed >= MOST_READINGS {
-                break None;
+            if place.pointer.is_empty() || problems.len() >= MOST {
+                return None;
             }
-            node.value = Value::Gone;
-            if let Some(node) = tree.get_mut(&path).filter(|_| reported) {
-                node.value = Value::Gone;
-            }
-        };
-        for (path, _) in bare {
-            if let (Some(to), Some(from)) = (tree.get_mut(&path), scratch.get(&path)) {
-                to.value = from.value.clone();
+            *scratch.pointer_mut(&place.pointer)? = Value::Null;
+            if reported {
+                *layer.value.pointer_mut(&place.pointer)? = Value::Null;
             }
         }
-        value
+        None
     }
 
-    /// Tells of `fail`, whose deepest node in the tree is `node`; whether it was told.
-    fn report(
-        &self,
-        node: &Node,
-        path: &[Step],
-        fail: Fail,
-        whole: bool,
-        problems: &mut Vec<Problem>,
-    ) -> bool {
-        let is_table = matches!(node.value, Value::Table(_));
-        // Arrays are replaced whole: nothing can complete what stands in one.
-        let complete = whole || path.iter().any(|step| matches!(step, Step::Index(_)));
-        let mut full = fail.path.unwrap_or_else(|| self.base.clone());
-        if let Why::Missing(field) = &fail.why {
-            full.push(Step::Key((*field).to_owned()));
+    /// What serde's `message` about `place` says, in the words of somebody who writes a configuration.
+    fn problem(&self, place: &Place, message: &str, found: &Value, layer: &Layer) -> Problem {
+        const TYPES: [&str; 4] = ["invalid type", "invalid value", "unknown variant", "data did not match"];
+        let origin = layer.origin(&place.held);
+        if let Some(rest) = message.strip_prefix("missing field `") {
+            let name = join(&place.name, rest.trim_end_matches('`'));
+            return Problem { missing: true, ..Problem::new(origin, &name, format!("missing key `{name}`")) };
         }
-        let name = dotted(&full);
-        let (message, suggestions) = match &fail.why {
-            Why::Missing(_) => {
-                if !complete || problems.iter().any(|problem| problem.is_within(&name)) {
-                    return false;
-                }
-                (format!("missing key `{name}`"), Vec::new())
+        let shape = place.keys.iter().try_fold(&self.shape, |shape, key| shape.field(key));
+        match shape.filter(|_| TYPES.iter().any(|start| message.starts_with(start))) {
+            Some(shape) => {
+                let words = match &shape.kind {
+                    Kind::Words(words) => words.as_slice(),
+                    _ => &[],
+                };
+                let words = words.iter().map(|(word, _)| word.as_str());
+                wrong(origin, &place.name, &shape.expected(), words, found)
             }
-            Why::Said(_) if is_table && !complete => return false,
-            Why::Said(text) if name.is_empty() => (text.clone(), Vec::new()),
-            Why::Said(text) => (format!("`{name}`: {text}"), Vec::new()),
-            Why::Word { found, allowed } => {
-                let near = nearest(found.trim_matches('`'), allowed.iter().copied());
-                let near = near.into_iter().map(str::to_owned).collect();
-                (format!("`{name}` {}", Fail { path: None, why: fail.why.clone() }), near)
-            }
-            Why::Wrong(..) => {
-                (format!("`{name}` {}", Fail { path: None, why: fail.why.clone() }), Vec::new())
-            }
-        };
-        let missing = matches!(fail.why, Why::Missing(_));
-        problems.push(Problem { suggestions, missing, ..Problem::new(node.at.clone(), &name, message) });
-        true
+            None => Problem::new(origin, &place.name, format!("`{}`: {message}", place.name)),
+        }
     }
 }
 
-/// The longest beginning of `path` that stands in `tree`.
-fn existing(tree: &Node, path: &[Step]) -> Vec<Step> {
-    let ends = (0..=path.len()).rev().filter_map(|end| path.get(..end));
-    ends.into_iter().find(|path| tree.get(path).is_some()).unwrap_or_default().to_vec()
+/// Where serde stopped.
+#[derive(Default)]
+struct Place {
+    /// The dotted key.
+    name: String,
+    /// The longest beginning of `name` that stands in the layer.
+    held: String,
+    /// The JSON pointer of `held`.
+    pointer: String,
+    /// The steps of `name`; any text for an index.
+    keys: Vec<String>,
+    in_array: bool,
+}
+
+impl Place {
+    fn of(path: &Path, root: &Value) -> Self {
+        let mut place = Self::default();
+        let mut node = Some(root);
+        for segment in path {
+            let step = match segment {
+                Segment::Map { key } => {
+                    place.name = join(&place.name, key);
+                    key.clone()
+                }
+                Segment::Seq { index } => {
+                    // Serde did not see what was taken out before.
+                    let items = node.and_then(Value::as_array).into_iter().flatten().enumerate();
+                    let held = items.filter(|(_, item)| !item.is_null()).nth(*index);
+                    place.in_array = true;
+                    let index = held.map_or(*index, |(index, _)| index);
+                    place.name = format!("{}[{index}]", place.name);
+                    index.to_string()
+                }
+                Segment::Enum { .. } | Segment::Unknown => continue,
+            };
+            let pointer = format!("{}/{}", place.pointer, step.replace('~', "~0").replace('/', "~1"));
+            node = root.pointer(&pointer).filter(|_| node.is_some());
+            if node.is_some() {
+                (place.pointer, place.held) = (pointer, place.name.clone());
+            }
+            place.keys.push(step);
+        }
+        place
+    }
+}
+
+/// The problem that `found` is not what is `expected`, one of `words` where it is a word.
+fn wrong<'w>(
+    origin: Origin,
+    name: &str,
+    expected: &str,
+    words: impl Iterator<Item = &'w str>,
+    found: &Value,
+) -> Problem {
+    let near = found.as_str().map(|found| nearest(found, words)).unwrap_or_default();
+    let found = match found {
+        Value::String(text) => format!("string `{}`", shortened(text)),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "a table".to_owned(),
+        other => format!("`{}`", inline(other)),
+    };
+    let message = format!("`{name}` must be {expected}; found {found}");
+    let suggestions = near.into_iter().map(str::to_owned).collect();
+    Problem { suggestions, ..Problem::new(origin, name, message) }
+}
+
+/// The beginning of a text that a message repeats, on one line.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let mut short: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        short.push_str("...");
+    }
+    short
 }
 
 /// How `key` compares: case and the kind of dash do not matter.

@@ -1,12 +1,12 @@
-//! What is wrong with a configuration: every problem, each with its place and its mend.
+//! What is wrong with a configuration: every problem, each with its place and its remedy.
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::tree::{Node, Origin, Step, parse_dotted};
+use super::layer::{Origin, Origins};
 use crate::error::{Fault, Kind};
 
-/// The most problems told in one run.
+/// The most problems reported in one run.
 pub(super) const MOST: usize = 100;
 
 /// One thing wrong with a configuration.
@@ -26,7 +26,7 @@ pub struct Problem {
     pub message: String,
     /// What may have been meant, the likeliest first; at most three.
     pub suggestions: Vec<String>,
-    /// Whether it is that nobody wrote the key.
+    /// Whether the key is missing.
     pub(super) missing: bool,
 }
 
@@ -41,12 +41,12 @@ impl Problem {
         let (line, column) = at.unwrap_or((0, None));
         Self { column, ..Self::new(Origin::File { path: name.clone(), line }, "", message) }
     }
+}
 
-    /// Whether this problem is about `key` or something within it.
-    pub(super) fn is_within(&self, key: &str) -> bool {
-        let rest = self.key.strip_prefix(key);
-        rest.is_some_and(|rest| rest.is_empty() || key.is_empty() || rest.starts_with(['.', '[']))
-    }
+/// Whether the dotted key `name` is `key` or stands below it.
+pub(super) fn is_within(name: &str, key: &str) -> bool {
+    let rest = name.strip_prefix(key);
+    rest.is_some_and(|rest| rest.is_empty() || key.is_empty() || rest.starts_with(['.', '[']))
 }
 
 impl fmt::Display for Problem {
@@ -98,12 +98,6 @@ impl ConfigError {
     }
 }
 
-impl From<Problem> for ConfigError {
-    fn from(problem: Problem) -> Self {
-        Self { problems: vec![problem], hint: None }
-    }
-}
-
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.problems.iter().take(MOST).enumerate() {
@@ -132,7 +126,7 @@ impl Fault for ConfigError {
 #[derive(Debug)]
 pub struct Problems {
     pub(super) list: Vec<Problem>,
-    pub(super) tree: Node,
+    pub(super) origins: Origins,
 }
 
 impl Problems {
@@ -140,16 +134,10 @@ impl Problems {
     ///
     /// Ignored when the loader already refused that key: what stands there is then a default.
     pub fn refuse(&mut self, key: &str, why: &str) {
-        if self.list.iter().any(|problem| problem.is_within(key)) {
+        if self.list.iter().any(|problem| is_within(&problem.key, key)) {
             return;
         }
-        let origin = parse_dotted(key).map_or(Origin::Default, |path| self.nearest_origin(&path));
-        self.list.push(Problem::new(origin, key, format!("`{key}` {why}")));
-    }
-
-    /// The value of `result`; its problems are kept.
-    pub fn absorb<V>(&mut self, result: Result<V, ConfigError>) -> Option<V> {
-        result.map_err(|error| self.list.extend(error.problems)).ok()
+        self.list.push(Problem::new(self.nearest_origin(key), key, format!("`{key}` {why}")));
     }
 
     /// Whether nothing is wrong so far.
@@ -158,9 +146,11 @@ impl Problems {
         self.list.is_empty()
     }
 
-    fn nearest_origin(&self, path: &[Step]) -> Origin {
-        let origins =
-            (0..=path.len()).rev().filter_map(|end| path.get(..end)).map(|path| self.tree.origin(path));
-        origins.into_iter().find(|origin| *origin != Origin::Default).unwrap_or(Origin::Default)
+    /// Where `key`, or the nearest table or array that holds it, was written.
+    fn nearest_origin(&self, key: &str) -> Origin {
+        let ends = key.match_indices(['.', '[']).map(|(at, _)| at).chain([key.len()]);
+        let mut above: Vec<&str> = ends.filter_map(|end| key.get(..end)).collect();
+        above.reverse();
+        above.into_iter().find_map(|key| self.origins.get(key)).cloned().unwrap_or(Origin::Default)
     }
 }

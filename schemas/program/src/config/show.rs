@@ -1,69 +1,69 @@
 //! Prints the effective configuration: for a reader, with origins; for a digest, canonically.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use super::tree::{Node, Step, Value, basic_string, dotted, quoted};
+use serde_json::{Map, Value};
+
+use super::layer::{Origin, Origins};
 
 /// `effective` as a TOML file that reads back as the same configuration, each value with the origin
 /// it has in `origins`. Of a secret there is only a comment: what is printed ends in logs, reports
 /// and folders of jobs, and a secret that is left out may still come from the environment.
-pub(super) fn annotated(effective: &Node, origins: &Node) -> String {
+pub(super) fn annotated(effective: &Map<String, Value>, origins: &Origins) -> String {
     let mut page = Page { text: String::new(), origins };
-    if let Some(entries) = effective.entries() {
-        page.table(&mut Vec::new(), entries);
-    }
+    page.table("", "", effective);
     page.text
 }
 
 struct Page<'a> {
     text: String,
-    origins: &'a Node,
+    origins: &'a Origins,
 }
 
-impl Page<'_> {
+impl<'a> Page<'a> {
     /// The values of a table first, then its tables: TOML gives a header everything that follows it.
-    fn table(&mut self, path: &mut Vec<Step>, entries: &BTreeMap<String, Node>) {
-        for (key, node) in entries.iter().filter(|(_, node)| !is_section(node)) {
-            path.push(Step::Key(key.clone()));
-            let (origin, key) = (self.origins.origin(path), quoted(key));
-            let _ = if is_secret(path, node) {
-                writeln!(self.text, "# {key} is set and not shown: {origin}")
+    /// `path` counts the elements of arrays, `header` does not.
+    fn table(&mut self, path: &str, header: &str, entries: &Map<String, Value>) {
+        for (key, value) in entries.iter().filter(|(_, value)| !is_section(value)) {
+            let origin = self.origin(&join(path, key));
+            let shown = quoted(key);
+            let _ = if is_secret(path, key, value) {
+                writeln!(self.text, "# {shown} is set and not shown: {origin}")
             } else {
-                writeln!(self.text, "{key} = {}  # {origin}", inline(node))
+                writeln!(self.text, "{shown} = {}  # {origin}", inline(value))
             };
-            path.pop();
         }
-        for (key, node) in entries.iter().filter(|(_, node)| is_section(node)) {
-            path.push(Step::Key(key.clone()));
-            match &node.value {
-                Value::Table(entries) => {
-                    if entries.is_empty() || entries.values().any(|node| !is_section(node)) {
-                        self.header("[", path, "]", entries.is_empty());
+        for (key, value) in entries.iter().filter(|(_, value)| is_section(value)) {
+            let (path, header) = (join(path, key), join(header, key));
+            match value {
+                Value::Object(entries) => {
+                    if entries.is_empty() || entries.values().any(|value| !is_section(value)) {
+                        self.header(&format!("[{header}]"), &path, entries.is_empty());
                     }
-                    self.table(path, entries);
+                    self.table(&path, &header, entries);
                 }
                 Value::Array(items) => {
-                    for (index, entries) in items.iter().filter_map(Node::entries).enumerate() {
-                        path.push(Step::Index(index));
-                        self.header("[[", path, "]]", entries.is_empty());
-                        self.table(path, entries);
-                        path.pop();
+                    for (index, entries) in items.iter().filter_map(Value::as_object).enumerate() {
+                        let path = format!("{path}[{index}]");
+                        self.header(&format!("[[{header}]]"), &path, entries.is_empty());
+                        self.table(&path, &header, entries);
                     }
                 }
                 _ => {}
             }
-            path.pop();
         }
     }
 
-    fn header(&mut self, open: &str, path: &[Step], close: &str, is_empty: bool) {
-        let keys: Vec<Step> = path.iter().filter(|step| matches!(step, Step::Key(_))).cloned().collect();
+    fn header(&mut self, header: &str, path: &str, is_empty: bool) {
         let blank = if self.text.is_empty() { "" } else { "\n" };
-        let origin = self.origins.origin(path);
         // A table without values is a value of its own; otherwise each value says where it is from.
-        let origin = if is_empty { format!("  # {origin}") } else { String::new() };
-        let _ = writeln!(self.text, "{blank}{open}{}{close}{origin}", dotted(&keys));
+        let origin = if is_empty { format!("  # {}", self.origin(path)) } else { String::new() };
+        let _ = writeln!(self.text, "{blank}{header}{origin}");
+    }
+
+    fn origin(&self, path: &str) -> &'a Origin {
+        self.origins.get(path).unwrap_or(&Origin::Default)
     }
 }
 
@@ -71,67 +71,75 @@ impl Page<'_> {
 /// `aws_secret_access_key`, `aws_session_token`, ...
 const SECRET: [&str; 5] = ["secret", "token", "password", "key", "credential"];
 
-/// Whether `node` opens a store: an option with the name of a secret, or a URL with a user in it.
-fn is_secret(path: &[Step], node: &Node) -> bool {
-    let (Value::Str(text) | Value::Text(text)) = &node.value else { return false };
-    let [.., Step::Key(store), Step::Key(options), Step::Key(name)] = path else { return false };
-    let name = name.to_ascii_lowercase();
+/// Whether `value` opens a store: an option with the name of a secret, or a URL with a user in it.
+fn is_secret(table: &str, key: &str, value: &Value) -> bool {
+    let Value::String(text) = value else { return false };
+    let is_option = table == "store.options" || table.ends_with(".store.options");
+    let name = key.to_ascii_lowercase();
     let authority = text.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
     let opens = SECRET.iter().any(|word| name.contains(word)) || authority.is_some_and(|it| it.contains('@'));
-    store == "store" && options == "options" && opens
+    is_option && opens
 }
 
-/// Whether `node` is written under a header of its own.
-fn is_section(node: &Node) -> bool {
-    match &node.value {
-        Value::Table(_) => true,
-        Value::Array(items) => !items.is_empty() && items.iter().all(|item| item.entries().is_some()),
+/// Whether `value` is written under a header of its own.
+fn is_section(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => true,
+        Value::Array(items) => !items.is_empty() && items.iter().all(Value::is_object),
         _ => false,
     }
 }
 
 /// One `dotted.key = value` a line, sorted at every level, without origins: equal for equal
 /// configurations, wherever and in whatever order they were written.
-pub(super) fn canonical(effective: &Node) -> String {
+pub(super) fn canonical(effective: &Map<String, Value>) -> String {
     let mut text = String::new();
-    leaves(effective, &mut Vec::new(), &mut text);
+    leaves(effective, "", &mut text);
     text
 }
 
-fn leaves(node: &Node, path: &mut Vec<Step>, text: &mut String) {
-    match node.entries().filter(|entries| path.is_empty() || !entries.is_empty()) {
-        Some(entries) => {
-            for (key, node) in entries {
-                path.push(Step::Key(key.clone()));
-                leaves(node, path, text);
-                path.pop();
-            }
-        }
-        None => {
-            let _ = writeln!(text, "{} = {}", dotted(path), inline(node));
+fn leaves(entries: &Map<String, Value>, path: &str, text: &mut String) {
+    for (key, value) in entries {
+        let path = join(path, key);
+        match value {
+            Value::Object(entries) if !entries.is_empty() => leaves(entries, &path, text),
+            _ => drop(writeln!(text, "{path} = {}", inline(value))),
         }
     }
 }
 
-/// `node` as a TOML value on one line.
-pub(super) fn inline(node: &Node) -> String {
-    match &node.value {
-        Value::Str(text) | Value::Text(text) => basic_string(text),
-        Value::Int(value) => value.to_string(),
-        Value::Float(value) if value.is_nan() => "nan".to_owned(),
-        Value::Float(value) => format!("{value:?}"),
-        Value::Bool(value) => value.to_string(),
-        Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(inline).collect();
-            format!("[{}]", items.join(", "))
+/// `value` as a TOML value on one line.
+pub(super) fn inline(value: &Value) -> String {
+    match value {
+        Value::String(text) => basic_string(text),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(number) => format!("{number:?}"),
+            None => number.to_string(),
+        },
+        Value::Array(items) => format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", ")),
+        Value::Object(entries) if entries.is_empty() => "{}".to_owned(),
+        Value::Object(entries) => {
+            let pairs = entries.iter().map(|(key, value)| format!("{} = {}", quoted(key), inline(value)));
+            format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
         }
-        Value::Table(entries) if entries.is_empty() => "{}".to_owned(),
-        Value::Table(entries) => {
-            let pairs: Vec<String> =
-                entries.iter().map(|(key, node)| format!("{} = {}", quoted(key), inline(node))).collect();
-            format!("{{ {} }}", pairs.join(", "))
-        }
-        // An absent element of an array: TOML has no word for it.
-        Value::Gone => "\"\"".to_owned(),
+        Value::Bool(_) | Value::Null => value.to_string(),
     }
+}
+
+/// The dotted key of `key` in the table `path`, odd keys quoted: `limits."a.b"`.
+pub(super) fn join(path: &str, key: &str) -> String {
+    let key = quoted(key);
+    if path.is_empty() { key.into_owned() } else { format!("{path}.{key}") }
+}
+
+/// `key` as TOML writes it: bare if it can be, else in quotes.
+pub(super) fn quoted(key: &str) -> Cow<'_, str> {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !key.is_empty() && key.chars().all(bare) { Cow::Borrowed(key) } else { Cow::Owned(basic_string(key)) }
+}
+
+/// `text` as a TOML basic string on one line, quotes included.
+fn basic_string(text: &str) -> String {
+    // JSON escapes all that TOML wants escaped, except this character.
+    serde_json::to_string(text).unwrap_or_default().replace('\u{7f}', "\\u007F")
 }
