@@ -30,11 +30,13 @@ use perennial_ingest::normalise::decode::Decoder;
 use perennial_ingest::normalise::{Normaliser, passage};
 use perennial_ingest::pipeline::{self, Summary};
 use perennial_ingest::score::novelty::unseen::{self, Unseen};
+use perennial_ingest::score::{CATALOGUE, Context, Scores};
 use perennial_ingest::source::{self, Outlet, Positions};
 use perennial_ingest::write;
 use perennial_program::clock::Clock;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::{Seq, Shard};
+use perennial_schemas::seed::Seed;
 use perennial_schemas::table::Table as Of;
 use perennial_schemas::text::{Identity, folded_hash};
 use perennial_store::commit::Committer;
@@ -156,6 +158,13 @@ impl Stream {
         self.stage(blocks, move |block| known.run(block, |_| Ok(Found::new())).expect("it decides"))
     }
 
+    /// What `score` sends.
+    fn scored(&self, blocks: &[Block]) -> (Duration, Vec<Block>) {
+        let names: Vec<String> = CATALOGUE.iter().map(|entry| entry.name.to_owned()).collect();
+        let mut scores = Scores::new(&names, &Context { shard: shard(), seed: Seed::new(0) });
+        self.stage(blocks, move |block| scores.run(block).expect("it scores"))
+    }
+
     fn store(&self) -> (TempDir, Store) {
         let folder = tempfile::tempdir().expect("a folder");
         let url = folder.path().display().to_string().parse().expect("a path");
@@ -196,7 +205,7 @@ fn shard() -> Shard {
 }
 
 fn copy(block: &Block) -> Block {
-    let Block { readings, rows, upto, tally } = block;
+    let Block { readings, rows, upto, tally, sketches, scores } = block;
     let readings = Readings {
         bytes: readings.bytes.clone(),
         columns: readings.columns.clone(),
@@ -205,7 +214,8 @@ fn copy(block: &Block) -> Block {
         ..*readings
     };
     let rows = Rows { texts: rows.texts.clone(), ends: rows.ends.clone(), list: rows.list.clone() };
-    Block { readings, rows, upto: upto.clone(), tally: *tally }
+    let (upto, sketches, scores) = (upto.clone(), sketches.clone(), scores.clone());
+    Block { readings, rows, upto, tally: *tally, sketches, scores }
 }
 
 /// One group of steps over a stream.
@@ -325,13 +335,16 @@ impl<'s> Steps<'s, '_> {
                 }
             })
         });
-        self.step("dedup and score", HASH, || stream.decided(&stream.rows).0);
+        self.step("dedup", HASH, || stream.decided(&stream.rows).0);
+        let (_, decided) = stream.decided(&stream.rows);
+        self.step("score", HASH, || stream.scored(&decided).0);
     }
 
     fn writing(&mut self) {
         let stream = self.stream;
         let (_, decided) = stream.decided(&stream.rows);
-        let (_, _folder, store) = stream.write(&decided);
+        let (_, scored) = stream.scored(&decided);
+        let (_, _folder, store) = stream.write(&scored);
         let batches = stream.runtime.block_on(async {
             let version = store.version(Of::Records).await.expect("a version");
             let all = Scan { columns: &[], filter: None, order: &["seq"] };
@@ -351,7 +364,7 @@ impl<'s> Steps<'s, '_> {
                 clock.monotonic().saturating_sub(begun)
             })
         });
-        self.step("write", PARQUET, || stream.write(&decided).0);
+        self.step("write", PARQUET, || stream.write(&scored).0);
     }
 
     fn whole(&mut self) -> Option<Summary> {

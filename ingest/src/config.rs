@@ -9,6 +9,7 @@ use perennial_store::maintain::Retention;
 use serde::{Deserialize, Serialize};
 
 use crate::dedup::near::Near;
+use crate::score::catalogue::{self, CATALOGUE};
 
 /// The configuration of `perennial-ingest`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub struct Config {
     pub read: Read,
     /// What counts as the same text.
     pub dedup: Dedup,
+    /// What is said of kept records.
+    pub score: ScoreConfig,
     /// When rows are committed.
     pub commit: Commit,
     /// How much waits between the stages.
@@ -166,6 +169,22 @@ pub enum Folded {
     Off,
 }
 
+/// `[score]`: what is said of kept records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScoreConfig {
+    /// The scores to compute, by name: `perennial-ingest --help` lists them.
+    pub enabled: Vec<String>,
+    /// The seed of scores that draw at random.
+    pub seed: u64,
+}
+
+impl Default for ScoreConfig {
+    fn default() -> Self {
+        Self { enabled: CATALOGUE.iter().map(|entry| entry.name.to_owned()).collect(), seed: 0 }
+    }
+}
+
 /// `[commit]`: rows are committed when the first of these is reached, and at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -287,6 +306,9 @@ impl Config {
         if self.maintain.file < Bytes::mib(1) {
             refuse("maintain.file", "must be at least 1 MiB");
         }
+        for name in self.score.enabled.iter().filter(|name| catalogue::find(name).is_none()) {
+            refuse("score.enabled", &catalogue::unknown(name));
+        }
         if self.dedup.near.records == 0 {
             refuse("dedup.near.records", "must be at least 1");
         }
@@ -295,14 +317,12 @@ impl Config {
         if most.into_iter().fold(0, u64::saturating_add) >= Bytes::gib(2).get() {
             refuse("commit.bytes", "must be less than 2 GiB with `read.block_bytes` and `read.line`");
         }
-        // Shingles of texts that are kept and not yet committed can be had from the cache alone; text without
-        // spaces has 8 bytes of them for 3 of its own.
-        let waiting = self.commit.bytes.get().saturating_add(self.queue.bytes.get());
-        if self.dedup.near.cache.get() < waiting.saturating_mul(3) {
-            refuse(
-                "dedup.near.cache",
-                "must be at least three times `commit.bytes` and `queue.bytes` together",
-            );
+        // Shingles of texts that are kept and not yet committed are in the cache alone; text without spaces has
+        // 8 bytes of them for 3 of its own. The queue to `score` counts the shingles, that to `write` the texts.
+        let (commit, queue) = (self.commit.bytes.get(), self.queue.bytes.get());
+        let waiting = commit.saturating_mul(3).saturating_add(queue.saturating_mul(4));
+        if self.dedup.near.cache.get() < waiting {
+            refuse("dedup.near.cache", "must be at least 3 x `commit.bytes` + 4 x `queue.bytes`");
         }
         faults
     }

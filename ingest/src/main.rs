@@ -10,6 +10,7 @@ use perennial_ingest::error::IngestError;
 use perennial_ingest::explain::explain;
 use perennial_ingest::maintain;
 use perennial_ingest::pipeline::{self, Summary};
+use perennial_ingest::score::catalogue;
 use perennial_program::cli::{self, ConfigCommand, Log};
 use perennial_program::clock::Clock;
 use perennial_program::error::{Failure, Fault, Kind};
@@ -25,7 +26,7 @@ use perennial_store::lock::ShardLock;
 ///
 /// Kill it at any time and run it again: it goes on at the last commit.
 #[derive(Debug, Parser)]
-#[command(name = "perennial-ingest", version, arg_required_else_help = true)]
+#[command(name = "perennial-ingest", version, arg_required_else_help = true, after_help = catalogue::help())]
 struct Cli {
     #[command(flatten)]
     log: Log,

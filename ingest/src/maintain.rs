@@ -67,7 +67,11 @@ mod tests {
         let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
         for batch in 1..=40 {
             let mut rows = Builder::new();
-            rows.push(Row { seq: Some(batch - 1), batch, ..Row::new(Outcome::DeadLetter, "main", "s") });
+            rows.push(Row {
+                seq: Some(batch - 1),
+                commit: batch,
+                ..Row::new(Outcome::DeadLetter, "main", "s")
+            });
             committer.commit(&[rows.finish().unwrap()], vec![("ingest/main".into(), batch)]).await.unwrap();
         }
         let before = store.version(Table::Records).await.unwrap();

@@ -1,7 +1,7 @@
 //! READ THIS FIRST: the stages of ingest, and how they start, stop and fail.
 //!
 //! ```text
-//! source ─> normalise ─> dedup ─> write
+//! source ─> normalise ─> dedup ─> score ─> write
 //! ```
 //! - A stage is a thread of its own (`write` a task); what is parallel is parallel *inside* a stage and
 //!   keeps the order, so positions and decisions need no thought about races.
@@ -19,9 +19,10 @@ use perennial_program::stop::Stop;
 use perennial_store::Store;
 use tokio::runtime::Handle;
 
+use crate::block::Block;
 use crate::config::{self, Config};
 use crate::dedup::stored_texts;
-use crate::edge::{Flow, edge};
+use crate::edge::{Flow, Receiver, Sender, edge};
 use crate::error::IngestError;
 use crate::normalise::Normaliser;
 use crate::source::{self, Outlet};
@@ -66,8 +67,9 @@ pub async fn run(
         return Err(IngestError::Config { key: "shard".to_owned(), why: "is no name".to_owned() });
     };
     let opened = write::open(store, &shard, config).await?;
-    let (to_normalise, mut for_normalise, into_normalise) = edge("normalise", config.queue, clock);
-    let (to_dedup, mut for_dedup, into_dedup) = edge("dedup", config.queue, clock);
+    let (to_normalise, for_normalise, into_normalise) = edge("normalise", config.queue, clock);
+    let (to_dedup, for_dedup, into_dedup) = edge("dedup", config.queue, clock);
+    let (to_score, for_score, into_score) = edge("score", config.queue, clock);
     let (to_write, for_write, into_write) = edge("write", config.queue, clock);
     let mut stages = Stages::default();
 
@@ -77,25 +79,16 @@ pub async fn run(
     stages.start("source", move || Ok(source::read(&sources, limits, positions, next, once, outlet)?))?;
 
     let normaliser = Normaliser::new(store.secret());
-    stages.start("normalise", move || {
-        while let Some(block) = for_normalise.next_blocking()
-            && to_dedup.send(normaliser.run(block)).is_ok()
-        {}
-        Ok(())
-    })?;
-
+    stages.stage("normalise", for_normalise, to_dedup, move |block| Ok(normaliser.run(block)))?;
     let mut known = opened.known;
     let mut texts = stored_texts(store.clone(), Handle::current());
-    stages.start("dedup", move || {
-        while let Some(block) = for_dedup.next_blocking()
-            && to_write.send(known.run(block, &mut texts)?).is_ok()
-        {}
-        Ok(())
-    })?;
+    stages.stage("dedup", for_dedup, to_score, move |block| known.run(block, &mut texts))?;
+    let mut scores = opened.scores;
+    stages.stage("score", for_score, to_write, move |block| scores.run(block))?;
 
     let written = opened.writer.run(for_write).await;
     let written = stages.end(written).await?;
-    let meters = [into_normalise, into_dedup, into_write];
+    let meters = [into_normalise, into_dedup, into_score, into_write];
     let flows = meters.iter().map(|meter| (meter.to, meter.read())).collect();
     Ok(Summary { written, flows })
 }
@@ -124,6 +117,24 @@ impl Stages {
         let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
         self.threads.push((name, thread.map_err(|source| IngestError::Thread { name, source })?));
         Ok(())
+    }
+
+    /// Starts a stage that makes one block of each, until either of its edges ends.
+    fn stage(
+        &mut self,
+        name: &'static str,
+        mut receiver: Receiver,
+        sender: Sender,
+        mut work: impl FnMut(Block) -> Result<Block, IngestError> + Send + 'static,
+    ) -> Result<(), IngestError> {
+        self.start(name, move || {
+            while let Some(block) = receiver.next_blocking() {
+                if sender.send(work(block)?).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Waits for all stages; `last` is how the last of the pipeline ended.

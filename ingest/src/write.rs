@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use perennial_program::failpoint;
 use perennial_schemas::id::{Seq, Shard, Version};
+use perennial_schemas::seed::Seed;
 use perennial_schemas::table::Table;
 use perennial_schemas::table::column::pack_u32;
-use perennial_schemas::table::records::{self, Outcome, Reason, Rung, View, day_of};
+use perennial_schemas::table::records::{self, MatchKind, Outcome, Reason, View, day_of};
 use perennial_store::commit::Committer;
 use perennial_store::{Scan, Store};
 
@@ -24,9 +25,10 @@ use crate::config;
 use crate::dedup::Known;
 use crate::dedup::held_out::HeldOut;
 use crate::dedup::minhash::SIGNATURE_KIND;
-use crate::dedup::restore::restore;
 use crate::edge::Receiver;
 use crate::error::IngestError;
+use crate::restore::restore;
+use crate::score::{Context, Scores};
 use crate::source::{FileName, Position, Positions, transaction_name};
 use crate::watch::Watch;
 
@@ -41,6 +43,8 @@ pub struct Opened {
     pub next: Seq,
     /// The texts that are kept, in all shards.
     pub known: Known,
+    /// The scores, with what they remember of them.
+    pub scores: Scores,
 }
 
 /// Rows that a commit is due at, however small they are: a column of text or bytes holds less than 2 GiB, and
@@ -55,7 +59,7 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
     let mut committer = Committer::open(store, Table::Records, &fence(shard)).await?;
     let version = committer.version();
     // The name of a shard has no character that SQL knows.
-    let columns = ["seq", "path", "head", "reason", "last_seq"];
+    let columns = ["seq", "path", "fingerprint", "reason", "last_seq"];
     let ours = Scan { columns: &columns, filter: Some(format!("shard = '{shard}'")), order: &[] };
     let mut stand = Stand::default();
     store
@@ -69,19 +73,21 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
     if !config.holdout.files.is_empty() {
         known = known.without(HeldOut::load(&config.holdout.files, config.dedup.near.threshold.get())?);
     }
-    restore(&mut known, store, version).await?;
-    let batch = committer.last(&fence(shard)).await?.unwrap_or(0);
+    let context = Context { shard: shard.clone(), seed: Seed::new(config.score.seed).child("score") };
+    let mut scores = Scores::new(&config.score.enabled, &context);
+    restore(&mut known, &mut scores, store, version).await?;
+    let commit = committer.last(&fence(shard)).await?.unwrap_or(0);
     let writer = Writer {
         committer,
         store: store.clone(),
         shard: shard.clone(),
         limits: config.commit,
-        batch,
+        commit,
         pending: Pending::default(),
         watch: Watch::new(store.clock().monotonic()),
         written: Written { positions: stand.positions.clone(), next: stand.next, ..Written::default() },
     };
-    Ok(Opened { writer, positions: stand.positions, next: stand.next, known })
+    Ok(Opened { writer, positions: stand.positions, next: stand.next, known, scores })
 }
 
 fn fence(shard: &Shard) -> String {
@@ -107,7 +113,7 @@ impl Stand {
         let breaks = [Reason::Truncated, Reason::CorruptSource].map(Reason::as_str);
         let here = Position {
             generation: u64::try_from(row.generation).unwrap_or(0),
-            head: row.head,
+            head: row.fingerprint,
             end: u64::try_from(row.end).unwrap_or(0),
             broken: row.reason.is_some_and(|reason| breaks.contains(&reason)),
         };
@@ -151,7 +157,7 @@ pub struct Writer {
     shard: Shard,
     limits: config::Commit,
     /// The number of the last commit.
-    batch: i64,
+    commit: i64,
     pending: Pending,
     watch: Watch,
     written: Written,
@@ -224,7 +230,7 @@ impl Writer {
         if self.pending.builder.is_empty() {
             self.pending.since = self.store.clock().monotonic();
         }
-        self.pending.add(block, &self.shard, self.batch + 1)?;
+        self.pending.add(block, &self.shard, self.commit + 1)?;
         let full = self.pending.bytes >= self.limits.bytes.get() || self.pending.builder.len() >= MOST_ROWS;
         if full {
             self.commit().await?;
@@ -246,7 +252,7 @@ impl Writer {
         }
         // Opened now: the other shard may have begun since this one last committed.
         let mut newest = Committer::open(&self.store, Table::Records, &fence(&self.shard)).await?;
-        if newest.last(&fence(&self.shard)).await?.unwrap_or(0) != self.batch {
+        if newest.last(&fence(&self.shard)).await?.unwrap_or(0) != self.commit {
             // Another daemon of this very shard: the commit is refused by its fence.
             return Ok(());
         }
@@ -267,8 +273,8 @@ impl Writer {
         let Pending { mut builder, upto, next, counts, .. } = std::mem::take(&mut self.pending);
         self.refuse_taken(&upto).await?;
         let rows = builder.finish()?;
-        let batch = self.batch + 1;
-        let mut transactions = vec![(fence(&self.shard), batch), (seq_name(&self.shard), next.to_i64())];
+        let commit = self.commit + 1;
+        let mut transactions = vec![(fence(&self.shard), commit), (seq_name(&self.shard), next.to_i64())];
         transactions.extend(
             upto.iter()
                 .map(|(name, position)| (transaction_name(name, position.generation), to_i64(position.end))),
@@ -277,8 +283,8 @@ impl Writer {
         let version = self.committer.commit(&[rows], transactions).await?;
         failpoint::hit("ingest.write.after_commit");
         let total = counts.total();
-        tracing::debug!(%version, batch, read = total.read, kept = total.kept, "committed");
-        self.batch = batch;
+        tracing::debug!(%version, commit, read = total.read, kept = total.kept, "committed");
+        self.commit = commit;
         self.written.positions.advance(upto);
         self.written.next = next;
         self.written.counts.add(&counts);
@@ -289,11 +295,12 @@ impl Writer {
 }
 
 impl Pending {
-    fn add(&mut self, block: &Block, shard: &Shard, batch: i64) -> Result<(), IngestError> {
+    fn add(&mut self, block: &Block, shard: &Shard, commit: i64) -> Result<(), IngestError> {
         let before = self.counts.total();
         for (index, (reading, row)) in block.readings.list.iter().zip(&block.rows.list).enumerate() {
             let Some(place) = block.readings.place(reading) else { continue };
-            let about = About { block, shard, batch, seq: block.readings.seq(index), reading, place };
+            let seq = block.readings.seq(index);
+            let about = About { block, shard, commit, index, seq, reading, place };
             self.count(&about, row);
             about.push(row, &mut self.builder);
         }
@@ -342,7 +349,9 @@ impl Pending {
 struct About<'a> {
     block: &'a Block,
     shard: &'a Shard,
-    batch: i64,
+    commit: i64,
+    /// Of its row in the block.
+    index: usize,
     seq: Seq,
     reading: &'a Reading,
     place: &'a Place,
@@ -387,7 +396,7 @@ impl About<'_> {
             event_time: document.event_time,
             id: Some(id),
             length: Some(to_i64(document.identity.length)),
-            check: Some(document.identity.check.cast_signed()),
+            verify_hash: Some(document.identity.verify_hash.cast_signed()),
             folded: Some(&folded),
             external_id: document.external_id.map(|span| rows.text(span)),
             url: document.url.map(|span| rows.text(span)),
@@ -395,17 +404,17 @@ impl About<'_> {
             meta: document.meta.map(|span| rows.text(span)),
             signature: marks.map(|marks| marks.signature.as_slice()),
             signature_kind: marks.map(|_| SIGNATURE_KIND),
-            duplicate_of_shard: alike.map(|(of, ..)| of.shard.as_str()),
-            duplicate_of_seq: alike.map(|(of, ..)| of.seq.to_i64()),
-            duplicate_of_id: alike.map(|(of, ..)| of.id.as_bytes().as_slice()),
-            jaccard: alike.map(|(_, jaccard, _)| *jaccard),
-            containment: alike.map(|(.., containment)| *containment),
+            duplicate_of_shard: alike.map(|alike| alike.original.shard.as_str()),
+            duplicate_of_seq: alike.map(|alike| alike.original.seq.to_i64()),
+            duplicate_of_id: alike.map(|alike| alike.original.id.as_bytes().as_slice()),
+            jaccard: alike.map(|alike| alike.jaccard as f32),
+            containment: alike.map(|alike| alike.containment as f32),
             ..self.row(outcome)
         };
         match verdict {
             Verdict::Kept => {
                 let passages = pack_u32(rows.passages(document));
-                builder.push(records::Row {
+                let mut row = records::Row {
                     text: Some(rows.text(document.text)),
                     passages: Some(&passages),
                     lineage: Some(
@@ -415,22 +424,23 @@ impl About<'_> {
                         .and_then(|marks| marks.revises.as_ref())
                         .map(|of| of.as_bytes().as_slice()),
                     new_spans: marks.filter(|marks| marks.revises.is_some()).map(|_| new_spans.as_slice()),
-                    unseen: marks.and_then(|marks| marks.unseen),
-                    novelty: marks.and_then(|marks| marks.novelty),
-                    novelty_kind: marks.and_then(|marks| marks.novelty).map(|_| "unseen"),
                     ..common(Outcome::Kept)
-                });
+                };
+                self.block.scores.fill(self.index, &mut row);
+                builder.push(row);
             }
-            Verdict::Duplicate { of, rung } => {
-                let whole = (*rung == Rung::Exact).then_some(1.0);
-                let (jaccard, containment) = alike.map_or((whole, whole), |(_, j, c)| (Some(*j), Some(*c)));
+            Verdict::Duplicate { of, match_kind } => {
+                let whole = (*match_kind == MatchKind::Exact).then_some(1.0);
+                let (jaccard, containment) = alike.map_or((whole, whole), |alike| {
+                    (Some(alike.jaccard as f32), Some(alike.containment as f32))
+                });
                 let text = marks.filter(|marks| marks.with_text).map(|_| rows.text(document.text));
                 builder.push(records::Row {
                     text,
                     duplicate_of_shard: Some(of.shard.as_str()),
                     duplicate_of_seq: Some(of.seq.to_i64()),
                     duplicate_of_id: Some(of.id.as_bytes()),
-                    rung: Some(rung.as_str()),
+                    match_kind: Some(match_kind.as_str()),
                     jaccard,
                     containment,
                     ..common(Outcome::Duplicate)
@@ -444,10 +454,10 @@ impl About<'_> {
         records::Row {
             day: day_of(time),
             seq: Some(self.seq.to_i64()),
-            batch: self.batch,
+            commit: self.commit,
             path: self.place.path.as_deref(),
             generation: to_i64(self.place.generation),
-            head: self.place.head,
+            fingerprint: self.place.head,
             start: to_i64(self.reading.start),
             end: to_i64(self.reading.end),
             ingest_time: time,

@@ -101,8 +101,18 @@ pub enum Action {
 pub struct Sketch {
     /// Its distinct shingles, ascending.
     pub shingles: Vec<u64>,
+    /// The hashes of its words, in their order.
+    pub words: Vec<u64>,
     /// Its signature, of kind [`super::minhash::SIGNATURE_KIND`].
     pub signature: Signature,
+}
+
+impl Sketch {
+    /// Bytes that it holds in memory, about.
+    #[must_use]
+    pub const fn weight(&self) -> usize {
+        size_of::<Self>() + (self.shingles.len() + self.words.len()) * size_of::<u64>() + 512
+    }
 }
 
 /// Makes sketches; any number of them make the same ones.
@@ -123,7 +133,8 @@ impl Sketcher {
     pub fn sketch(&mut self, text: &str) -> Sketch {
         let mut shingles = Vec::new();
         self.shingler.shingle(text, &mut shingles);
-        Sketch { signature: self.hasher.sign(&shingles), shingles }
+        let words = self.shingler.words().collect();
+        Sketch { signature: self.hasher.sign(&shingles), words, shingles }
     }
 }
 
@@ -265,7 +276,7 @@ impl NearDeduplicator {
 
     /// How many originals it compares with.
     #[cfg(test)]
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.entries.len()
     }
 

@@ -58,6 +58,13 @@ impl Shingler {
     }
 }
 
+impl Shingler {
+    /// The hashes of the words of the last text, in their order.
+    pub fn words(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.words.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+}
+
 /// The one shingle of a text of fewer than [`WORDS`] words.
 pub(super) fn whole(text: &str) -> u64 {
     xxh3_64(folded_form(text).as_bytes())

@@ -8,7 +8,7 @@ use perennial_program::config::Bytes;
 use perennial_schemas::id::{Seq, Version};
 use perennial_schemas::table::Table;
 use perennial_schemas::table::column::unpack_u32;
-use perennial_schemas::table::records::{Builder, Outcome, Reason, Row, Rung, View};
+use perennial_schemas::table::records::{Builder, MatchKind, Outcome, Reason, Row, View};
 use perennial_schemas::text::normal_form;
 use perennial_store::check::check;
 use perennial_store::commit::Committer;
@@ -74,8 +74,8 @@ async fn rows(store: &Store) -> RecordBatch {
 /// The rows without the column that says how they were cut into commits.
 async fn lasting(store: &Store) -> RecordBatch {
     let mut rows = rows(store).await;
-    let batch = rows.schema().index_of("batch").unwrap();
-    rows.remove_column(batch);
+    let commit = rows.schema().index_of("commit").unwrap();
+    rows.remove_column(commit);
     rows
 }
 
@@ -121,7 +121,7 @@ async fn bundled_stream_has_the_damage_and_the_repeats_that_its_readme_lists() {
         let sound: serde_json::Value = serde_json::from_slice(line).unwrap();
         let text = sound["text"].as_str().unwrap();
         let known = texts.contains(&*normal_form(text));
-        assert_eq!(row.rung == Some(Rung::Exact.as_str()), known);
+        assert_eq!(row.match_kind == Some(MatchKind::Exact.as_str()), known);
         assert_eq!(row.external_id, sound["id"].as_str());
         assert_eq!(row.url, sound["url"].as_str());
         let meta: serde_json::Value = serde_json::from_str(row.meta.unwrap()).unwrap();
@@ -130,13 +130,15 @@ async fn bundled_stream_has_the_damage_and_the_repeats_that_its_readme_lists() {
         let time = chrono::DateTime::parse_from_rfc3339(sound["timestamp"].as_str().unwrap()).unwrap();
         assert_eq!(row.event_time, Some(time.timestamp_micros()));
         repeats += u32::from(known);
-        folded += u32::from(row.rung == Some(Rung::Folded.as_str()));
-        near += u32::from(row.rung == Some(Rung::Near.as_str()));
-        assert!(row.rung != Some(Rung::Near.as_str()) || row.jaccard >= Some(0.8));
+        folded += u32::from(row.match_kind == Some(MatchKind::Folded.as_str()));
+        near += u32::from(row.match_kind == Some(MatchKind::Near.as_str()));
+        assert!(row.match_kind != Some(MatchKind::Near.as_str()) || row.jaccard >= Some(0.8));
         revisions += u32::from(row.revises.is_some());
         if row.outcome == Outcome::Kept.as_str() {
             texts.insert(normal_form(text).into_owned());
             assert!(row.unseen.is_some_and(|score| (0.0..=1.0).contains(&score)));
+            assert!(row.distance.is_some_and(|score| (0.0..=2.0).contains(&score)));
+            assert_eq!(row.embedding.map(<[u8]>::len), Some(256));
             assert_eq!(row.text, Some(text));
             assert_eq!(unpack_u32(row.passages.unwrap()).last(), Some(text.len() as u32));
         }
@@ -165,8 +167,11 @@ async fn second_run_reads_only_what_is_new() {
     assert_eq!(more.counts.reasons, [(Reason::InvalidJson, 1)].into());
     let rows = rows(&store).await;
     let duplicate = View::new(&rows).unwrap().get(2).unwrap();
-    assert_eq!((duplicate.duplicate_of_seq, duplicate.rung, duplicate.text), (Some(0), Some("folded"), None));
-    assert_eq!((duplicate.batch, duplicate.ingest_time, duplicate.day), (2, TODAY_US, 19_844));
+    assert_eq!(
+        (duplicate.duplicate_of_seq, duplicate.match_kind, duplicate.text),
+        (Some(0), Some("folded"), None)
+    );
+    assert_eq!((duplicate.commit, duplicate.ingest_time, duplicate.day), (2, TODAY_US, 19_844));
 }
 
 /// The store as it was right after its `version`, uncommitted files and all: what a kill leaves.
@@ -463,7 +468,7 @@ async fn store_whose_positions_contradict_its_rows_is_refused() {
         let mut builder = Builder::new();
         let raw = Row {
             seq: Some(0),
-            batch: 1,
+            commit: 1,
             end: 9,
             reason: Some("nul"),
             ..Row::new(Outcome::DeadLetter, "main", "a")

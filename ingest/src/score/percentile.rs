@@ -56,6 +56,14 @@ impl Percentile {
         ((below as f64 + equal as f64 / 2.0) / self.sorted.len() as f64) as f32
     }
 
+    /// Adds stored scores, given from the newest to the oldest; those before the window are left out.
+    pub fn resume(&mut self, newest_first: &[f32]) {
+        let newest = newest_first.get(..self.window).unwrap_or(newest_first);
+        newest.iter().rev().for_each(|score| {
+            self.push(*score);
+        });
+    }
+
     /// How many are below `score`.
     fn below(&self, score: f32) -> usize {
         self.sorted.partition_point(|other| other.total_cmp(&score).is_lt())
@@ -112,8 +120,8 @@ mod tests {
             let mut whole = Percentile::new(window);
             scores.iter().for_each(|score| { whole.push(f32::from(*score)); });
             let mut rebuilt = Percentile::new(window);
-            let first = scores.len().saturating_sub(window);
-            scores[first..].iter().for_each(|score| { rebuilt.push(f32::from(*score)); });
+            let newest_first: Vec<f32> = scores.iter().rev().map(|score| f32::from(*score)).collect();
+            rebuilt.resume(&newest_first);
             prop_assert_eq!(rebuilt.push(f32::from(next)), whole.push(f32::from(next)));
         }
     }

@@ -107,6 +107,18 @@ pub enum StoreError {
         /// The highest this program knows.
         known: u32,
     },
+    /// A program of an earlier release made it.
+    #[error("table `{table}` at {url} has format {found}; this program reads format {known} only")]
+    Older {
+        /// The table.
+        table: Table,
+        /// The store.
+        url: String,
+        /// Its format.
+        found: u64,
+        /// The format of this program.
+        known: u32,
+    },
     /// Its tables do not belong together or lack a property.
     #[error("table `{table}` at {url} is not a table of a Perennial store: {why}")]
     Foreign {
@@ -275,7 +287,9 @@ impl Fault for StoreError {
     fn kind(&self) -> Kind {
         match self {
             Self::Missing { .. } | Self::Version { .. } => Kind::NotFound,
-            Self::Newer { .. } | Self::Foreign { .. } | Self::Rows { .. } => Kind::Corrupt,
+            Self::Newer { .. } | Self::Older { .. } | Self::Foreign { .. } | Self::Rows { .. } => {
+                Kind::Corrupt
+            }
             Self::Conflict { .. } | Self::Held { .. } => Kind::Conflict,
             Self::Query { .. } => Kind::Input,
             Self::Delta { act: "read", source, .. } => kind_of_reading(source.as_ref()),
@@ -307,6 +321,9 @@ impl Fault for StoreError {
                 Some("check `store.url`; `perennial-ingest run` makes a store where there is none".to_owned())
             }
             Self::Newer { .. } => Some("use the release that made the store, or a later one".to_owned()),
+            Self::Older { .. } => Some(
+                "read its sources again into a new store, or use the release that made this one".to_owned(),
+            ),
             Self::Conflict { .. } => Some("stop the other writer, or give this one another name".to_owned()),
             Self::Held { .. } => {
                 Some("stop that process, or give this daemon another `shard` name".to_owned())

@@ -42,8 +42,8 @@ impl Store {
     /// what they leave out is taken from the `AWS_*` environment by the object store.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] where there is none, [`StoreError::Newer`] where a later release made
-    /// it, [`StoreError::Foreign`] where a table is not ours, [`StoreError::Delta`] where it cannot
+    /// [`StoreError::Missing`] where there is none, [`StoreError::Newer`] or [`StoreError::Older`] where
+    /// another release made it, [`StoreError::Foreign`] where a table is not ours, [`StoreError::Delta`] where it cannot
     /// be read.
     pub async fn open(
         url: &StoreUrl,
@@ -111,6 +111,9 @@ pub(super) fn check_properties(url: &StoreUrl, table: Table, delta: &DeltaTable)
     if format > u64::from(FORMAT) {
         return Err(newer(format.to_string(), FORMAT));
     }
+    if format < u64::from(FORMAT) {
+        return Err(StoreError::Older { table, url: url.to_string(), found: format, known: FORMAT });
+    }
     match number(NORMAL_FORM_KEY) {
         Some(form) if form == u64::from(NORMAL_FORM) => {}
         Some(form) => return Err(newer(format!("{format}, normal form {form}"), FORMAT)),
@@ -165,7 +168,7 @@ async fn create_table(
 fn properties(table: Table) -> Vec<(String, String)> {
     let statistics = match table {
         // Delta would keep the minimum and maximum of every text.
-        Table::Records => "shard,seq,batch,source,start,end,event_time,ingest_time,language",
+        Table::Records => "shard,seq,commit,source,start,end,event_time,ingest_time,language",
         Table::Signals => "step,shard,seq",
         Table::Evaluations => "step,tokens,slice",
         Table::Buffers => "change,shard,seq",
