@@ -21,11 +21,11 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use perennial_ingest::block::{Block, Document, Reading, Readings, Row, Rows};
+use perennial_ingest::channel::channel;
 use perennial_ingest::config::{Config, Folded, Queue, Read, Source};
 use perennial_ingest::dedup::exact::Exact;
-use perennial_ingest::dedup::near::{Candidate, Near, NearDeduplicator, Sketch, Sketcher};
-use perennial_ingest::dedup::{Found, Known};
-use perennial_ingest::edge::edge;
+use perennial_ingest::dedup::near::{Near, NearDeduplicator, Query, Sketch, Sketcher};
+use perennial_ingest::dedup::{DedupState, Found};
 use perennial_ingest::normalise::decode::Decoder;
 use perennial_ingest::normalise::{Normaliser, passage};
 use perennial_ingest::pipeline::{self, Summary};
@@ -109,7 +109,7 @@ impl Stream {
 
     /// Reads a file as the stage `source` does and hands each block to `take`, on this thread.
     fn reading(&self, name: &str, mut take: impl FnMut(Block)) {
-        let (sender, mut receiver, _) = edge("bench", Queue::default(), &self.clock);
+        let (sender, mut receiver, _) = channel("bench", Queue::default(), &self.clock);
         let outlet = Outlet::new(sender, Stop::new(), self.clock.clone(), self.runtime.handle().clone());
         let sources = [self.source(name)];
         std::thread::scope(|scope| {
@@ -154,7 +154,7 @@ impl Stream {
 
     /// What `dedup` sends.
     fn decided(&self, blocks: &[Block]) -> (Duration, Vec<Block>) {
-        let mut known = Known::new(shard(), Folded::default(), Near::default());
+        let mut known = DedupState::new(shard(), Folded::default(), Near::default());
         self.stage(blocks, move |block| known.run(block, |_| Ok(Found::new())).expect("it decides"))
     }
 
@@ -177,7 +177,7 @@ impl Stream {
         let (folder, store) = self.store();
         let opened = self.runtime.block_on(write::open(&store, &shard(), &Config::default()));
         let writer = opened.expect("it opens").writer;
-        let (sender, receiver, _) = edge("bench", Queue::default(), &self.clock);
+        let (sender, receiver, _) = channel("bench", Queue::default(), &self.clock);
         let copies: Vec<Block> = blocks.iter().map(copy).collect();
         let took = time(&self.clock, || {
             std::thread::scope(|scope| {
@@ -205,7 +205,7 @@ fn shard() -> Shard {
 }
 
 fn copy(block: &Block) -> Block {
-    let Block { readings, rows, upto, tally, sketches, scores } = block;
+    let Block { readings, rows, positions, tally, sketches, scores } = block;
     let readings = Readings {
         bytes: readings.bytes.clone(),
         columns: readings.columns.clone(),
@@ -214,8 +214,8 @@ fn copy(block: &Block) -> Block {
         ..*readings
     };
     let rows = Rows { texts: rows.texts.clone(), ends: rows.ends.clone(), list: rows.list.clone() };
-    let (upto, sketches, scores) = (upto.clone(), sketches.clone(), scores.clone());
-    Block { readings, rows, upto, tally: *tally, sketches, scores }
+    let (positions, sketches, scores) = (positions.clone(), sketches.clone(), scores.clone());
+    Block { readings, rows, positions, tally: *tally, sketches, scores }
 }
 
 /// One group of steps over a stream.
@@ -388,8 +388,8 @@ struct TextOnly<'a> {
 }
 
 /// A document as `dedup` decides on it, with the names by which revisions are found.
-fn candidate<'a>(shard: &'a Shard, index: usize, (block, document): (&'a Block, &Document)) -> Candidate<'a> {
-    Candidate {
+fn candidate<'a>(shard: &'a Shard, index: usize, (block, document): (&'a Block, &Document)) -> Query<'a> {
+    Query {
         shard,
         seq: Seq(index as u64),
         id: document.identity.id,

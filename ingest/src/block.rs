@@ -17,16 +17,16 @@ use crate::source::Positions;
 /// Some consecutive readings of the shard, on their way from `source` to `write`.
 ///
 /// Position and tally travel with the rows, so that any prefix of the blocks is a correct commit.
-/// How readings are cut into blocks never shows in the rows, but for the time of ingest.
+/// How readings are cut into blocks does not change the rows, except for the time of ingest.
 #[derive(Debug, Default)]
 pub struct Block {
     /// What was read.
     pub readings: Readings,
     /// What became of it: one row a reading, in the same order; empty before `normalise`.
     pub rows: Rows,
-    /// Where its files stand after its last reading: only those it read from.
-    pub upto: Positions,
-    /// How many of its readings had which end.
+    /// The positions of the files it read from, after its last reading.
+    pub positions: Positions,
+    /// How many of its readings had which outcome.
     pub tally: Tally,
     /// The sketches of the rows that `dedup` kept, one place a row: what `score` works on. Empty before
     /// and after.
@@ -74,7 +74,7 @@ impl Block {
     }
 }
 
-/// How many readings had which end.
+/// How many readings had which outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Readings.
@@ -88,7 +88,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether every reading had exactly one end.
+    /// Whether every reading had exactly one outcome.
     #[must_use]
     pub const fn balanced(&self) -> bool {
         self.read == self.kept + self.duplicates + self.dead_letters
@@ -123,8 +123,8 @@ pub struct Place {
     pub path: Option<Arc<str>>,
     /// How often the file had been replaced or had shrunk before.
     pub generation: u64,
-    /// The mark by which the generation is recognised; `None` for the standard input.
-    pub head: Option<i64>,
+    /// The hash of the first bytes, by which the generation is recognised; `None` for the standard input.
+    pub fingerprint: Option<i64>,
     /// How its readings are decoded.
     pub format: config::Format,
     /// What a reading is, where it is plain text.
@@ -170,12 +170,12 @@ pub struct Readings {
 }
 
 /// Some rows of a file of columns: those that fields are mapped to, each as long as `text`. All strings
-/// are `LargeUtf8`, in structs and lists too; a column that the file has not is `None`.
+/// are `LargeUtf8`, in structs and lists too; a column that the file does not have is `None`.
 #[derive(Debug, Clone)]
 pub struct Columns {
     /// The text.
     pub text: LargeStringArray,
-    /// The source's own name of the document: text or integers.
+    /// The source's own name for the document: text or integers.
     pub id: Option<ArrayRef>,
     /// When it happened: timestamps, dates, numbers or text.
     pub timestamp: Option<ArrayRef>,
@@ -360,7 +360,7 @@ pub struct Document {
     pub event_time: Option<i64>,
     /// The text exactly as decoded.
     pub text: Span,
-    /// The source's own name of it.
+    /// The source's own name for it.
     pub external_id: Option<Span>,
     /// Where it was published.
     pub url: Option<Span>,

@@ -128,9 +128,9 @@ pub struct Read {
     pub line: Bytes,
     /// A Parquet file with a larger page (unpacked) or footer is damaged from there on.
     pub page: Bytes,
-    /// Most readings that travel together.
+    /// Maximum readings per block.
     pub block_lines: u32,
-    /// Most bytes that travel together, but for a longer line.
+    /// Maximum bytes per block, except for a longer line.
     pub block_bytes: Bytes,
     /// How long to wait before looking again at followed sources.
     pub poll: Duration,
@@ -165,7 +165,7 @@ pub enum Folded {
     /// A duplicate.
     #[default]
     Duplicate,
-    /// Of no concern.
+    /// Disabled.
     Off,
 }
 
@@ -258,7 +258,7 @@ impl Config {
         self.faults().into_iter().for_each(|(key, why)| problems.refuse(&key, &why));
     }
 
-    /// The shard; `main` where the name is none, which [`Config::check`] refuses.
+    /// The shard; `None` where the name is invalid, which [`Config::check`] refuses.
     #[must_use]
     pub fn shard(&self) -> Option<Shard> {
         self.shard.0.parse().ok()
@@ -277,7 +277,7 @@ impl Config {
         if stdin > 1 {
             refuse("source", "names the standard input twice");
         } else if stdin == 1 && self.source.iter().any(|source| source.follow && source.path != "-") {
-            refuse("source", "has the standard input beside a followed source, which would wait for its end");
+            refuse("source", "has the standard input and a followed source, which would wait for its end");
         }
         if self.read.line.get() == 0 || self.read.line > MOST {
             refuse("read.line", "must be from 1 byte to 1 GiB");

@@ -10,7 +10,7 @@ use perennial_store::{Scan, Store};
 use crate::error::IngestError;
 use crate::score::CATALOGUE;
 
-/// Explains the reading `seq` of `shard`; `None` where there is none.
+/// Explains the reading `seq` of `shard`; `None` if it does not exist.
 ///
 /// # Errors
 /// Where the store cannot be read.
@@ -79,7 +79,7 @@ fn duplicate(text: &mut String, row: &Row<'_>) {
     );
     let _ = match row.match_kind.and_then(|kind| kind.parse().ok()) {
         Some(MatchKind::Exact) => writeln!(text, "  the text of {of}: same normal form"),
-        Some(MatchKind::Folded) => writeln!(text, "  the text of {of}, but for case, width and spacing"),
+        Some(MatchKind::Folded) => writeln!(text, "  the text of {of}, except for case, width and spacing"),
         _ => writeln!(
             text,
             "  nearly the text of {of}: Jaccard {:.3}, containment {:.3}",
@@ -99,7 +99,7 @@ mod tests {
     use perennial_schemas::table::records::Reason;
 
     #[test]
-    fn each_outcome_is_told_with_its_evidence() {
+    fn each_outcome_is_explained_with_its_evidence() {
         let new = |outcome| Row { seq: Some(4), path: Some("a.jsonl"), ..Row::new(outcome, "main", "s") };
         let scores = Row {
             unseen: Some(0.25),

@@ -6,8 +6,8 @@
 //! [`source`] reads bytes with a position, [`normalise`] makes documents or dead letters of them,
 //! [`dedup`] finds texts that are in the store already, exactly or nearly, [`score`] says how novel the
 //! others are, [`mod@write`] commits rows and positions as one version. [`config`] says what to read,
-//! [`block`] is what travels, [`edge`] what it travels on. [`restore`] rebuilds what `dedup` and `score`
-//! remember. Beside the way: [`maintain`] keeps the table's files few, [`watch`] tells a person how it goes,
+//! [`block`] is what travels, [`channel`] what it travels on. [`restore`] rebuilds what `dedup` and `score`
+//! remember. Besides: [`maintain`] keeps the table's files few, [`progress`] logs how far it is,
 //! [`explain`] what became of one reading.
 //!
 //! # Invariants
@@ -21,18 +21,18 @@
 //! Where to start: [`pipeline`].
 
 pub mod block;
+pub mod channel;
 pub mod config;
 pub mod dedup;
-pub mod edge;
 pub mod error;
 pub mod explain;
 pub mod maintain;
 pub mod normalise;
 pub mod pipeline;
+pub mod progress;
 pub mod restore;
 pub mod score;
 pub mod source;
-pub mod watch;
 pub mod write;
 
 pub use config::Config;

@@ -7,8 +7,8 @@
 //! ```
 //! The newest are the daemon's own last rows, then those of the other shards by name and seq: of other
 //! daemons' rows it learns only here. Memory and texts read are bounded by what is remembered, not by the
-//! store: 32 bytes a kept record while it runs, beside what [`Known`]
-//! and [`Scores`] themselves hold. Texts are read once for all scores.
+//! store: 32 bytes a kept record while it runs, in addition to what
+//! [`DedupState`] and [`Scores`] hold. Texts are read once for all scores.
 
 use std::ops::Range;
 
@@ -19,9 +19,9 @@ use perennial_schemas::table::records::{Outcome, View};
 use perennial_store::{Scan, Store};
 use rayon::prelude::*;
 
-use crate::dedup::Known;
+use crate::dedup::DedupState;
 use crate::dedup::minhash::{SIGNATURE_KIND, Signature};
-use crate::dedup::near::{Candidate, Sketch, Sketcher};
+use crate::dedup::near::{Query, Sketch, Sketcher};
 use crate::error::IngestError;
 use crate::score::{Older, Scores};
 
@@ -65,7 +65,7 @@ struct Layout {
 /// # Errors
 /// Where the store cannot be read, or a kept row lacks its identity.
 pub async fn restore(
-    known: &mut Known,
+    known: &mut DedupState,
     scores: &mut Scores,
     store: &Store,
     version: Version,
@@ -75,7 +75,7 @@ pub async fn restore(
 
 async fn restore_by(
     portion: Portion,
-    known: &mut Known,
+    known: &mut DedupState,
     scores: &mut Scores,
     store: &Store,
     version: Version,
@@ -86,7 +86,7 @@ async fn restore_by(
     recall(portion, scores, known.shard.as_str(), &reader).await
 }
 
-async fn identities(known: &mut Known, store: &Store, version: Version) -> Result<Layout, IngestError> {
+async fn identities(known: &mut DedupState, store: &Store, version: Version) -> Result<Layout, IngestError> {
     let columns = ["seq", "id", "length", "verify_hash", "folded", "duplicate_of_seq", "signature_kind"];
     let filter = Some(format!("outcome = '{}'", Outcome::Kept));
     let scan = Scan { columns: &columns, filter, order: &[] };
@@ -165,12 +165,12 @@ impl Reader<'_> {
 }
 
 /// Learns the newest originals, as many as are compared with.
-async fn near(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Result<(), IngestError> {
+async fn near(portion: Portion, known: &mut DedupState, reader: &Reader<'_>) -> Result<(), IngestError> {
     let originals = &reader.layout.originals;
     let newest = originals.len().saturating_sub(known.near.window());
     let columns =
         ["seq", "id", "event_time", "external_id", "url", "lineage", "signature", "duplicate_of_seq"];
-    // Signatures of another kind are made again, which takes the texts.
+    // Signatures of another kind are made again, which needs the texts.
     let columns = [&columns[..], if reader.layout.signed { &[] } else { &["text"] }].concat();
     let mut rest = originals.get(newest..).unwrap_or_default();
     let portion = Portion { bytes: if reader.layout.signed { u64::MAX } else { portion.bytes }, ..portion };
@@ -190,7 +190,7 @@ async fn near(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Resul
                 else {
                     continue;
                 };
-                let candidate = Candidate {
+                let candidate = Query {
                     shard: &shard,
                     seq: Seq::from_i64(seq),
                     id,

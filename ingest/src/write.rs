@@ -21,16 +21,16 @@ use perennial_store::commit::Committer;
 use perennial_store::{Scan, Store};
 
 use crate::block::{Block, Counts, Document, Marks, Place, Reading, Row, Rows, Verdict};
+use crate::channel::Receiver;
 use crate::config;
-use crate::dedup::Known;
+use crate::dedup::DedupState;
 use crate::dedup::held_out::HeldOut;
 use crate::dedup::minhash::SIGNATURE_KIND;
-use crate::edge::Receiver;
 use crate::error::IngestError;
+use crate::progress::ProgressTimer;
 use crate::restore::restore;
 use crate::score::{Context, Scores};
 use crate::source::{FileName, Position, Positions, transaction_name};
-use crate::watch::Watch;
 
 /// A store that is open for a shard, and what its table says about it.
 #[derive(Debug)]
@@ -42,13 +42,13 @@ pub struct Opened {
     /// The seq of the next reading.
     pub next: Seq,
     /// The texts that are kept, in all shards.
-    pub known: Known,
+    pub dedup: DedupState,
     /// The scores, with what they remember of them.
     pub scores: Scores,
 }
 
-/// Rows that a commit is due at, however small they are: a column of text or bytes holds less than 2 GiB, and
-/// so many signatures, paths and details fit into one.
+/// Maximum rows per commit: a column of text or bytes holds less than 2 GiB, which this number of signatures,
+/// paths and details never reaches.
 pub(crate) const MOST_ROWS: usize = 1 << 18;
 
 /// Opens the store for `shard`.
@@ -69,13 +69,13 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
         })
         .await?;
     stand.check(shard, &mut committer).await?;
-    let mut known = Known::new(shard.clone(), config.dedup.folded, config.dedup.near);
+    let mut dedup = DedupState::new(shard.clone(), config.dedup.folded, config.dedup.near);
     if !config.holdout.files.is_empty() {
-        known = known.without(HeldOut::load(&config.holdout.files, config.dedup.near.threshold.get())?);
+        dedup = dedup.without(HeldOut::load(&config.holdout.files, config.dedup.near.threshold.get())?);
     }
     let context = Context { shard: shard.clone(), seed: Seed::new(config.score.seed).child("score") };
     let mut scores = Scores::new(&config.score.enabled, &context);
-    restore(&mut known, &mut scores, store, version).await?;
+    restore(&mut dedup, &mut scores, store, version).await?;
     let commit = committer.last(&fence(shard)).await?.unwrap_or(0);
     let writer = Writer {
         committer,
@@ -84,10 +84,10 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
         limits: config.commit,
         commit,
         pending: Pending::default(),
-        watch: Watch::new(store.clock().monotonic()),
+        timer: ProgressTimer::new(store.clock().monotonic()),
         written: Written { positions: stand.positions.clone(), next: stand.next, ..Written::default() },
     };
-    Ok(Opened { writer, positions: stand.positions, next: stand.next, known, scores })
+    Ok(Opened { writer, positions: stand.positions, next: stand.next, dedup, scores })
 }
 
 fn fence(shard: &Shard) -> String {
@@ -141,7 +141,7 @@ impl Stand {
                 Some(Err(_)) => false,
             };
             if !holds {
-                let said = number.map_or_else(|| "not there".to_owned(), |number| number.to_string());
+                let said = number.map_or_else(|| "absent".to_owned(), |number| number.to_string());
                 return Err(IngestError::Positions { shard: shard.to_string(), transaction, said, found });
             }
         }
@@ -159,7 +159,7 @@ pub struct Writer {
     /// The number of the last commit.
     commit: i64,
     pending: Pending,
-    watch: Watch,
+    timer: ProgressTimer,
     written: Written,
 }
 
@@ -185,13 +185,13 @@ struct Pending {
     bytes: u64,
     /// When the first of them came, on the clock's monotonic time.
     since: Duration,
-    upto: Positions,
+    positions: Positions,
     next: Seq,
     counts: Counts,
 }
 
 impl Writer {
-    /// Commits what comes until `blocks` ends, and says what was committed.
+    /// Commits the rows of `blocks` until it ends, and returns what was committed.
     ///
     /// # Errors
     /// [`IngestError::Store`] where the store refuses a commit, [`IngestError::Unbalanced`] where a
@@ -220,7 +220,7 @@ impl Writer {
         }
     }
 
-    /// How long the rows that are there may still wait.
+    /// How long the pending rows may still wait.
     fn wait(&self) -> Option<Duration> {
         let age = self.store.clock().monotonic().saturating_sub(self.pending.since);
         (!self.pending.builder.is_empty()).then(|| self.limits.seconds.get().saturating_sub(age))
@@ -236,17 +236,17 @@ impl Writer {
             self.commit().await?;
         }
         let counts = [&self.written.counts, &self.pending.counts];
-        if let Some(told) = self.watch.told(self.store.clock().monotonic(), counts) {
-            told.log(self.written.commits);
+        if let Some(progress) = self.timer.progress(self.store.clock().monotonic(), counts) {
+            progress.log(self.written.commits);
         }
         Ok(())
     }
 
-    /// Refuses a file that another shard reads under the same name of source: a position has one owner.
-    async fn refuse_taken(&self, upto: &Positions) -> Result<(), IngestError> {
+    /// Refuses a file that another shard reads under the same source name: a position has one owner.
+    async fn refuse_taken(&self, positions: &Positions) -> Result<(), IngestError> {
         let known = |name| self.written.positions.get(name).map(|known| known.generation);
         let new: Vec<_> =
-            upto.iter().filter(|(name, position)| known(name) != Some(position.generation)).collect();
+            positions.iter().filter(|(name, position)| known(name) != Some(position.generation)).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -265,18 +265,19 @@ impl Writer {
         Ok(())
     }
 
-    /// Commits the rows that are there, if any.
+    /// Commits the pending rows, if any.
     async fn commit(&mut self) -> Result<(), IngestError> {
         if self.pending.builder.is_empty() {
             return Ok(());
         }
-        let Pending { mut builder, upto, next, counts, .. } = std::mem::take(&mut self.pending);
-        self.refuse_taken(&upto).await?;
+        let Pending { mut builder, positions, next, counts, .. } = std::mem::take(&mut self.pending);
+        self.refuse_taken(&positions).await?;
         let rows = builder.finish()?;
         let commit = self.commit + 1;
         let mut transactions = vec![(fence(&self.shard), commit), (seq_name(&self.shard), next.to_i64())];
         transactions.extend(
-            upto.iter()
+            positions
+                .iter()
                 .map(|(name, position)| (transaction_name(name, position.generation), to_i64(position.end))),
         );
         failpoint::hit("ingest.write.before_commit");
@@ -285,7 +286,7 @@ impl Writer {
         let total = counts.total();
         tracing::debug!(%version, commit, read = total.read, kept = total.kept, "committed");
         self.commit = commit;
-        self.written.positions.advance(upto);
+        self.written.positions.advance(positions);
         self.written.next = next;
         self.written.counts.add(&counts);
         self.written.commits += 1;
@@ -304,13 +305,13 @@ impl Pending {
             self.count(&about, row);
             about.push(row, &mut self.builder);
         }
-        // Counted twice on the way, by the stages and by the rows: they must agree.
+        // The stages counted the outcomes too: both counts must agree.
         let rows = self.counts.total().since(&before);
         if rows != block.tally || !rows.balanced() {
             return Err(IngestError::Unbalanced { tally: block.tally, rows });
         }
         self.next = block.readings.seq(block.readings.list.len());
-        self.upto.advance(block.upto.clone());
+        self.positions.advance(block.positions.clone());
         Ok(())
     }
 
@@ -345,7 +346,7 @@ impl Pending {
     }
 }
 
-/// A reading with all that its row says besides what became of it.
+/// A reading, with what its row holds for every outcome.
 struct About<'a> {
     block: &'a Block,
     shard: &'a Shard,
@@ -457,7 +458,7 @@ impl About<'_> {
             commit: self.commit,
             path: self.place.path.as_deref(),
             generation: to_i64(self.place.generation),
-            fingerprint: self.place.head,
+            fingerprint: self.place.fingerprint,
             start: to_i64(self.reading.start),
             end: to_i64(self.reading.end),
             ingest_time: time,

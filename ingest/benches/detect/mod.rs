@@ -24,8 +24,8 @@ pub struct Document {
     year: i32,
 }
 
-/// Documents of one lineage are left out but for the first; of poems, short and more than half of the large
-/// stream, and of all documents, one in so many is taken.
+/// Which documents are taken: the first of each lineage, and of those one in `all`; of poems, which are short and
+/// more than half of the large stream, one in `all * poems`.
 #[derive(Debug, Clone, Copy)]
 pub struct Thinning {
     /// Of poems.
@@ -77,7 +77,7 @@ pub struct Sizes {
     pub others: usize,
     /// Most documents of the group.
     pub group: usize,
-    /// A group, and the others, must have so many.
+    /// Minimum documents of a group; the others must be four times as many.
     pub least: usize,
 }
 

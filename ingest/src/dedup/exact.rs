@@ -1,7 +1,7 @@
 //! Exact duplicates: the texts that are kept, by their identity and by their folded form.
 //!
 //! A text is an exact duplicate when id, length and second hash of its normal form are those of a kept
-//! record: the id alone is no proof against a source that wants to collide. The folded form, looser by
+//! record: the id alone does not protect against a source that makes collisions on purpose. The folded form, looser by
 //! design, compares the xxh3-128 of the folded form.
 //!
 //! The state is a function of the kept rows of the store: for each identity, and for each folded form,
@@ -69,7 +69,7 @@ impl Exact {
     /// `id`, `length`, `verify_hash` and `folded`.
     ///
     /// # Errors
-    /// [`TableError`] where the batch is none of `records`, or a kept row lacks one of them.
+    /// [`TableError`] where the batch is not one of `records`, or a kept row lacks one of them.
     pub fn restore(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
         for (row, record) in View::new(batch)?.iter().enumerate() {
             if record.outcome != Outcome::Kept.as_str() {

@@ -32,27 +32,27 @@ pub mod verify;
 
 use exact::Exact;
 use held_out::HeldOut;
-use near::{Action, Candidate, Near, NearDeduplicator, Sketch, Sketcher};
+use near::{Action, Near, NearDeduplicator, Query, Sketch, Sketcher};
 
-/// All that ingest remembers of the texts that are kept.
+/// What deduplication remembers of the kept records.
 #[derive(Debug)]
-pub struct Known {
+pub struct DedupState {
     pub(crate) shard: Shard,
     pub(crate) exact: Exact,
     pub(crate) near: NearDeduplicator,
     held_out: Option<HeldOut>,
 }
 
-/// What a document is to the stream.
+/// The decision on a document.
 enum Decision {
     /// A document: kept, or a duplicate.
     Document(Verdict, Option<Box<Marks>>),
-    /// None: it is held out, for this reason.
+    /// It is held out, for this reason.
     HeldOut(String),
 }
 
-impl Known {
-    /// Of a store without records, for the daemon of `shard`.
+impl DedupState {
+    /// The state for a store without records, for the daemon of `shard`.
     #[must_use]
     pub fn new(shard: Shard, folded: crate::config::Folded, near: Near) -> Self {
         Self {
@@ -183,14 +183,9 @@ fn document_of(rows: &Rows, index: usize) -> Option<&Document> {
     }
 }
 
-fn candidate<'a>(
-    shard: &'a Shard,
-    block: &'a Block,
-    index: usize,
-    document: &Document,
-) -> Option<Candidate<'a>> {
+fn candidate<'a>(shard: &'a Shard, block: &'a Block, index: usize, document: &Document) -> Option<Query<'a>> {
     let place = block.readings.place(block.readings.list.get(index)?)?;
-    Some(Candidate {
+    Some(Query {
         shard,
         seq: block.readings.seq(index),
         id: document.identity.id,

@@ -34,16 +34,16 @@ async fn bundled(folder: &Path) -> (Store, Version) {
     (store, version)
 }
 
-/// A memory without records: for so many shingles, and percentiles among so many values.
+/// A memory without records: for a window of shingles, and percentiles among a number of values.
 struct Memory {
-    known: Known,
+    known: DedupState,
     scores: Scores,
 }
 
 impl Memory {
     fn new(shard: &str, near: Near, window: u32, values: usize) -> Self {
         let context = Context { shard: shard.parse().unwrap(), seed: Seed::new(0) };
-        let known = Known::new(context.shard.clone(), Folded::Duplicate, near);
+        let known = DedupState::new(context.shard.clone(), Folded::Duplicate, near);
         let windows = Windows { percentile: values, ..Windows::default() };
         let scores: Vec<(&'static Entry, Box<dyn Score>)> = vec![
             (&unseen::ENTRY, Box::new(Scored::new(window, Percentile::new(values)))),
@@ -69,7 +69,7 @@ async fn twin(memory: &mut Memory, store: &Store, version: Version) -> Vec<Strin
         for row in View::new(&batch).unwrap().iter() {
             let sketch = Sketcher::new().sketch(row.text.unwrap());
             let (shard, id) = (row.shard.parse().unwrap(), RecordId::from_bytes(row.id.unwrap()).unwrap());
-            let candidate = Candidate {
+            let candidate = Query {
                 shard: &shard,
                 seq: Seq::from_i64(row.seq.unwrap()),
                 id,
@@ -103,7 +103,7 @@ fn verdicts(memory: &mut Memory, text: &str) -> (Option<Verdict>, near::Verdict,
     let sketch = Sketcher::new().sketch(text);
     let identity = Identity::of(text, SECRET);
     let shard = "main".parse().unwrap();
-    let candidate = Candidate {
+    let candidate = Query {
         shard: &shard,
         seq: Seq(1 << 40),
         id: identity.id,

@@ -43,7 +43,7 @@ fn records(samples: &[Sample]) -> Vec<Record<'_>> {
         .collect()
 }
 
-/// The texts of the bundled stream, and others that nobody would write.
+/// The texts of the bundled stream, and odd ones.
 static TEXTS: LazyLock<Vec<Sample>> = LazyLock::new(|| {
     let mut texts = bundled();
     texts.truncate(420);

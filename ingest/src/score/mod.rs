@@ -108,7 +108,7 @@ pub enum Want {
 pub struct Older<'a> {
     /// Whether they are of the daemon's own shard. Rows of other shards are older than all own ones.
     pub own: bool,
-    /// The rows; columns that nobody wanted are null.
+    /// The rows; columns that were not wanted are null.
     pub rows: View<'a>,
     /// The sketches of their texts, one for each row, where texts were read.
     pub sketches: Option<&'a [Sketch]>,

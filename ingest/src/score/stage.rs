@@ -32,7 +32,7 @@ impl Scores {
     /// Scores the kept documents of `block`, which `dedup` left with their sketches, and takes those out of it.
     ///
     /// # Errors
-    /// [`IngestError::Stage`] where a score has not one row for each record, which is a defect of it.
+    /// [`IngestError::Stage`] where a score did not return one row for each record, which is a defect of it.
     pub fn run(&mut self, mut block: Block) -> Result<Block, IngestError> {
         let sketches = std::mem::take(&mut block.sketches);
         let (mut rows, mut records) = (Vec::new(), Vec::new());

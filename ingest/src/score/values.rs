@@ -61,7 +61,7 @@ enum Stored {
 }
 
 impl Values {
-    /// No rows yet, of so many cells each.
+    /// Without rows; each will have `width` cells.
     #[must_use]
     pub const fn new(width: usize) -> Self {
         Self { width, cells: Vec::new(), bytes: Vec::new() }

@@ -66,7 +66,7 @@ pub struct PeriodSizes {
     pub first: u64,
     /// The longest.
     pub longest: u64,
-    /// A shorter record counts as so many bytes, which bounds the records of a period.
+    /// A shorter record counts as this number of bytes, which bounds the records of a period.
     pub record: u64,
 }
 

@@ -1,7 +1,7 @@
 //! The score `distance`: how far a record is from everything that recent records are about, and its percentile.
 //!
 //! 1 - the largest cosine of the record's embedding ([`super::super::embed::hashed`]) to the prototypes
-//! ([`super::prototypes`]) of recent records; 1 while there is none. It sees another language or another
+//! ([`super::prototypes`]) of recent records; 1 before the first. It sees another language or another
 //! domain where `unseen`, which compares runs of five words, sees only that the wording is new.
 //!
 //! # What is recent
@@ -95,7 +95,7 @@ struct Models {
     generation: i64,
     /// Compared with.
     present: Prototypes,
-    /// Learning, to be compared with in the next generation; in the first there is none.
+    /// Learning, to be compared with in the next generation; `None` in the first.
     next: Option<Prototypes>,
 }
 
@@ -129,7 +129,7 @@ impl Models {
 /// What [`Score::recall`] collected.
 #[derive(Debug, Default)]
 struct Recalled {
-    /// Whether a row was met that is none of the latest run.
+    /// Whether a row that does not belong to the latest run was met.
     ended: bool,
     /// The periods of the newest and of the oldest row.
     periods: Option<(i64, i64)>,
@@ -251,7 +251,7 @@ impl Score for Distance {
         self.embedder.resume(newest, recalled.charged);
         let first = self.first_generation(newest);
         if first > 0 {
-            // Whatever was compared with in the first generation is of older records, and of no use any more.
+            // What the first generation was compared with is of older records and not needed again.
             self.models.generation = first;
             self.models.next = Some(self.models.empty.clone());
         }

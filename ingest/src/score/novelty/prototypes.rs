@@ -41,7 +41,7 @@ impl Prototypes {
         Self { most: most.max(1), seed, centres: Vec::new(), counts: Vec::new(), distances: 0.0 }
     }
 
-    /// The prototype nearest to `vector`, of equals the oldest; `None` where there is none yet.
+    /// The prototype nearest to `vector`, of equals the oldest; `None` before the first.
     #[must_use]
     pub fn nearest(&self, vector: &Vector) -> Option<Nearest> {
         let mut best = None;

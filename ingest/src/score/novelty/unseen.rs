@@ -1,8 +1,8 @@
 //! The score `unseen`: the share of a record's shingles that no record of the window has, and its percentile.
 //!
 //! Exact, not a filter: a shingle is unseen or it is not. The window is the newest kept records that
-//! together have at most so many distinct shingles (each record's counted on their own); the oldest leave
-//! whole when one more comes.
+//! together have at most a given number of distinct shingles (counted per record); the oldest leave whole
+//! when another record is learnt.
 //!
 //! Memory: 8 bytes a shingle of the window, 8 bytes a slot of a table of twice as many slots, rounded up to
 //! a power of two, and 4 bytes a record: 192 MiB for the default of 2^23 shingles, about 50 MB of English.
@@ -61,7 +61,7 @@ struct Recalled {
 }
 
 impl Scored {
-    /// Without memory, for a window of so many shingles.
+    /// Without memory, for a window of this number of shingles.
     #[must_use]
     pub fn new(window: u32, percentile: Percentile) -> Self {
         Self { window: Unseen::new(window), percentile, recalled: Recalled::default() }
@@ -127,12 +127,12 @@ pub struct Unseen {
 struct Slot {
     /// Place in the ring + 1 of a shingle's newest copy; 0 for an empty slot.
     link: u32,
-    /// Low bits of that shingle: where it belongs, and most others are told apart by, without the ring.
+    /// Low bits of that shingle: where it belongs, and what tells most others apart without the ring.
     low: u32,
 }
 
 impl Unseen {
-    /// One that has seen nothing, for a window of so many shingles, at least one and at most 2^30.
+    /// An empty window of this number of shingles, at least one and at most 2^30.
     #[must_use]
     pub fn new(window: u32) -> Self {
         let window = window.clamp(1, 1 << 30) as usize;
@@ -152,7 +152,7 @@ impl Unseen {
         self.window
     }
 
-    /// Bytes that it takes when its window is full, but for 4 a record.
+    /// Bytes of memory when the window is full, except for 4 per record.
     #[cfg(test)]
     const fn memory(&self) -> usize {
         self.window * size_of::<u64>() + self.table.len() * size_of::<Slot>()
