@@ -21,20 +21,22 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use perennial_ingest::block::{Block, Document, Reading, Readings, Row, Rows};
+use perennial_ingest::channel::channel;
 use perennial_ingest::config::{Config, Folded, Queue, Read, Source};
 use perennial_ingest::dedup::exact::Exact;
-use perennial_ingest::dedup::near::{Candidate, Near, NearDeduplicator, Sketch, Sketcher};
-use perennial_ingest::dedup::{Found, Known};
-use perennial_ingest::edge::edge;
+use perennial_ingest::dedup::near::{Near, NearDeduplicator, Query, Sketch, Sketcher};
+use perennial_ingest::dedup::{DedupState, Found};
 use perennial_ingest::normalise::decode::Decoder;
 use perennial_ingest::normalise::{Normaliser, passage};
 use perennial_ingest::pipeline::{self, Summary};
 use perennial_ingest::score::novelty::unseen::{self, Unseen};
+use perennial_ingest::score::{CATALOGUE, Context, Scores};
 use perennial_ingest::source::{self, Outlet, Positions};
 use perennial_ingest::write;
 use perennial_program::clock::Clock;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::{Seq, Shard};
+use perennial_schemas::seed::Seed;
 use perennial_schemas::table::Table as Of;
 use perennial_schemas::text::{Identity, folded_hash};
 use perennial_store::commit::Committer;
@@ -107,7 +109,7 @@ impl Stream {
 
     /// Reads a file as the stage `source` does and hands each block to `take`, on this thread.
     fn reading(&self, name: &str, mut take: impl FnMut(Block)) {
-        let (sender, mut receiver, _) = edge("bench", Queue::default(), &self.clock);
+        let (sender, mut receiver, _) = channel("bench", Queue::default(), &self.clock);
         let outlet = Outlet::new(sender, Stop::new(), self.clock.clone(), self.runtime.handle().clone());
         let sources = [self.source(name)];
         std::thread::scope(|scope| {
@@ -152,8 +154,15 @@ impl Stream {
 
     /// What `dedup` sends.
     fn decided(&self, blocks: &[Block]) -> (Duration, Vec<Block>) {
-        let mut known = Known::new(shard(), Folded::default(), Near::default());
+        let mut known = DedupState::new(shard(), Folded::default(), Near::default());
         self.stage(blocks, move |block| known.run(block, |_| Ok(Found::new())).expect("it decides"))
+    }
+
+    /// What `score` sends.
+    fn scored(&self, blocks: &[Block]) -> (Duration, Vec<Block>) {
+        let names: Vec<String> = CATALOGUE.iter().map(|entry| entry.name.to_owned()).collect();
+        let mut scores = Scores::new(&names, &Context { shard: shard(), seed: Seed::new(0) });
+        self.stage(blocks, move |block| scores.run(block).expect("it scores"))
     }
 
     fn store(&self) -> (TempDir, Store) {
@@ -168,7 +177,7 @@ impl Stream {
         let (folder, store) = self.store();
         let opened = self.runtime.block_on(write::open(&store, &shard(), &Config::default()));
         let writer = opened.expect("it opens").writer;
-        let (sender, receiver, _) = edge("bench", Queue::default(), &self.clock);
+        let (sender, receiver, _) = channel("bench", Queue::default(), &self.clock);
         let copies: Vec<Block> = blocks.iter().map(copy).collect();
         let took = time(&self.clock, || {
             std::thread::scope(|scope| {
@@ -196,7 +205,7 @@ fn shard() -> Shard {
 }
 
 fn copy(block: &Block) -> Block {
-    let Block { readings, rows, upto, tally } = block;
+    let Block { readings, rows, positions, tally, sketches, scores } = block;
     let readings = Readings {
         bytes: readings.bytes.clone(),
         columns: readings.columns.clone(),
@@ -205,7 +214,8 @@ fn copy(block: &Block) -> Block {
         ..*readings
     };
     let rows = Rows { texts: rows.texts.clone(), ends: rows.ends.clone(), list: rows.list.clone() };
-    Block { readings, rows, upto: upto.clone(), tally: *tally }
+    let (positions, sketches, scores) = (positions.clone(), sketches.clone(), scores.clone());
+    Block { readings, rows, positions, tally: *tally, sketches, scores }
 }
 
 /// One group of steps over a stream.
@@ -325,13 +335,16 @@ impl<'s> Steps<'s, '_> {
                 }
             })
         });
-        self.step("dedup and score", HASH, || stream.decided(&stream.rows).0);
+        self.step("dedup", HASH, || stream.decided(&stream.rows).0);
+        let (_, decided) = stream.decided(&stream.rows);
+        self.step("score", HASH, || stream.scored(&decided).0);
     }
 
     fn writing(&mut self) {
         let stream = self.stream;
         let (_, decided) = stream.decided(&stream.rows);
-        let (_, _folder, store) = stream.write(&decided);
+        let (_, scored) = stream.scored(&decided);
+        let (_, _folder, store) = stream.write(&scored);
         let batches = stream.runtime.block_on(async {
             let version = store.version(Of::Records).await.expect("a version");
             let all = Scan { columns: &[], filter: None, order: &["seq"] };
@@ -351,7 +364,7 @@ impl<'s> Steps<'s, '_> {
                 clock.monotonic().saturating_sub(begun)
             })
         });
-        self.step("write", PARQUET, || stream.write(&decided).0);
+        self.step("write", PARQUET, || stream.write(&scored).0);
     }
 
     fn whole(&mut self) -> Option<Summary> {
@@ -375,8 +388,8 @@ struct TextOnly<'a> {
 }
 
 /// A document as `dedup` decides on it, with the names by which revisions are found.
-fn candidate<'a>(shard: &'a Shard, index: usize, (block, document): (&'a Block, &Document)) -> Candidate<'a> {
-    Candidate {
+fn candidate<'a>(shard: &'a Shard, index: usize, (block, document): (&'a Block, &Document)) -> Query<'a> {
+    Query {
         shard,
         seq: Seq(index as u64),
         id: document.identity.id,

@@ -6,26 +6,59 @@ use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, LargeStringArray};
 use perennial_schemas::id::{RecordId, Seq, Shard};
-use perennial_schemas::table::records::{RAW_LIMIT, Reason, Rung};
+use perennial_schemas::table::records::{self, MatchKind, RAW_LIMIT, Reason};
 use perennial_schemas::text::Identity;
 
 use crate::config;
+use crate::dedup::near::{Match, Sketch};
+use crate::score::{Entry, Values};
 use crate::source::Positions;
 
 /// Some consecutive readings of the shard, on their way from `source` to `write`.
 ///
 /// Position and tally travel with the rows, so that any prefix of the blocks is a correct commit.
-/// How readings are cut into blocks never shows in the rows, but for the time of ingest.
+/// How readings are cut into blocks does not change the rows, except for the time of ingest.
 #[derive(Debug, Default)]
 pub struct Block {
     /// What was read.
     pub readings: Readings,
     /// What became of it: one row a reading, in the same order; empty before `normalise`.
     pub rows: Rows,
-    /// Where its files stand after its last reading: only those it read from.
-    pub upto: Positions,
-    /// How many of its readings had which end.
+    /// The positions of the files it read from, after its last reading.
+    pub positions: Positions,
+    /// How many of its readings had which outcome.
     pub tally: Tally,
+    /// The sketches of the rows that `dedup` kept, one place a row: what `score` works on. Empty before
+    /// and after.
+    pub sketches: Vec<Option<Sketch>>,
+    /// What `score` says of the rows that it scored; empty before.
+    pub scores: BlockScores,
+}
+
+/// The scores of some rows of a block.
+#[derive(Debug, Clone, Default)]
+pub struct BlockScores {
+    /// The rows, by their index in [`Rows::list`], ascending.
+    pub rows: Vec<usize>,
+    /// For each score, the values of these rows.
+    pub values: Vec<(&'static Entry, Values)>,
+}
+
+impl BlockScores {
+    /// Puts the values of the row with this index, if it was scored, into its row of the table.
+    pub fn fill<'a>(&'a self, index: usize, row: &mut records::Row<'a>) {
+        let Ok(place) = self.rows.binary_search(&index) else { return };
+        for (entry, values) in &self.values {
+            for (column, cell) in entry.columns.iter().zip(values.row(place)) {
+                (column.set)(row, cell);
+            }
+        }
+    }
+
+    fn weight(&self) -> usize {
+        let values: usize = self.values.iter().map(|(_, values)| values.weight()).sum();
+        self.rows.len() * size_of::<usize>() + values
+    }
 }
 
 impl Block {
@@ -35,11 +68,13 @@ impl Block {
         let lists = self.readings.list.len() * size_of::<Reading>() + self.rows.list.len() * size_of::<Row>();
         let columns: usize = self.readings.columns.iter().map(Columns::weight).sum();
         let marks: usize = self.rows.list.iter().map(Row::marks_weight).sum();
-        self.readings.bytes.len() + columns + self.rows.texts.len() + self.rows.ends.len() * 4 + lists + marks
+        let sketches: usize = self.sketches.iter().flatten().map(Sketch::weight).sum();
+        let rows = self.rows.texts.len() + self.rows.ends.len() * 4 + lists + marks;
+        self.readings.bytes.len() + columns + rows + sketches + self.scores.weight()
     }
 }
 
-/// How many readings had which end.
+/// How many readings had which outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Readings.
@@ -53,7 +88,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether every reading had exactly one end.
+    /// Whether every reading had exactly one outcome.
     #[must_use]
     pub const fn balanced(&self) -> bool {
         self.read == self.kept + self.duplicates + self.dead_letters
@@ -88,8 +123,8 @@ pub struct Place {
     pub path: Option<Arc<str>>,
     /// How often the file had been replaced or had shrunk before.
     pub generation: u64,
-    /// The mark by which the generation is recognised; `None` for the standard input.
-    pub head: Option<i64>,
+    /// The hash of the first bytes, by which the generation is recognised; `None` for the standard input.
+    pub fingerprint: Option<i64>,
     /// How its readings are decoded.
     pub format: config::Format,
     /// What a reading is, where it is plain text.
@@ -135,12 +170,12 @@ pub struct Readings {
 }
 
 /// Some rows of a file of columns: those that fields are mapped to, each as long as `text`. All strings
-/// are `LargeUtf8`, in structs and lists too; a column that the file has not is `None`.
+/// are `LargeUtf8`, in structs and lists too; a column that the file does not have is `None`.
 #[derive(Debug, Clone)]
 pub struct Columns {
     /// The text.
     pub text: LargeStringArray,
-    /// The source's own name of the document: text or integers.
+    /// The source's own name for the document: text or integers.
     pub id: Option<ArrayRef>,
     /// When it happened: timestamps, dates, numbers or text.
     pub timestamp: Option<ArrayRef>,
@@ -294,7 +329,7 @@ pub enum Row {
         document: Document,
         /// Whether its text is new.
         verdict: Verdict,
-        /// What else dedup and score say of it.
+        /// What else dedup says of it.
         marks: Option<Box<Marks>>,
     },
     /// It is a dead letter.
@@ -325,7 +360,7 @@ pub struct Document {
     pub event_time: Option<i64>,
     /// The text exactly as decoded.
     pub text: Span,
-    /// The source's own name of it.
+    /// The source's own name for it.
     pub external_id: Option<Span>,
     /// Where it was published.
     pub url: Option<Span>,
@@ -347,11 +382,11 @@ pub enum Verdict {
         /// Of which.
         of: Original,
         /// How that was found.
-        rung: Rung,
+        match_kind: MatchKind,
     },
 }
 
-/// What dedup and score say of a document that is no exact duplicate.
+/// What dedup says of a document that is no exact duplicate.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Marks {
     /// Its `MinHash` signature, as the store's column has it.
@@ -362,14 +397,10 @@ pub struct Marks {
     pub revises: Option<RecordId>,
     /// What is new in a revision: (start, end) in bytes of its text.
     pub new_spans: Vec<(u32, u32)>,
-    /// The kept record it is nearly equal to, with Jaccard similarity and containment.
-    pub alike: Option<(Original, f32, f32)>,
+    /// The kept record it is nearly equal to.
+    pub alike: Option<Match>,
     /// Whether a duplicate's row has its text.
     pub with_text: bool,
-    /// Share of its shingles never seen in the window.
-    pub unseen: Option<f32>,
-    /// The percentile of that score.
-    pub novelty: Option<f32>,
 }
 
 /// A kept record that another repeats.

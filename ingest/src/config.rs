@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::dedup::near::Near;
+use crate::score::catalogue::{self, CATALOGUE};
 
 /// The configuration of `perennial-ingest`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,6 +26,8 @@ pub struct Config {
     pub read: Read,
     /// What counts as the same text.
     pub dedup: Dedup,
+    /// The scores of kept records.
+    pub score: ScoreConfig,
     /// Rows are committed when the first of these is reached, and at the end.
     pub commit: Commit,
     /// How much may wait between two stages.
@@ -126,9 +129,9 @@ pub struct Read {
     pub line: Bytes,
     /// A Parquet file with a larger page (unpacked) or footer is damaged from there on.
     pub page: Bytes,
-    /// Most readings that travel together.
+    /// Maximum readings per block.
     pub block_lines: u32,
-    /// Most bytes that travel together, but for a longer line.
+    /// Maximum bytes per block, except for a longer line.
     pub block_bytes: Bytes,
     /// How long to wait before looking again at followed sources.
     pub poll: Duration,
@@ -163,8 +166,24 @@ pub enum Folded {
     /// A duplicate.
     #[default]
     Duplicate,
-    /// Of no concern.
+    /// Disabled.
     Off,
+}
+
+/// `[score]`: the scores of kept records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ScoreConfig {
+    /// The scores to compute, by name: `perennial-ingest --help` lists them.
+    pub enabled: Vec<String>,
+    /// The seed of scores that draw at random.
+    pub seed: u64,
+}
+
+impl Default for ScoreConfig {
+    fn default() -> Self {
+        Self { enabled: CATALOGUE.iter().map(|entry| entry.name.to_owned()).collect(), seed: 0 }
+    }
 }
 
 /// `[commit]`: when rows are committed.
@@ -240,7 +259,7 @@ impl Config {
         self.faults().into_iter().for_each(|(key, why)| problems.refuse(&key, &why));
     }
 
-    /// The shard; `main` where the name is none, which [`Config::check`] refuses.
+    /// The shard; `None` where the name is invalid, which [`Config::check`] refuses.
     #[must_use]
     pub fn shard(&self) -> Option<Shard> {
         self.shard.0.parse().ok()
@@ -259,7 +278,7 @@ impl Config {
         if stdin > 1 {
             refuse("source", "names the standard input twice");
         } else if stdin == 1 && self.source.iter().any(|source| source.follow && source.path != "-") {
-            refuse("source", "has the standard input beside a followed source, which would wait for its end");
+            refuse("source", "has the standard input and a followed source, which would wait for its end");
         }
         if self.read.line.get() == 0 || self.read.line > MOST {
             refuse("read.line", "must be from 1 byte to 1 GiB");
@@ -288,6 +307,9 @@ impl Config {
         if self.maintain.file < Bytes::mib(1) {
             refuse("maintain.file", "must be at least 1 MiB");
         }
+        for name in self.score.enabled.iter().filter(|name| catalogue::find(name).is_none()) {
+            refuse("score.enabled", &catalogue::unknown(name));
+        }
         if self.dedup.near.records == 0 {
             refuse("dedup.near.records", "must be at least 1");
         }
@@ -296,14 +318,12 @@ impl Config {
         if most.into_iter().fold(0, u64::saturating_add) >= Bytes::gib(2).get() {
             refuse("commit.bytes", "must be less than 2 GiB with `read.block_bytes` and `read.line`");
         }
-        // Shingles of texts that are kept and not yet committed can be had from the cache alone; text without
-        // spaces has 8 bytes of them for 3 of its own.
-        let waiting = self.commit.bytes.get().saturating_add(self.queue.bytes.get());
-        if self.dedup.near.cache.get() < waiting.saturating_mul(3) {
-            refuse(
-                "dedup.near.cache",
-                "must be at least three times `commit.bytes` and `queue.bytes` together",
-            );
+        // Shingles of texts that are kept and not yet committed are in the cache alone; text without spaces has
+        // 8 bytes of them for 3 of its own. The queue to `score` counts the shingles, that to `write` the texts.
+        let (commit, queue) = (self.commit.bytes.get(), self.queue.bytes.get());
+        let waiting = commit.saturating_mul(3).saturating_add(queue.saturating_mul(4));
+        if self.dedup.near.cache.get() < waiting {
+            refuse("dedup.near.cache", "must be at least 3 x `commit.bytes` + 4 x `queue.bytes`");
         }
         faults
     }

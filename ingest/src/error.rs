@@ -8,12 +8,12 @@ use crate::block::Tally;
 use crate::dedup::held_out::HeldOutError;
 use crate::source::SourceError;
 
-/// Why a run ended early. Everything before it is committed, but for [`IngestError::Store`] and
+/// Why a run ended early. Everything before it is committed, except with [`IngestError::Store`] and
 /// [`IngestError::Table`]: then the last commit counts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IngestError {
-    /// The configuration cannot be.
+    /// The configuration is invalid.
     #[error("`{key}` {why}")]
     Config {
         /// The dotted key.
@@ -27,7 +27,7 @@ pub enum IngestError {
     /// The store cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store holds rows that are none, or ours are.
+    /// A batch of rows does not have the shape of its table.
     #[error(transparent)]
     Table(#[from] TableError),
     /// The table's rows and its transactions tell different positions.
@@ -55,7 +55,7 @@ pub enum IngestError {
         /// The file.
         file: String,
     },
-    /// Readings were lost or doubled between source and commit.
+    /// Readings were lost or duplicated between source and commit.
     #[error("the tally of a block does not balance: {tally:?}, rows {rows:?}")]
     Unbalanced {
         /// What the stages counted.
@@ -72,12 +72,12 @@ pub enum IngestError {
         #[source]
         source: std::io::Error,
     },
-    /// A stage died of a defect.
+    /// A stage panicked.
     #[error("stage `{name}` failed: {message}")]
     Stage {
         /// The stage.
         name: &'static str,
-        /// Its last words.
+        /// The message of its panic.
         message: String,
     },
 }

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use perennial_schemas::id::{Seq, Shard};
 use perennial_schemas::table::Table;
-use perennial_schemas::table::records::{Outcome, Row, Rung, View};
+use perennial_schemas::table::records::{MatchKind, Outcome, Row, View};
 use perennial_store::{Scan, Store};
 
 use crate::error::IngestError;
+use crate::score::CATALOGUE;
 
-/// Explains the reading `seq` of `shard`; `None` where there is none.
+/// Explains the reading `seq` of `shard`; `None` if it does not exist.
 ///
 /// # Errors
 /// Where the store cannot be read.
@@ -57,14 +58,8 @@ fn describe(row: &Row<'_>) -> String {
 
 fn kept(text: &mut String, row: &Row<'_>) {
     let _ = writeln!(text, "  id {}", hex(row.id));
-    if let Some(score) = row.unseen {
-        let _ = write!(text, "  {:.0} % of its shingles were never seen in the window", 100.0 * score);
-        let _ = match row.novelty {
-            Some(percentile) => {
-                writeln!(text, ": more novel than {:.0} % of the last records", 100.0 * percentile)
-            }
-            None => writeln!(text),
-        };
+    for score in CATALOGUE.iter().filter_map(|entry| (entry.explain)(row)) {
+        let _ = writeln!(text, "  {score}");
     }
     if row.duplicate_of_seq.is_some() {
         duplicate(text, row);
@@ -82,9 +77,9 @@ fn duplicate(text: &mut String, row: &Row<'_>) {
         row.duplicate_of_seq.unwrap_or_default(),
         hex(row.duplicate_of_id)
     );
-    let _ = match row.rung.and_then(|rung| rung.parse().ok()) {
-        Some(Rung::Exact) => writeln!(text, "  the text of {of}: same normal form"),
-        Some(Rung::Folded) => writeln!(text, "  the text of {of}, but for case, width and spacing"),
+    let _ = match row.match_kind.and_then(|kind| kind.parse().ok()) {
+        Some(MatchKind::Exact) => writeln!(text, "  the text of {of}: same normal form"),
+        Some(MatchKind::Folded) => writeln!(text, "  the text of {of}, except for case, width and spacing"),
         _ => writeln!(
             text,
             "  nearly the text of {of}: Jaccard {:.3}, containment {:.3}",
@@ -104,13 +99,20 @@ mod tests {
     use perennial_schemas::table::records::Reason;
 
     #[test]
-    fn each_outcome_is_told_with_its_evidence() {
+    fn each_outcome_is_explained_with_its_evidence() {
         let new = |outcome| Row { seq: Some(4), path: Some("a.jsonl"), ..Row::new(outcome, "main", "s") };
-        let kept = describe(&Row { unseen: Some(0.25), novelty: Some(0.5), ..new(Outcome::Kept) });
+        let scores = Row {
+            unseen: Some(0.25),
+            unseen_percentile: Some(0.5),
+            distance: Some(0.75),
+            ..new(Outcome::Kept)
+        };
+        let kept = describe(&scores);
         assert!(kept.contains("25 % of its shingles") && kept.contains("than 50 %"), "{kept}");
+        assert!(kept.contains("is 0.75\n"), "{kept}");
         let of =
             Row { duplicate_of_shard: Some("main"), duplicate_of_seq: Some(1), ..new(Outcome::Duplicate) };
-        let near = describe(&Row { rung: Some("near"), jaccard: Some(0.875), ..of });
+        let near = describe(&Row { match_kind: Some("near"), jaccard: Some(0.875), ..of });
         assert!(near.contains("main/1") && near.contains("Jaccard 0.875"), "{near}");
         let annotated = Row { jaccard: Some(0.75), duplicate_of_seq: Some(2), ..new(Outcome::Kept) };
         let annotated = describe(&annotated);

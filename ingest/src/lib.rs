@@ -1,13 +1,14 @@
 //! Reads text from sources and writes what became of each reading to the store, exactly once.
 //!
 //! ```text
-//! source ─> normalise ─> dedup, score ─> write
+//! source ─> normalise ─> dedup ─> score ─> write
 //! ```
 //! [`source`] reads bytes with a position, [`normalise`] makes documents or dead letters of them,
-//! [`dedup`] finds texts that are in the store already, exactly or nearly, and has [`score`] say how novel
-//! the others are, [`mod@write`] commits rows and positions as one version. [`config`] says what to read,
-//! [`block`] is what travels, [`edge`] what it travels on. Beside the way: [`maintain`] keeps the table's
-//! files few, [`watch`] tells a person how it goes, [`explain`] what became of one reading.
+//! [`dedup`] finds texts that are in the store already, exactly or nearly, [`score`] says how novel the
+//! others are, [`mod@write`] commits rows and positions as one version. [`config`] says what to read,
+//! [`block`] is what travels, [`channel`] what it travels on. [`restore`] rebuilds what `dedup` and `score`
+//! remember. Besides: [`maintain`] keeps the table's files few, [`progress`] logs how far it is,
+//! [`explain`] what became of one reading.
 //!
 //! # Invariants
 //! - Every reading has one row, and the rows come in the order of reading, whatever the number of
@@ -20,17 +21,18 @@
 //! Where to start: [`pipeline`].
 
 pub mod block;
+pub mod channel;
 pub mod config;
 pub mod dedup;
-pub mod edge;
 pub mod error;
 pub mod explain;
 pub mod maintain;
 pub mod normalise;
 pub mod pipeline;
+pub mod progress;
+pub mod restore;
 pub mod score;
 pub mod source;
-pub mod watch;
 pub mod write;
 
 pub use config::Config;

@@ -10,6 +10,7 @@ use perennial_ingest::error::IngestError;
 use perennial_ingest::explain::explain;
 use perennial_ingest::maintain;
 use perennial_ingest::pipeline::{self, Summary};
+use perennial_ingest::score::catalogue;
 use perennial_program::cli::{self, ConfigCommand, Log};
 use perennial_program::clock::Clock;
 use perennial_program::error::{Failure, Fault, Kind};
@@ -25,7 +26,7 @@ use perennial_store::lock::ShardLock;
 ///
 /// Kill it at any time and run it again: it goes on at the last commit.
 #[derive(Debug, Parser)]
-#[command(name = "perennial-ingest", version, arg_required_else_help = true)]
+#[command(name = "perennial-ingest", version, arg_required_else_help = true, after_help = catalogue::help())]
 struct Cli {
     #[command(flatten)]
     log: Log,
@@ -37,7 +38,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Read the configured sources into the store, which is made where there is none.
+    /// Read the configured sources into the store, which is created if it does not exist.
     Run {
         /// End when every source is read to its present end, followed ones too.
         #[arg(long)]
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
             Command::Run { once } => run(&loaded.value, *once, &stop).await,
             Command::Check => check(&loaded.value).await,
             Command::Maintain => maintain_now(&loaded.value, &stop).await,
-            Command::Explain { reading } => tell(&loaded.value, reading).await,
+            Command::Explain { reading } => explain_reading(&loaded.value, reading).await,
         }
     })
 }
@@ -102,7 +103,7 @@ async fn run(config: &Config, once: bool, stop: &Stop) -> Result<(), Failure> {
     };
     let summary = pipeline::run(config, &store, &clock, stop, once).await;
     done.trigger();
-    // Between two of its steps it heeds the stop; what it leaves out the next run does.
+    // It stops between two of its steps; the next run does the rest.
     let _ = keeper.await;
     drop(lock);
     let summary = summary?;
@@ -166,7 +167,7 @@ async fn maintain_now(config: &Config, stop: &Stop) -> Result<(), Failure> {
 /// A reading that was asked for and is not there.
 #[derive(Debug, thiserror::Error)]
 enum NotThere {
-    #[error("`{0}` names no reading")]
+    #[error("`{0}` is not the name of a reading")]
     Name(String),
     #[error("the store has no reading `{0}`")]
     Reading(String),
@@ -188,14 +189,15 @@ impl Fault for NotThere {
     }
 }
 
-async fn tell(config: &Config, reading: &str) -> Result<(), Failure> {
+async fn explain_reading(config: &Config, reading: &str) -> Result<(), Failure> {
     let name = || NotThere::Name(reading.to_owned());
     let (shard, seq) = reading.split_once('/').ok_or_else(name)?;
     let (shard, seq) = (shard.parse().map_err(|_| name())?, seq.parse().map(Seq).map_err(|_| name())?);
     let (url, options) = config.store.parts()?;
     let store = Store::open(&url, &options, Clock::system()).await?;
-    let told = explain(&store, &shard, seq).await?.ok_or_else(|| NotThere::Reading(reading.to_owned()))?;
-    cli::print(&told)?;
+    let explained =
+        explain(&store, &shard, seq).await?.ok_or_else(|| NotThere::Reading(reading.to_owned()))?;
+    cli::print(&explained)?;
     Ok(())
 }
 

@@ -17,14 +17,14 @@ use crate::config;
 pub async fn once(store: &Store, config: &config::Maintain, stop: &Stop) -> Result<Done, StoreError> {
     let options = Options {
         target_bytes: config.file.get(),
-        // `Config::check` has refused what is none.
+        // `Config::check` has refused invalid values.
         retention: Retention::new(config.retention.get()).unwrap_or_default(),
         ..Options::default()
     };
     maintain::run(store, Table::Records, &options, stop).await
 }
 
-/// Maintains the table every so often until `stop`. A failure is told, and the next time tries again:
+/// Maintains the table at intervals until `stop`. A failure is logged, and the next run tries again:
 /// nothing depends on it. Two daemons on one store may both do it; one of them then finds it done.
 pub async fn keep(store: &Store, config: &config::Maintain, clock: &Clock, stop: &Stop) {
     while !config.every.get().is_zero() {
@@ -67,7 +67,11 @@ mod tests {
         let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
         for batch in 1..=40 {
             let mut rows = Builder::new();
-            rows.push(Row { seq: Some(batch - 1), batch, ..Row::new(Outcome::DeadLetter, "main", "s") });
+            rows.push(Row {
+                seq: Some(batch - 1),
+                commit: batch,
+                ..Row::new(Outcome::DeadLetter, "main", "s")
+            });
             committer.commit(&[rows.finish().unwrap()], vec![("ingest/main".into(), batch)]).await.unwrap();
         }
         let before = store.version(Table::Records).await.unwrap();

@@ -13,22 +13,24 @@ use std::time::Duration;
 
 use perennial_program::failpoint;
 use perennial_schemas::id::{Seq, Shard, Version};
+use perennial_schemas::seed::Seed;
 use perennial_schemas::table::Table;
 use perennial_schemas::table::column::pack_u32;
-use perennial_schemas::table::records::{self, Outcome, Reason, Rung, View, day_of};
+use perennial_schemas::table::records::{self, MatchKind, Outcome, Reason, View, day_of};
 use perennial_store::commit::Committer;
 use perennial_store::{Scan, Store};
 
 use crate::block::{Block, Counts, Document, Marks, Place, Reading, Row, Rows, Verdict};
+use crate::channel::Receiver;
 use crate::config;
-use crate::dedup::Known;
+use crate::dedup::DedupState;
 use crate::dedup::held_out::HeldOut;
 use crate::dedup::minhash::SIGNATURE_KIND;
-use crate::dedup::restore::restore;
-use crate::edge::Receiver;
 use crate::error::IngestError;
+use crate::progress::ProgressTimer;
+use crate::restore::restore;
+use crate::score::{Context, Scores};
 use crate::source::{FileName, Position, Positions, transaction_name};
-use crate::watch::Watch;
 
 /// A store that is open for a shard, and what its table says about it.
 #[derive(Debug)]
@@ -40,11 +42,13 @@ pub struct Opened {
     /// The seq of the next reading.
     pub next: Seq,
     /// The texts that are kept, in all shards.
-    pub known: Known,
+    pub dedup: DedupState,
+    /// The scores, with what they remember of them.
+    pub scores: Scores,
 }
 
-/// Rows that a commit is due at, however small they are: a column of text or bytes holds less than 2 GiB, and
-/// so many signatures, paths and details fit into one.
+/// Maximum rows per commit: a column of text or bytes holds less than 2 GiB, which this number of signatures,
+/// paths and details never reaches.
 pub(crate) const MOST_ROWS: usize = 1 << 18;
 
 /// Opens the store for `shard`.
@@ -55,7 +59,7 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
     let mut committer = Committer::open(store, Table::Records, &fence(shard)).await?;
     let version = committer.version();
     // The name of a shard has no character that SQL knows.
-    let columns = ["seq", "path", "head", "reason", "last_seq"];
+    let columns = ["seq", "path", "fingerprint", "reason", "last_seq"];
     let ours = Scan { columns: &columns, filter: Some(format!("shard = '{shard}'")), order: &[] };
     let mut stand = Stand::default();
     store
@@ -65,23 +69,25 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
         })
         .await?;
     stand.check(shard, &mut committer).await?;
-    let mut known = Known::new(shard.clone(), config.dedup.folded, config.dedup.near);
+    let mut dedup = DedupState::new(shard.clone(), config.dedup.folded, config.dedup.near);
     if !config.holdout.files.is_empty() {
-        known = known.without(HeldOut::load(&config.holdout.files, config.dedup.near.threshold.get())?);
+        dedup = dedup.without(HeldOut::load(&config.holdout.files, config.dedup.near.threshold.get())?);
     }
-    restore(&mut known, store, version).await?;
-    let batch = committer.last(&fence(shard)).await?.unwrap_or(0);
+    let context = Context { shard: shard.clone(), seed: Seed::new(config.score.seed).child("score") };
+    let mut scores = Scores::new(&config.score.enabled, &context);
+    restore(&mut dedup, &mut scores, store, version).await?;
+    let commit = committer.last(&fence(shard)).await?.unwrap_or(0);
     let writer = Writer {
         committer,
         store: store.clone(),
         shard: shard.clone(),
         limits: config.commit,
-        batch,
+        commit,
         pending: Pending::default(),
-        watch: Watch::new(store.clock().monotonic()),
+        timer: ProgressTimer::new(store.clock().monotonic()),
         written: Written { positions: stand.positions.clone(), next: stand.next, ..Written::default() },
     };
-    Ok(Opened { writer, positions: stand.positions, next: stand.next, known })
+    Ok(Opened { writer, positions: stand.positions, next: stand.next, dedup, scores })
 }
 
 fn fence(shard: &Shard) -> String {
@@ -107,7 +113,7 @@ impl Stand {
         let breaks = [Reason::Truncated, Reason::CorruptSource].map(Reason::as_str);
         let here = Position {
             generation: u64::try_from(row.generation).unwrap_or(0),
-            head: row.head,
+            head: row.fingerprint,
             end: u64::try_from(row.end).unwrap_or(0),
             broken: row.reason.is_some_and(|reason| breaks.contains(&reason)),
         };
@@ -135,7 +141,7 @@ impl Stand {
                 Some(Err(_)) => false,
             };
             if !holds {
-                let said = number.map_or_else(|| "not there".to_owned(), |number| number.to_string());
+                let said = number.map_or_else(|| "absent".to_owned(), |number| number.to_string());
                 return Err(IngestError::Positions { shard: shard.to_string(), transaction, said, found });
             }
         }
@@ -151,9 +157,9 @@ pub struct Writer {
     shard: Shard,
     limits: config::Commit,
     /// The number of the last commit.
-    batch: i64,
+    commit: i64,
     pending: Pending,
-    watch: Watch,
+    timer: ProgressTimer,
     written: Written,
 }
 
@@ -179,13 +185,13 @@ struct Pending {
     bytes: u64,
     /// When the first of them came, on the clock's monotonic time.
     since: Duration,
-    upto: Positions,
+    positions: Positions,
     next: Seq,
     counts: Counts,
 }
 
 impl Writer {
-    /// Commits what comes until `blocks` ends, and says what was committed.
+    /// Commits the rows of `blocks` until it ends, and returns what was committed.
     ///
     /// # Errors
     /// [`IngestError::Store`] where the store refuses a commit, [`IngestError::Unbalanced`] where a
@@ -214,7 +220,7 @@ impl Writer {
         }
     }
 
-    /// How long the rows that are there may still wait.
+    /// How long the pending rows may still wait.
     fn wait(&self) -> Option<Duration> {
         let age = self.store.clock().monotonic().saturating_sub(self.pending.since);
         (!self.pending.builder.is_empty()).then(|| self.limits.interval.get().saturating_sub(age))
@@ -224,29 +230,29 @@ impl Writer {
         if self.pending.builder.is_empty() {
             self.pending.since = self.store.clock().monotonic();
         }
-        self.pending.add(block, &self.shard, self.batch + 1)?;
+        self.pending.add(block, &self.shard, self.commit + 1)?;
         let full = self.pending.bytes >= self.limits.bytes.get() || self.pending.builder.len() >= MOST_ROWS;
         if full {
             self.commit().await?;
         }
         let counts = [&self.written.counts, &self.pending.counts];
-        if let Some(told) = self.watch.told(self.store.clock().monotonic(), counts) {
-            told.log(self.written.commits);
+        if let Some(progress) = self.timer.progress(self.store.clock().monotonic(), counts) {
+            progress.log(self.written.commits);
         }
         Ok(())
     }
 
-    /// Refuses a file that another shard reads under the same name of source: a position has one owner.
-    async fn refuse_taken(&self, upto: &Positions) -> Result<(), IngestError> {
+    /// Refuses a file that another shard reads under the same source name: a position has one owner.
+    async fn refuse_taken(&self, positions: &Positions) -> Result<(), IngestError> {
         let known = |name| self.written.positions.get(name).map(|known| known.generation);
         let new: Vec<_> =
-            upto.iter().filter(|(name, position)| known(name) != Some(position.generation)).collect();
+            positions.iter().filter(|(name, position)| known(name) != Some(position.generation)).collect();
         if new.is_empty() {
             return Ok(());
         }
         // Opened now: the other shard may have begun since this one last committed.
         let mut newest = Committer::open(&self.store, Table::Records, &fence(&self.shard)).await?;
-        if newest.last(&fence(&self.shard)).await?.unwrap_or(0) != self.batch {
+        if newest.last(&fence(&self.shard)).await?.unwrap_or(0) != self.commit {
             // Another daemon of this very shard: the commit is refused by its fence.
             return Ok(());
         }
@@ -259,27 +265,28 @@ impl Writer {
         Ok(())
     }
 
-    /// Commits the rows that are there, if any.
+    /// Commits the pending rows, if any.
     async fn commit(&mut self) -> Result<(), IngestError> {
         if self.pending.builder.is_empty() {
             return Ok(());
         }
-        let Pending { mut builder, upto, next, counts, .. } = std::mem::take(&mut self.pending);
-        self.refuse_taken(&upto).await?;
+        let Pending { mut builder, positions, next, counts, .. } = std::mem::take(&mut self.pending);
+        self.refuse_taken(&positions).await?;
         let rows = builder.finish()?;
-        let batch = self.batch + 1;
-        let mut transactions = vec![(fence(&self.shard), batch), (seq_name(&self.shard), next.to_i64())];
+        let commit = self.commit + 1;
+        let mut transactions = vec![(fence(&self.shard), commit), (seq_name(&self.shard), next.to_i64())];
         transactions.extend(
-            upto.iter()
+            positions
+                .iter()
                 .map(|(name, position)| (transaction_name(name, position.generation), to_i64(position.end))),
         );
         failpoint::hit("ingest.write.before_commit");
         let version = self.committer.commit(&[rows], transactions).await?;
         failpoint::hit("ingest.write.after_commit");
         let total = counts.total();
-        tracing::debug!(%version, batch, read = total.read, kept = total.kept, "committed");
-        self.batch = batch;
-        self.written.positions.advance(upto);
+        tracing::debug!(%version, commit, read = total.read, kept = total.kept, "committed");
+        self.commit = commit;
+        self.written.positions.advance(positions);
         self.written.next = next;
         self.written.counts.add(&counts);
         self.written.commits += 1;
@@ -289,21 +296,22 @@ impl Writer {
 }
 
 impl Pending {
-    fn add(&mut self, block: &Block, shard: &Shard, batch: i64) -> Result<(), IngestError> {
+    fn add(&mut self, block: &Block, shard: &Shard, commit: i64) -> Result<(), IngestError> {
         let before = self.counts.total();
         for (index, (reading, row)) in block.readings.list.iter().zip(&block.rows.list).enumerate() {
             let Some(place) = block.readings.place(reading) else { continue };
-            let about = About { block, shard, batch, seq: block.readings.seq(index), reading, place };
+            let seq = block.readings.seq(index);
+            let about = About { block, shard, commit, index, seq, reading, place };
             self.count(&about, row);
             about.push(row, &mut self.builder);
         }
-        // Counted twice on the way, by the stages and by the rows: they must agree.
+        // The stages counted the outcomes too: both counts must agree.
         let rows = self.counts.total().since(&before);
         if rows != block.tally || !rows.balanced() {
             return Err(IngestError::Unbalanced { tally: block.tally, rows });
         }
         self.next = block.readings.seq(block.readings.list.len());
-        self.upto.advance(block.upto.clone());
+        self.positions.advance(block.positions.clone());
         Ok(())
     }
 
@@ -338,11 +346,13 @@ impl Pending {
     }
 }
 
-/// A reading with all that its row says besides what became of it.
+/// A reading, with what its row holds for every outcome.
 struct About<'a> {
     block: &'a Block,
     shard: &'a Shard,
-    batch: i64,
+    commit: i64,
+    /// Of its row in the block.
+    index: usize,
     seq: Seq,
     reading: &'a Reading,
     place: &'a Place,
@@ -387,7 +397,7 @@ impl About<'_> {
             event_time: document.event_time,
             id: Some(id),
             length: Some(to_i64(document.identity.length)),
-            check: Some(document.identity.check.cast_signed()),
+            verify_hash: Some(document.identity.verify_hash.cast_signed()),
             folded: Some(&folded),
             external_id: document.external_id.map(|span| rows.text(span)),
             url: document.url.map(|span| rows.text(span)),
@@ -395,17 +405,17 @@ impl About<'_> {
             meta: document.meta.map(|span| rows.text(span)),
             signature: marks.map(|marks| marks.signature.as_slice()),
             signature_kind: marks.map(|_| SIGNATURE_KIND),
-            duplicate_of_shard: alike.map(|(of, ..)| of.shard.as_str()),
-            duplicate_of_seq: alike.map(|(of, ..)| of.seq.to_i64()),
-            duplicate_of_id: alike.map(|(of, ..)| of.id.as_bytes().as_slice()),
-            jaccard: alike.map(|(_, jaccard, _)| *jaccard),
-            containment: alike.map(|(.., containment)| *containment),
+            duplicate_of_shard: alike.map(|alike| alike.original.shard.as_str()),
+            duplicate_of_seq: alike.map(|alike| alike.original.seq.to_i64()),
+            duplicate_of_id: alike.map(|alike| alike.original.id.as_bytes().as_slice()),
+            jaccard: alike.map(|alike| alike.jaccard as f32),
+            containment: alike.map(|alike| alike.containment as f32),
             ..self.row(outcome)
         };
         match verdict {
             Verdict::Kept => {
                 let passages = pack_u32(rows.passages(document));
-                builder.push(records::Row {
+                let mut row = records::Row {
                     text: Some(rows.text(document.text)),
                     passages: Some(&passages),
                     lineage: Some(
@@ -415,22 +425,23 @@ impl About<'_> {
                         .and_then(|marks| marks.revises.as_ref())
                         .map(|of| of.as_bytes().as_slice()),
                     new_spans: marks.filter(|marks| marks.revises.is_some()).map(|_| new_spans.as_slice()),
-                    unseen: marks.and_then(|marks| marks.unseen),
-                    novelty: marks.and_then(|marks| marks.novelty),
-                    novelty_kind: marks.and_then(|marks| marks.novelty).map(|_| "unseen"),
                     ..common(Outcome::Kept)
-                });
+                };
+                self.block.scores.fill(self.index, &mut row);
+                builder.push(row);
             }
-            Verdict::Duplicate { of, rung } => {
-                let whole = (*rung == Rung::Exact).then_some(1.0);
-                let (jaccard, containment) = alike.map_or((whole, whole), |(_, j, c)| (Some(*j), Some(*c)));
+            Verdict::Duplicate { of, match_kind } => {
+                let whole = (*match_kind == MatchKind::Exact).then_some(1.0);
+                let (jaccard, containment) = alike.map_or((whole, whole), |alike| {
+                    (Some(alike.jaccard as f32), Some(alike.containment as f32))
+                });
                 let text = marks.filter(|marks| marks.with_text).map(|_| rows.text(document.text));
                 builder.push(records::Row {
                     text,
                     duplicate_of_shard: Some(of.shard.as_str()),
                     duplicate_of_seq: Some(of.seq.to_i64()),
                     duplicate_of_id: Some(of.id.as_bytes()),
-                    rung: Some(rung.as_str()),
+                    match_kind: Some(match_kind.as_str()),
                     jaccard,
                     containment,
                     ..common(Outcome::Duplicate)
@@ -444,10 +455,10 @@ impl About<'_> {
         records::Row {
             day: day_of(time),
             seq: Some(self.seq.to_i64()),
-            batch: self.batch,
+            commit: self.commit,
             path: self.place.path.as_deref(),
             generation: to_i64(self.place.generation),
-            head: self.place.head,
+            fingerprint: self.place.fingerprint,
             start: to_i64(self.reading.start),
             end: to_i64(self.reading.end),
             ingest_time: time,

@@ -219,7 +219,7 @@ impl Config {
             let why = "must be `store` with `new_text.order = \"permuted\"`: such a job has no position in the stream";
             refuse(problems, "follow.visible_until", why);
         }
-        sound.then_some(Plan {
+        valid.then_some(Plan {
             seed: Seed::new(self.seed),
             rows: self.batch.rows,
             length: self.batch.tokens as usize,

@@ -226,7 +226,7 @@ fn record(row: &Row<'_>) -> Result<Record> {
 fn seq_of(row: &Row<'_>) -> Result<Seq> {
     let seq = row.seq.and_then(|seq| u64::try_from(seq).ok()).map(Seq);
     seq.ok_or_else(|| {
-        let why = format!("a kept record of shard `{}` and batch {} has no seq", row.shard, row.batch);
+        let why = format!("a kept record of shard `{}` and commit {} has no seq", row.shard, row.commit);
         ReplayError::Inconsistent { table: "records", why }
     })
 }

@@ -25,7 +25,7 @@ pub struct Identity {
     /// Bytes of the normal form.
     pub length: u64,
     /// xxh3-64 of the normal form under the store's own seed.
-    pub check: u64,
+    pub verify_hash: u64,
 }
 
 impl Identity {
@@ -37,7 +37,7 @@ impl Identity {
         Self {
             id: RecordId::from_hash(xxh3_128(bytes)),
             length: bytes.len() as u64,
-            check: xxh3_64_with_seed(bytes, store_seed),
+            verify_hash: xxh3_64_with_seed(bytes, store_seed),
         }
     }
 }
@@ -181,7 +181,7 @@ mod tests {
         let identity = Identity::of("Perennial\r\n", 42);
         assert_eq!(identity.length, 9);
         assert_eq!(identity.id.to_string(), "fb103a313db8cd8ba9c1b0ad1a6996f9");
-        assert_eq!(identity.check, 3209677476355227344);
+        assert_eq!(identity.verify_hash, 3209677476355227344);
     }
 
     proptest! {

@@ -38,7 +38,7 @@ async fn commit(daemon: &mut Committer, shard: &str, number: u64) -> Result<Vers
         let id = [Seed::new(0).hash(text.as_bytes()).to_be_bytes(); 2].concat();
         builder.push(Row {
             seq: Some(as_i64(seq)),
-            batch: as_i64(number),
+            commit: as_i64(number),
             path: Some("file"),
             start: as_i64(seq),
             end: as_i64(seq + 1),

@@ -1,7 +1,7 @@
 //! Exact duplicates: the texts that are kept, by their identity and by their folded form.
 //!
 //! A text is an exact duplicate when id, length and second hash of its normal form are those of a kept
-//! record: the id alone is no proof against a source that wants to collide. The folded rung, looser by
+//! record: the id alone does not protect against a source that makes collisions on purpose. The folded form, looser by
 //! design, compares the xxh3-128 of the folded form.
 //!
 //! The state is a function of the kept rows of the store: for each identity, and for each folded form,
@@ -14,7 +14,7 @@ use std::collections::hash_map::Entry;
 use arrow::array::RecordBatch;
 use perennial_schemas::id::{RecordId, Seq, Shard};
 use perennial_schemas::table::TableError;
-use perennial_schemas::table::records::{Outcome, Rung, View};
+use perennial_schemas::table::records::{MatchKind, Outcome, View};
 use perennial_schemas::text::Identity;
 
 use crate::block::{Original, Verdict};
@@ -46,7 +46,7 @@ impl Exact {
 
     /// How many texts are known.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.identities.len()
     }
 
@@ -54,10 +54,10 @@ impl Exact {
     #[must_use]
     pub fn look(&self, identity: Identity, folded: u128) -> Option<Verdict> {
         if let Some(kept) = self.identities.get(&identity) {
-            return self.duplicate(*kept, identity.id, Rung::Exact);
+            return self.duplicate(*kept, identity.id, MatchKind::Exact);
         }
         let (kept, id) = self.foldings.get(&folded).filter(|_| self.folded == Folded::Duplicate)?;
-        self.duplicate(*kept, *id, Rung::Folded)
+        self.duplicate(*kept, *id, MatchKind::Folded)
     }
 
     /// Learns a text that this daemon reads as `seq` and keeps.
@@ -66,10 +66,10 @@ impl Exact {
     }
 
     /// Learns the kept rows of `batch`, in any order; other rows are passed over. Reads the columns `seq`,
-    /// `id`, `length`, `check` and `folded`.
+    /// `id`, `length`, `verify_hash` and `folded`.
     ///
     /// # Errors
-    /// [`TableError`] where the batch is none of `records`, or a kept row lacks one of them.
+    /// [`TableError`] where the batch is not one of `records`, or a kept row lacks one of them.
     pub fn restore(&mut self, batch: &RecordBatch) -> Result<(), TableError> {
         for (row, record) in View::new(batch)?.iter().enumerate() {
             if record.outcome != Outcome::Kept.as_str() {
@@ -82,17 +82,21 @@ impl Exact {
                     .seq
                     .map_or("null".to_owned(), |seq| format!("shard {} seq {seq}", record.shard)),
                 row,
-                why: "a kept record must have a shard, seq, id, length, check and folded form",
+                why: "a kept record must have a shard, seq, id, length, verify_hash and folded form",
             };
             let seq = Seq::from_i64(record.seq.ok_or_else(|| lacks("seq"))?);
             let shard = self.shard(record.shard).ok_or_else(|| lacks("shard"))?;
             let id = record.id.and_then(RecordId::from_bytes).ok_or_else(|| lacks("id"))?;
             let length =
                 record.length.and_then(|length| u64::try_from(length).ok()).ok_or_else(|| lacks("length"))?;
-            let check = record.check.ok_or_else(|| lacks("check"))?.cast_unsigned();
+            let verify_hash = record.verify_hash.ok_or_else(|| lacks("verify_hash"))?.cast_unsigned();
             let folded: [u8; 16] =
                 record.folded.and_then(|hash| hash.try_into().ok()).ok_or_else(|| lacks("folded"))?;
-            self.keep_first(Identity { id, length, check }, u128::from_be_bytes(folded), Kept { shard, seq });
+            self.keep_first(
+                Identity { id, length, verify_hash },
+                u128::from_be_bytes(folded),
+                Kept { shard, seq },
+            );
         }
         Ok(())
     }
@@ -133,9 +137,9 @@ impl Exact {
         }
     }
 
-    fn duplicate(&self, kept: Kept, id: RecordId, rung: Rung) -> Option<Verdict> {
+    fn duplicate(&self, kept: Kept, id: RecordId, match_kind: MatchKind) -> Option<Verdict> {
         let shard = self.shards.get(kept.shard as usize)?.clone();
-        Some(Verdict::Duplicate { of: Original { shard, seq: kept.seq, id }, rung })
+        Some(Verdict::Duplicate { of: Original { shard, seq: kept.seq, id }, match_kind })
     }
 }
 
@@ -163,18 +167,18 @@ mod tests {
         })
     }
 
-    fn duplicate(seq: u64, of: &str, rung: Rung) -> Verdict {
+    fn duplicate(seq: u64, of: &str, match_kind: MatchKind) -> Verdict {
         let of = Original { shard: shard("main"), seq: Seq(seq), id: Identity::of(of, SECRET).id };
-        Verdict::Duplicate { of, rung }
+        Verdict::Duplicate { of, match_kind }
     }
 
     #[test]
     fn text_is_a_duplicate_of_the_first_like_it_by_the_closest_rung() {
         let mut exact = Exact::new(shard("main"), Folded::Duplicate);
         assert_eq!(judge(&mut exact, "One text", 0), Verdict::Kept);
-        assert_eq!(judge(&mut exact, "One text \r\n", 1), duplicate(0, "One text", Rung::Exact));
-        assert_eq!(judge(&mut exact, "one  TEXT", 2), duplicate(0, "One text", Rung::Folded));
-        assert_eq!(judge(&mut exact, "one  TEXT", 3), duplicate(0, "One text", Rung::Folded));
+        assert_eq!(judge(&mut exact, "One text \r\n", 1), duplicate(0, "One text", MatchKind::Exact));
+        assert_eq!(judge(&mut exact, "one  TEXT", 2), duplicate(0, "One text", MatchKind::Folded));
+        assert_eq!(judge(&mut exact, "one  TEXT", 3), duplicate(0, "One text", MatchKind::Folded));
         assert_eq!(judge(&mut exact, "another", 4), Verdict::Kept);
         assert_eq!(exact.len(), 2);
     }
@@ -184,7 +188,7 @@ mod tests {
         let mut exact = Exact::new(shard("main"), Folded::Off);
         assert_eq!(judge(&mut exact, "One", 0), Verdict::Kept);
         assert_eq!(judge(&mut exact, "one", 1), Verdict::Kept);
-        assert_eq!(judge(&mut exact, "one\n", 2), duplicate(1, "one", Rung::Exact));
+        assert_eq!(judge(&mut exact, "one\n", 2), duplicate(1, "one", MatchKind::Exact));
     }
 
     #[test]
@@ -194,7 +198,7 @@ mod tests {
         assert_eq!(decide(&mut exact, true_one, 0, 0), Verdict::Kept);
         for forged in [
             Identity { length: true_one.length + 1, ..true_one },
-            Identity { check: true_one.check ^ 1, ..true_one },
+            Identity { verify_hash: true_one.verify_hash ^ 1, ..true_one },
         ] {
             assert_eq!(decide(&mut exact, forged, 0, 1), Verdict::Kept);
         }
@@ -206,7 +210,7 @@ mod tests {
             seq: Some(seq as i64),
             id: Some(identity.id.as_bytes()),
             length: Some(identity.length as i64),
-            check: Some(identity.check.cast_signed()),
+            verify_hash: Some(identity.verify_hash.cast_signed()),
             folded: Some(&folded_hash(text).to_be_bytes()),
             ..Row::new(Outcome::Kept, shard, "files")
         });
@@ -245,9 +249,11 @@ mod tests {
                 kept_row(&mut builder, shard, seq, text);
                 exact.restore(&builder.finish().unwrap()).unwrap();
             }
-            for (text, rung) in [("One", Rung::Exact), ("oNe", Rung::Folded)] {
-                let Verdict::Duplicate { of, rung: found } = judge(&mut exact, text, 9) else { panic!() };
-                assert_eq!((of.shard.as_str(), of.seq, found), ("a", Seq(5), rung), "turned by {turn}");
+            for (text, match_kind) in [("One", MatchKind::Exact), ("oNe", MatchKind::Folded)] {
+                let Verdict::Duplicate { of, match_kind: found } = judge(&mut exact, text, 9) else {
+                    panic!()
+                };
+                assert_eq!((of.shard.as_str(), of.seq, found), ("a", Seq(5), match_kind), "turned by {turn}");
             }
         }
     }
@@ -260,9 +266,9 @@ mod tests {
             let same = kept.iter().find(|k| normal_form(&texts[**k]) == normal_form(text));
             let alike = kept.iter().find(|k| folded_form(&texts[**k]) == folded_form(text));
             verdicts.push(match (same, alike) {
-                (Some(k), _) => duplicate(*k as u64, &texts[*k], Rung::Exact),
+                (Some(k), _) => duplicate(*k as u64, &texts[*k], MatchKind::Exact),
                 (None, Some(k)) if folded == Folded::Duplicate => {
-                    duplicate(*k as u64, &texts[*k], Rung::Folded)
+                    duplicate(*k as u64, &texts[*k], MatchKind::Folded)
                 }
                 _ => {
                     kept.push(seq);

@@ -32,8 +32,8 @@ pub const BANDS: usize = 21;
 /// Numbers in a band.
 pub const ROWS: usize = 6;
 
-/// Entries that are looked at, at most, in one table for one record: what bounds the work on a band that
-/// a hundred thousand pages share because one template made them. The newest are looked at.
+/// Maximum entries read in one table for one record, the newest: it bounds the work on a band that a hundred
+/// thousand pages share because one template made them.
 const STEPS: usize = 1024;
 
 /// The probability that two texts of this Jaccard similarity are candidates.
@@ -78,8 +78,8 @@ impl Lsh {
     }
 
     /// Puts the records that share a band with `signature` into `hits`: those that share more bands
-    /// first, older ones first among equals. Returns whether a band had so many records that only its
-    /// newest were looked at.
+    /// first, older ones first among equals. Returns whether a band was so full that only its
+    /// newest were read.
     pub fn find(&mut self, signature: &Signature, hits: &mut Vec<Hit>) -> bool {
         self.met.clear();
         let mut cut = false;

@@ -1,18 +1,18 @@
-//! Finds texts that the store has already, exactly or nearly, and scores those that it has not.
+//! Finds texts that the store has already, exactly or nearly.
 //!
 //! ```text
-//! exact ─> shingle ─> minhash ─> lsh ─> verify ─> revision          then the scores of what is kept
+//! exact ─> shingle ─> minhash ─> lsh ─> verify ─> revision
 //! ```
-//! The one stage with a memory: decisions follow the order of reading, so it runs on one thread, with the
-//! sketches of a block made in parallel before. What it remembers is a function of the rows of the store,
-//! and [`restore`] rebuilds it.
+//! Decisions follow the order of reading, so they are made on one thread, with the sketches of a block made
+//! in parallel before; those of kept documents stay with the block for the scores. What it remembers is a function of the rows of the store,
+//! and [`crate::restore`] rebuilds it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use perennial_schemas::id::{Seq, Shard};
 use perennial_schemas::table::Table;
-use perennial_schemas::table::records::{Reason, Rung, View};
+use perennial_schemas::table::records::{MatchKind, Reason, View};
 use perennial_store::Store;
 use rayon::prelude::*;
 use tokio::runtime::Handle;
@@ -20,44 +20,39 @@ use tokio::runtime::Handle;
 use crate::block::{Block, Document, Marks, Original, Row, Rows, Verdict};
 use crate::error::IngestError;
 use crate::normalise::keep_fields;
-use crate::score::novelty::unseen::{self, Unseen};
-use crate::score::percentile::Percentile;
 
 pub mod exact;
 pub mod held_out;
 pub mod lsh;
 pub mod minhash;
 pub mod near;
-pub mod restore;
 pub mod revision;
 pub mod shingle;
 pub mod verify;
 
 use exact::Exact;
 use held_out::HeldOut;
-use near::{Action, Candidate, Near, NearDeduplicator, Sketch, Sketcher};
+use near::{Action, Near, NearDeduplicator, Query, Sketch, Sketcher};
 
-/// All that ingest remembers of the texts that are kept.
+/// What deduplication remembers of the kept records.
 #[derive(Debug)]
-pub struct Known {
-    shard: Shard,
-    exact: Exact,
-    near: NearDeduplicator,
+pub struct DedupState {
+    pub(crate) shard: Shard,
+    pub(crate) exact: Exact,
+    pub(crate) near: NearDeduplicator,
     held_out: Option<HeldOut>,
-    unseen: Unseen,
-    novelty: Percentile,
 }
 
-/// What a document is to the stream.
+/// The decision on a document.
 enum Decision {
     /// A document: kept, or a duplicate.
     Document(Verdict, Option<Box<Marks>>),
-    /// None: it is held out, for this reason.
+    /// It is held out, for this reason.
     HeldOut(String),
 }
 
-impl Known {
-    /// Of a store without records, for the daemon of `shard`.
+impl DedupState {
+    /// The state for a store without records, for the daemon of `shard`.
     #[must_use]
     pub fn new(shard: Shard, folded: crate::config::Folded, near: Near) -> Self {
         Self {
@@ -65,8 +60,6 @@ impl Known {
             shard,
             near: NearDeduplicator::new(near),
             held_out: None,
-            unseen: Unseen::new(unseen::WINDOW),
-            novelty: Percentile::default(),
         }
     }
 
@@ -76,8 +69,8 @@ impl Known {
         Self { held_out: Some(held_out), ..self }
     }
 
-    /// Decides which documents of `block` are new, in the order of their seq, counts them, and scores
-    /// those that are kept. `texts` gives the text of kept records whose shingles are forgotten.
+    /// Decides which documents of `block` are new, in the order of their seq, counts them, and leaves the
+    /// sketches of those that are kept in the block. `texts` gives the text of kept records whose shingles are forgotten.
     ///
     /// # Errors
     /// That of `texts`.
@@ -86,7 +79,7 @@ impl Known {
         mut block: Block,
         mut texts: impl FnMut(&[Original]) -> Result<Found, IngestError>,
     ) -> Result<Block, IngestError> {
-        let sketches: Vec<Option<Sketch>> = block
+        let mut sketches: Vec<Option<Sketch>> = block
             .rows
             .list
             .par_iter()
@@ -96,12 +89,15 @@ impl Known {
             })
             .collect();
         let found = texts(&self.wanted(&block, &sketches))?;
-        for (index, sketch) in sketches.iter().enumerate() {
-            let Some(sketch) = sketch else { continue };
-            match self.decide(&block, index, sketch, &found) {
+        for (index, place) in sketches.iter_mut().enumerate() {
+            let Some(sketch) = place.take() else { continue };
+            match self.decide(&block, index, &sketch, &found) {
                 Some(Decision::Document(decision, its)) => {
                     match &decision {
-                        Verdict::Kept => block.tally.kept += 1,
+                        Verdict::Kept => {
+                            block.tally.kept += 1;
+                            *place = Some(sketch);
+                        }
                         Verdict::Duplicate { .. } => block.tally.duplicates += 1,
                     }
                     if let Some(Row::Document { verdict, marks, .. }) = block.rows.list.get_mut(index) {
@@ -120,6 +116,7 @@ impl Known {
                 None => {}
             }
         }
+        block.sketches = sketches;
         Ok(block)
     }
 
@@ -162,22 +159,18 @@ impl Known {
                 Verdict::Kept
             }
             near::Verdict::Duplicate { of } => {
-                marks.alike = Some((of.original.clone(), of.jaccard as f32, of.containment as f32));
+                marks.alike = Some(of.clone());
                 match self.near.action() {
                     Action::Annotate => Verdict::Kept,
                     action => {
                         marks.with_text = action == Action::Divert;
-                        Verdict::Duplicate { of: of.original, rung: Rung::Near }
+                        Verdict::Duplicate { of: of.original, match_kind: MatchKind::Near }
                     }
                 }
             }
         };
         if verdict == Verdict::Kept {
             self.exact.learn(document.identity, document.folded, candidate.seq);
-            let score = self.unseen.score(&sketch.shingles);
-            self.unseen.add(&sketch.shingles);
-            marks.unseen = Some(score);
-            marks.novelty = Some(self.novelty.push(score));
         }
         Some(Decision::Document(verdict, Some(marks)))
     }
@@ -190,14 +183,9 @@ fn document_of(rows: &Rows, index: usize) -> Option<&Document> {
     }
 }
 
-fn candidate<'a>(
-    shard: &'a Shard,
-    block: &'a Block,
-    index: usize,
-    document: &Document,
-) -> Option<Candidate<'a>> {
+fn candidate<'a>(shard: &'a Shard, block: &'a Block, index: usize, document: &Document) -> Option<Query<'a>> {
     let place = block.readings.place(block.readings.list.get(index)?)?;
-    Some(Candidate {
+    Some(Query {
         shard,
         seq: block.readings.seq(index),
         id: document.identity.id,

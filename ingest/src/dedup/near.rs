@@ -26,7 +26,7 @@
 //! taken out of the store (an erase), rebuild.
 //!
 //! Memory a record of the window: 252 bytes of [`super::lsh`], 96 bytes here for what it is, 24 for the
-//! two names: 0.4 GB for the default of 1,000,000, beside the cache.
+//! two names: 0.4 GB for the default of 1,000,000, and the cache.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -62,7 +62,7 @@ pub struct Near {
     pub threshold: Share,
     /// Kept records that a text is compared with: the newest.
     pub records: u32,
-    /// A later text with so many new characters is a revision and kept.
+    /// A later text with at least this many new characters is a revision and kept.
     pub revision_chars: u64,
     /// A later text that is new by this share is a revision and kept.
     pub revision_share: Share,
@@ -102,8 +102,18 @@ pub enum Action {
 pub struct Sketch {
     /// Its distinct shingles, ascending.
     pub shingles: Vec<u64>,
+    /// The hashes of its words, in their order.
+    pub words: Vec<u64>,
     /// Its signature, of kind [`super::minhash::SIGNATURE_KIND`].
     pub signature: Signature,
+}
+
+impl Sketch {
+    /// Bytes that it holds in memory, about.
+    #[must_use]
+    pub const fn weight(&self) -> usize {
+        size_of::<Self>() + (self.shingles.len() + self.words.len()) * size_of::<u64>() + 512
+    }
 }
 
 /// Makes sketches; any number of them make the same ones.
@@ -124,13 +134,14 @@ impl Sketcher {
     pub fn sketch(&mut self, text: &str) -> Sketch {
         let mut shingles = Vec::new();
         self.shingler.shingle(text, &mut shingles);
-        Sketch { signature: self.hasher.sign(&shingles), shingles }
+        let words = self.shingler.words().collect();
+        Sketch { signature: self.hasher.sign(&shingles), words, shingles }
     }
 }
 
-/// A record to decide on.
+/// A record to decide on, which is compared with originals.
 #[derive(Debug, Clone, Copy)]
-pub struct Candidate<'a> {
+pub struct Query<'a> {
     /// Its shard.
     pub shard: &'a Shard,
     /// Its seq.
@@ -167,7 +178,7 @@ pub enum Verdict {
     Kept {
         /// What it is a revision of.
         revises: Option<Match>,
-        /// What a revision has that the revised has not: (start, end) in bytes of its text.
+        /// What a revision has and the revised record does not have: (start, end) in bytes of its text.
         new_spans: Vec<(u32, u32)>,
         /// The id of the first record of its chain of revisions; its own if it revises nothing.
         lineage: RecordId,
@@ -188,11 +199,11 @@ pub struct Counts {
     pub candidates: u64,
     /// Candidates compared on their shingles.
     pub verified: u64,
-    /// Of them those whose text was looked up, because their shingles were in the cache no more.
+    /// Cache misses: candidates whose shingles were computed again from their text.
     pub looked_up: u64,
-    /// Candidates whose text could not be had any more.
+    /// Candidates whose text is no longer in the store.
     pub lost: u64,
-    /// Records that had more candidates than are looked at.
+    /// Records with more candidates than are verified.
     pub cut: u64,
 }
 
@@ -208,10 +219,7 @@ pub struct NearDeduplicator {
     shingler: Shingler,
     reviser: Reviser,
     hits: Vec<Hit>,
-    suspects: Vec<Suspect>,
     looked_up: Vec<u64>,
-    alike: Best,
-    earlier: Best,
     counts: Counts,
 }
 
@@ -229,16 +237,26 @@ struct Entry {
 
 /// An original that is to be verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Suspect {
+struct Candidate {
     number: u64,
     /// Whether source and external id or url are those of the new record.
     namesake: bool,
 }
 
-/// The best of some candidates, with its shingles.
+/// What verification found: the best candidates, if any.
 #[derive(Debug, Default)]
+struct Verified {
+    /// At the threshold or above.
+    alike: Option<Best>,
+    /// Of the same name and earlier in event time.
+    earlier: Option<Best>,
+}
+
+/// The best of some candidates, with its shingles.
+#[derive(Debug)]
 struct Best {
-    found: Option<(u64, Overlap)>,
+    number: u64,
+    overlap: Overlap,
     shingles: Vec<u64>,
 }
 
@@ -256,17 +274,14 @@ impl NearDeduplicator {
             shingler: Shingler::new(),
             reviser: Reviser::new(),
             hits: Vec::new(),
-            suspects: Vec::new(),
             looked_up: Vec::new(),
-            alike: Best::default(),
-            earlier: Best::default(),
             counts: Counts::default(),
         }
     }
 
     /// How many originals it compares with.
     #[cfg(test)]
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.entries.len()
     }
 
@@ -289,21 +304,21 @@ impl NearDeduplicator {
     }
 
     /// Decides on the next record, and remembers it if it is kept. `sketch` is that of its text; `lookup`
-    /// gives the text of a kept record, `None` if there is none any more (it is then no candidate).
+    /// gives the text of a kept record; one that returns `None`, because it was removed, is not compared.
     ///
     /// # Errors
     /// That of `lookup`; nothing is remembered then, and the record can be decided on again.
     pub fn decide<'t, E>(
         &mut self,
-        record: &Candidate<'_>,
+        record: &Query<'_>,
         sketch: &Sketch,
         lookup: impl FnMut(&Original) -> Result<Option<Cow<'t, str>>, E>,
     ) -> Result<Verdict, E> {
         let names = names(record);
-        self.suspect(names, &sketch.signature);
-        self.verify(record, sketch, lookup)?;
+        let candidates = self.candidates(names, &sketch.signature);
+        let verified = self.verify(record, sketch, &candidates, lookup)?;
         self.counts.decided += 1;
-        let verdict = self.judge(record);
+        let verdict = self.judge(record, verified);
         if let Verdict::Kept { lineage, .. } = &verdict {
             let number = self.insert(record, names, *lineage, &sketch.signature);
             self.cache.put(number, &sketch.shingles);
@@ -314,7 +329,7 @@ impl NearDeduplicator {
     /// Learns an original from its row in the store, whose `text` need not be read. Rows come in the order
     /// in which they were decided on; of them those that are kept and not annotated as duplicates. Those
     /// before the last `records` may be left out.
-    pub fn remember(&mut self, record: &Candidate<'_>, lineage: RecordId, signature: &Signature) {
+    pub fn remember(&mut self, record: &Query<'_>, lineage: RecordId, signature: &Signature) {
         self.insert(record, names(record), lineage, signature);
     }
 
@@ -323,22 +338,20 @@ impl NearDeduplicator {
     ///
     /// What the cache has of the others stays there until as many bytes of shingles as it may hold have
     /// been used after it: for a block with fewer, nothing else is looked up, whatever was kept before.
-    pub fn missing(&mut self, record: &Candidate<'_>, signature: &Signature, texts: &mut Vec<Original>) {
+    pub fn missing(&mut self, record: &Query<'_>, signature: &Signature, texts: &mut Vec<Original>) {
         let before = self.counts;
-        self.suspect(names(record), signature);
+        let candidates = self.candidates(names(record), signature);
         self.counts = before;
-        let suspects = std::mem::take(&mut self.suspects);
-        for suspect in &suspects {
-            if !self.cache.touch(suspect.number) {
-                texts.extend(self.entry(suspect.number).and_then(|entry| self.original(entry)));
+        for candidate in candidates {
+            if !self.cache.touch(candidate.number) {
+                texts.extend(self.entry(candidate.number).and_then(|entry| self.original(entry)));
             }
         }
-        self.suspects = suspects;
     }
 
     fn insert(
         &mut self,
-        record: &Candidate<'_>,
+        record: &Query<'_>,
         names: [u128; 2],
         lineage: RecordId,
         signature: &Signature,
@@ -368,121 +381,101 @@ impl NearDeduplicator {
         number
     }
 
-    /// Collects the originals that are to be verified: namesakes first, each once.
-    fn suspect(&mut self, names: [u128; 2], signature: &Signature) {
+    /// The originals that are to be verified, each once.
+    fn candidates(&mut self, names: [u128; 2], signature: &Signature) -> Vec<Candidate> {
         let cut = self.lsh.find(signature, &mut self.hits);
         self.counts.cut += u64::from(cut || self.hits.len() > MOST_VERIFIED);
-        self.suspects.clear();
-        let (entries, suspects) = (&self.entries, &mut self.suspects);
+        let mut candidates = Vec::new();
         for (table, name) in names.into_iter().enumerate() {
             let Some(key) = name_key(name) else { continue };
             let mut left = MOST_NAMESAKES;
             self.namesakes.walk(table, key, |number| {
-                let entry = entries.get(self.namesakes.place(number));
+                let entry = self.entries.get(self.namesakes.place(number));
                 if entry.and_then(|entry| entry.names.get(table)) == Some(&name) {
-                    suspects.push(Suspect { number, namesake: true });
+                    candidates.push(Candidate { number, namesake: true });
                     left -= 1;
                 }
                 if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
         }
         let alike = self.hits.iter().take(MOST_VERIFIED);
-        suspects.extend(alike.map(|hit| Suspect { number: hit.number, namesake: false }));
-        suspects.sort_by_key(|suspect| (suspect.number, !suspect.namesake));
-        suspects.dedup_by_key(|suspect| suspect.number);
-        self.counts.candidates += suspects.len() as u64;
+        candidates.extend(alike.map(|hit| Candidate { number: hit.number, namesake: false }));
+        candidates.sort_by_key(|candidate| (candidate.number, !candidate.namesake));
+        candidates.dedup_by_key(|candidate| candidate.number);
+        self.counts.candidates += candidates.len() as u64;
+        candidates
     }
 
-    /// Compares the suspects with the record: leaves in `alike` the best at the threshold, in `earlier`
-    /// the best namesake that is earlier.
+    /// Compares the candidates with the record.
     fn verify<'t, E>(
         &mut self,
-        record: &Candidate<'_>,
+        record: &Query<'_>,
         sketch: &Sketch,
+        candidates: &[Candidate],
         mut lookup: impl FnMut(&Original) -> Result<Option<Cow<'t, str>>, E>,
-    ) -> Result<(), E> {
-        self.alike.found = None;
-        self.earlier.found = None;
-        let suspects = std::mem::take(&mut self.suspects);
-        let mut failed = None;
-        for suspect in &suspects {
-            let Some(entry) = self.entry(suspect.number).copied() else { continue };
-            let cached = self.cache.touch(suspect.number);
+    ) -> Result<Verified, E> {
+        let mut verified = Verified::default();
+        for candidate in candidates {
+            let Some(entry) = self.entry(candidate.number).copied() else { continue };
+            let cached = self.cache.touch(candidate.number);
             if !cached {
                 let Some(original) = self.original(&entry) else { continue };
-                match lookup(&original) {
-                    Ok(Some(text)) => self.shingler.shingle(&text, &mut self.looked_up),
-                    Ok(None) => {
-                        self.counts.lost += 1;
-                        continue;
-                    }
-                    Err(error) => {
-                        failed = Some(error);
-                        break;
-                    }
-                }
+                let Some(text) = lookup(&original)? else {
+                    self.counts.lost += 1;
+                    continue;
+                };
+                self.shingler.shingle(&text, &mut self.looked_up);
                 self.counts.looked_up += 1;
-                self.cache.put(suspect.number, &self.looked_up);
+                self.cache.put(candidate.number, &self.looked_up);
             }
-            self.compare(record, sketch, *suspect, &entry, cached);
+            let shingles = match self.cache.get(candidate.number) {
+                Some(shingles) if cached => shingles,
+                _ => &self.looked_up,
+            };
+            let earlier = candidate.namesake && later(record.event_time, entry.event_time);
+            let threshold = self.config.threshold.get();
+            if !earlier && Overlap::ceiling(sketch.shingles.len(), shingles.len()) < threshold {
+                continue;
+            }
+            self.counts.verified += 1;
+            let overlap = Overlap::of(&sketch.shingles, shingles);
+            if overlap.jaccard() >= threshold
+                && self.beats(candidate.number, overlap, verified.alike.as_ref())
+            {
+                verified.alike = Some(Best::new(candidate.number, overlap, shingles));
+            }
+            if earlier && self.beats(candidate.number, overlap, verified.earlier.as_ref()) {
+                verified.earlier = Some(Best::new(candidate.number, overlap, shingles));
+            }
         }
-        self.suspects = suspects;
-        failed.map_or(Ok(()), Err)
+        Ok(verified)
     }
 
-    /// Compares one suspect, whose shingles are in the cache or have just been looked up.
-    fn compare(
-        &mut self,
-        record: &Candidate<'_>,
-        sketch: &Sketch,
-        suspect: Suspect,
-        entry: &Entry,
-        cached: bool,
-    ) {
-        let shingles = match self.cache.get(suspect.number) {
-            Some(shingles) if cached => shingles,
-            _ => &self.looked_up,
-        };
-        let threshold = self.config.threshold.get();
-        let earlier = suspect.namesake && later(record.event_time, entry.event_time);
-        if !earlier && Overlap::ceiling(sketch.shingles.len(), shingles.len()) < threshold {
-            return;
-        }
-        self.counts.verified += 1;
-        let overlap = Overlap::of(&sketch.shingles, shingles);
-        let found = (suspect.number, overlap);
-        if overlap.jaccard() >= threshold && self.beats(found, self.alike.found) {
-            self.alike.take(found, shingles);
-        }
-        if earlier && self.beats(found, self.earlier.found) {
-            self.earlier.take(found, shingles);
-        }
-    }
-
-    /// Whether `one` is the better match: more alike, or as alike and of the lower (shard, seq).
-    fn beats(&self, one: (u64, Overlap), other: Option<(u64, Overlap)>) -> bool {
+    /// Whether this is the better match: more alike, or as alike and of the lower (shard, seq).
+    fn beats(&self, number: u64, overlap: Overlap, other: Option<&Best>) -> bool {
         let Some(other) = other else { return true };
         let place = |number| self.entry(number).map(|entry| (self.shard(entry), entry.seq));
-        match one.1.jaccard().total_cmp(&other.1.jaccard()) {
-            Ordering::Equal => place(one.0) < place(other.0),
+        match overlap.jaccard().total_cmp(&other.overlap.jaccard()) {
+            Ordering::Equal => place(number) < place(other.number),
             order => order.is_gt(),
         }
     }
 
-    fn judge(&mut self, record: &Candidate<'_>) -> Verdict {
-        if let Some(found) = self.alike.found {
-            let earlier = self.entry(found.0).is_some_and(|entry| later(record.event_time, entry.event_time));
-            let new = earlier.then(|| self.reviser.new_text(record.text, &self.alike.shingles));
-            if let Some(of) = self.matched(found) {
+    fn judge(&mut self, record: &Query<'_>, verified: Verified) -> Verdict {
+        if let Some(best) = verified.alike {
+            let kept = self.entry(best.number).copied();
+            let earlier = kept.is_some_and(|entry| later(record.event_time, entry.event_time));
+            let new = earlier.then(|| self.reviser.new_text(record.text, &best.shingles));
+            if let Some(of) = self.matched(&best) {
                 return match new.filter(|new| self.is_enough(new)) {
-                    Some(new) => self.revision(found, of, new),
+                    Some(new) => self.revision(&best, of, new),
                     None => Verdict::Duplicate { of },
                 };
             }
-        } else if let Some(found) = self.earlier.found {
-            let new = self.reviser.new_text(record.text, &self.earlier.shingles);
-            if let (true, Some(of)) = (self.is_enough(&new), self.matched(found)) {
-                return self.revision(found, of, new);
+        } else if let Some(best) = verified.earlier {
+            let new = self.reviser.new_text(record.text, &best.shingles);
+            if let (true, Some(of)) = (self.is_enough(&new), self.matched(&best)) {
+                return self.revision(&best, of, new);
             }
         }
         Verdict::Kept { revises: None, new_spans: Vec::new(), lineage: record.id }
@@ -492,13 +485,14 @@ impl NearDeduplicator {
         new.is_at_least(self.config.revision_chars, self.config.revision_share.get())
     }
 
-    fn revision(&self, found: (u64, Overlap), of: Match, new: NewText) -> Verdict {
-        let lineage = self.entry(found.0).map_or(of.original.id, |entry| entry.lineage);
+    fn revision(&self, best: &Best, of: Match, new: NewText) -> Verdict {
+        let lineage = self.entry(best.number).map_or(of.original.id, |entry| entry.lineage);
         Verdict::Kept { revises: Some(of), new_spans: new.spans, lineage }
     }
 
-    fn matched(&self, (number, overlap): (u64, Overlap)) -> Option<Match> {
-        let original = self.original(self.entry(number)?)?;
+    fn matched(&self, best: &Best) -> Option<Match> {
+        let original = self.original(self.entry(best.number)?)?;
+        let Best { overlap, .. } = best;
         Some(Match { original, jaccard: overlap.jaccard(), containment: overlap.containment() })
     }
 
@@ -516,10 +510,8 @@ impl NearDeduplicator {
 }
 
 impl Best {
-    fn take(&mut self, found: (u64, Overlap), shingles: &[u64]) {
-        self.found = Some(found);
-        self.shingles.clear();
-        self.shingles.extend_from_slice(shingles);
+    fn new(number: u64, overlap: Overlap, shingles: &[u64]) -> Self {
+        Self { number, overlap, shingles: shingles.to_vec() }
     }
 }
 
@@ -528,8 +520,8 @@ fn later(new: Option<i64>, kept: Option<i64>) -> bool {
     matches!((new, kept), (Some(new), Some(kept)) if new > kept)
 }
 
-/// Hashes of source and external id, and of source and url; 0 where there is none.
-fn names(record: &Candidate<'_>) -> [u128; 2] {
+/// Hashes of source and external id, and of source and url; 0 for an absent name.
+fn names(record: &Query<'_>) -> [u128; 2] {
     [record.external_id, record.url].map(|name| {
         name.map_or(0, |name| {
             let bytes =

@@ -57,8 +57,8 @@ impl Reviser {
         Self::default()
     }
 
-    /// What `text` has that a kept text with these shingles (ascending) has not. Only the first 4 GiB of
-    /// a text are looked at.
+    /// The parts of `text` that a kept text with these shingles (ascending) does not have. Only the first
+    /// 4 GiB of a text are read.
     pub fn new_text(&mut self, text: &str, kept: &[u64]) -> NewText {
         let of = text.chars().count() as u64;
         self.place_words(text);

@@ -10,7 +10,7 @@
 //!   Myanmar) is a word by itself, with its marks: so its shingles are 5-grams of characters. This is
 //!   decided character by character, hence for each run of such a script on its own: in a mixed text a
 //!   Latin word stands among the characters as one word.
-//! - Soft hyphens and joiners, which nobody sees, neither end a word nor count in it.
+//! - Soft hyphens and joiners, which are invisible, neither end a word nor count in it.
 //! - Everything else separates words and is otherwise without effect: punctuation, symbols, emoji.
 //!
 //! A text of fewer than five words has one shingle, the hash of its whole folded form: there punctuation
@@ -58,6 +58,13 @@ impl Shingler {
     }
 }
 
+impl Shingler {
+    /// The hashes of the words of the last text, in their order.
+    pub fn words(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
+        self.words.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+}
+
 /// The one shingle of a text of fewer than [`WORDS`] words.
 pub(super) fn whole(text: &str) -> u64 {
     xxh3_64(folded_form(text).as_bytes())
@@ -81,7 +88,7 @@ pub(super) fn fold_for_words(text: &str, folded: &mut String) {
         return;
     }
     let mut chars = text.char_indices();
-    // Where the stretch begins, in the text and in what came of it.
+    // Where the stretch begins, in the text and in the folded text.
     let (mut from, mut to) = (0, 0);
     while let Some((at, c)) = chars.next() {
         if let Some(c) = plain(c) {
@@ -102,7 +109,7 @@ pub(super) fn fold_for_words(text: &str, folded: &mut String) {
     }
 }
 
-/// What `c` folds to, a space for what separates words, where that is so whatever stands beside it;
+/// What `c` folds to, a space for what separates words, where that does not depend on its neighbours;
 /// `None` for all characters that are not common or not so simple.
 const fn plain(c: char) -> Option<char> {
     let folded = match c as u32 {

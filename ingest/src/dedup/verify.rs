@@ -61,13 +61,13 @@ fn ratio(part: usize, whole: usize) -> f64 {
 
 /// Sets of shingles of kept records: those added or used last that fit into a number of bytes.
 ///
-/// A speed-up and no more: what is not here is made again from the text.
+/// A cache: a set that is not here is computed again from the text.
 #[derive(Debug)]
 pub(super) struct Cache {
     // Only ever looked up, never walked in its order.
     sets: HashMap<u64, (u64, Box<[u64]>)>,
     /// Uses, from the oldest: the record and the time of the use, which counts uses. Of a record's uses
-    /// only the one with the time in `sets` is of concern.
+    /// only the one with the time in `sets` counts.
     uses: VecDeque<(u64, u64)>,
     time: u64,
     bytes: usize,
@@ -91,7 +91,7 @@ impl Cache {
         self.time += 1;
         *used = self.time;
         self.uses.push_back((number, self.time));
-        // As many uses as sets are of concern: the others are swept before they are in the majority.
+        // One use per set counts: the others are removed before they outnumber them.
         if self.uses.len() > 2 * self.sets.len() + 16 {
             let sets = &self.sets;
             self.uses.retain(|(number, time)| sets.get(number).is_some_and(|(used, _)| used == time));

@@ -22,7 +22,7 @@ pub struct Decoded<'a> {
     pub text: Cow<'a, str>,
     /// When it happened: microseconds since 1970, UTC.
     pub event_time: Option<i64>,
-    /// The source's own name of it.
+    /// The source's own name for it.
     pub external_id: Option<Cow<'a, str>>,
     /// Where it was published.
     pub url: Option<Cow<'a, str>>,
@@ -68,7 +68,7 @@ fn utf8<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str, Refused> {
     })
 }
 
-/// Refuses a text that says nothing, or is none.
+/// Refuses an empty text, or one with a NUL character.
 fn check_text(text: &str, what: &str) -> Result<(), Refused> {
     if let Some(at) = memchr::memchr(0, text.as_bytes()) {
         return Err(Refused::new(Reason::Nul, format!("byte {at} of {what} is NUL")));

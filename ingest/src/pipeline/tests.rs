@@ -8,7 +8,7 @@ use perennial_program::config::Bytes;
 use perennial_schemas::id::{Seq, Version};
 use perennial_schemas::table::Table;
 use perennial_schemas::table::column::unpack_u32;
-use perennial_schemas::table::records::{Builder, Outcome, Reason, Row, Rung, View};
+use perennial_schemas::table::records::{Builder, MatchKind, Outcome, Reason, Row, View};
 use perennial_schemas::text::normal_form;
 use perennial_store::check::check;
 use perennial_store::commit::Committer;
@@ -20,7 +20,7 @@ use super::*;
 use crate::block::{self, Block, Content, Place, Reading, Tally};
 use crate::config::{Commit, Queue, Read, Source};
 use crate::dedup::near::Action;
-use crate::dedup::{Found, Known};
+use crate::dedup::{DedupState, Found};
 use crate::source::{Position, Positions, SourceError};
 use crate::write::Writer;
 
@@ -74,8 +74,8 @@ async fn rows(store: &Store) -> RecordBatch {
 /// The rows without the column that says how they were cut into commits.
 async fn lasting(store: &Store) -> RecordBatch {
     let mut rows = rows(store).await;
-    let batch = rows.schema().index_of("batch").unwrap();
-    rows.remove_column(batch);
+    let commit = rows.schema().index_of("commit").unwrap();
+    rows.remove_column(commit);
     rows
 }
 
@@ -121,7 +121,7 @@ async fn bundled_stream_has_the_damage_and_the_repeats_that_its_readme_lists() {
         let sound: serde_json::Value = serde_json::from_slice(line).unwrap();
         let text = sound["text"].as_str().unwrap();
         let known = texts.contains(&*normal_form(text));
-        assert_eq!(row.rung == Some(Rung::Exact.as_str()), known);
+        assert_eq!(row.match_kind == Some(MatchKind::Exact.as_str()), known);
         assert_eq!(row.external_id, sound["id"].as_str());
         assert_eq!(row.url, sound["url"].as_str());
         let meta: serde_json::Value = serde_json::from_str(row.meta.unwrap()).unwrap();
@@ -130,13 +130,15 @@ async fn bundled_stream_has_the_damage_and_the_repeats_that_its_readme_lists() {
         let time = chrono::DateTime::parse_from_rfc3339(sound["timestamp"].as_str().unwrap()).unwrap();
         assert_eq!(row.event_time, Some(time.timestamp_micros()));
         repeats += u32::from(known);
-        folded += u32::from(row.rung == Some(Rung::Folded.as_str()));
-        near += u32::from(row.rung == Some(Rung::Near.as_str()));
-        assert!(row.rung != Some(Rung::Near.as_str()) || row.jaccard >= Some(0.8));
+        folded += u32::from(row.match_kind == Some(MatchKind::Folded.as_str()));
+        near += u32::from(row.match_kind == Some(MatchKind::Near.as_str()));
+        assert!(row.match_kind != Some(MatchKind::Near.as_str()) || row.jaccard >= Some(0.8));
         revisions += u32::from(row.revises.is_some());
         if row.outcome == Outcome::Kept.as_str() {
             texts.insert(normal_form(text).into_owned());
             assert!(row.unseen.is_some_and(|score| (0.0..=1.0).contains(&score)));
+            assert!(row.distance.is_some_and(|score| (0.0..=2.0).contains(&score)));
+            assert_eq!(row.embedding.map(<[u8]>::len), Some(256));
             assert_eq!(row.text, Some(text));
             assert_eq!(unpack_u32(row.passages.unwrap()).last(), Some(text.len() as u32));
         }
@@ -165,8 +167,11 @@ async fn second_run_reads_only_what_is_new() {
     assert_eq!(more.counts.reasons, [(Reason::InvalidJson, 1)].into());
     let rows = rows(&store).await;
     let duplicate = View::new(&rows).unwrap().get(2).unwrap();
-    assert_eq!((duplicate.duplicate_of_seq, duplicate.rung, duplicate.text), (Some(0), Some("folded"), None));
-    assert_eq!((duplicate.batch, duplicate.ingest_time, duplicate.day), (2, TODAY_US, 19_844));
+    assert_eq!(
+        (duplicate.duplicate_of_seq, duplicate.match_kind, duplicate.text),
+        (Some(0), Some("folded"), None)
+    );
+    assert_eq!((duplicate.commit, duplicate.ingest_time, duplicate.day), (2, TODAY_US, 19_844));
 }
 
 /// The store as it was right after its `version`, uncommitted files and all: what a kill leaves.
@@ -276,8 +281,14 @@ async fn stop_commits_what_was_read_and_the_next_run_reads_the_rest() {
 }
 
 /// The one block that the stage `dedup` of a daemon that stands so would send.
-async fn decided(store: &Store, config: &Config, positions: Positions, next: Seq, mut known: Known) -> Block {
-    let (to, mut from, _) = edge("normalise", config.queue, store.clock());
+async fn decided(
+    store: &Store,
+    config: &Config,
+    positions: Positions,
+    next: Seq,
+    mut known: DedupState,
+) -> Block {
+    let (to, mut from, _) = channel("normalise", config.queue, store.clock());
     let outlet = Outlet::new(to, Stop::new(), store.clock().clone(), Handle::current());
     let (sources, limits) = (config.source.clone(), config.read);
     let reader = move || source::read(&sources, limits, positions, next, true, outlet).unwrap();
@@ -289,7 +300,7 @@ async fn decided(store: &Store, config: &Config, positions: Positions, next: Seq
 /// Has `writer` commit `blocks`.
 async fn commit(store: &Store, writer: Writer, blocks: Vec<Block>) -> Result<Written, IngestError> {
     let roomy = Queue { bytes: Bytes::gib(1), ..Queue::default() };
-    let (sender, receiver, _) = edge("write", roomy, store.clock());
+    let (sender, receiver, _) = channel("write", roomy, store.clock());
     blocks.into_iter().for_each(|block| sender.send(block).unwrap());
     drop(sender);
     writer.run(receiver).await
@@ -304,14 +315,14 @@ async fn second_daemon_of_a_shard_is_refused_and_writes_nothing() {
     let shard = config.shard().unwrap();
     let late = write::open(&store, &shard, &config).await.unwrap();
     run_once(&config, &store).await.unwrap();
-    let block = decided(&store, &config, late.positions, late.next, late.known).await;
+    let block = decided(&store, &config, late.positions, late.next, late.dedup).await;
     let error = commit(&store, late.writer, vec![block]).await.unwrap_err();
     assert!(matches!(error, IngestError::Store(StoreError::Conflict { .. })), "{error}");
     assert_eq!(rows(&store).await.num_rows(), 1);
 }
 
 #[tokio::test]
-async fn held_out_texts_and_their_likes_become_dead_letters_and_nothing_else_does() {
+async fn held_out_texts_and_near_duplicates_of_them_become_dead_letters_and_nothing_else_does() {
     let (folder, store) = new_store().await;
     let words = |from: u32| (from..from + 60).map(|word| format!("word{word}")).collect::<Vec<_>>().join(" ");
     let held = folder.path().join("held.jsonl");
@@ -360,7 +371,7 @@ async fn shard_that_began_before_the_other_read_the_file_is_refused_too() {
     let first = config(&[("a", &path)]);
     let late = write::open(&store, &"second".parse().unwrap(), &first).await.unwrap();
     run_once(&first, &store).await.unwrap();
-    let block = decided(&store, &first, late.positions, late.next, late.known).await;
+    let block = decided(&store, &first, late.positions, late.next, late.dedup).await;
     let error = commit(&store, late.writer, vec![block]).await.unwrap_err();
     assert!(matches!(error, IngestError::Taken { .. }), "{error}");
     assert_eq!(rows(&store).await.num_rows(), 1);
@@ -392,7 +403,7 @@ async fn commit_is_due_by_its_rows_however_small_they_are() {
         source: "a".into(),
         path: None,
         generation: 0,
-        head: None,
+        fingerprint: None,
         format: config::Format::Jsonl,
         record: config::Record::Line,
         fields: Default::default(),
@@ -414,7 +425,7 @@ async fn commit_is_due_by_its_rows_however_small_they_are() {
         let detail = block.rows.push_text("");
         block.rows.list = vec![block::Row::Dead { reason: Reason::Nul, detail }; count as usize];
         block.tally = Tally { read: count, dead_letters: count, ..Tally::default() };
-        block.upto.set(("a".into(), None), Position { end: first + count, ..Position::default() });
+        block.positions.set(("a".into(), None), Position { end: first + count, ..Position::default() });
         block
     };
     let opened = write::open(&store, &config.shard().unwrap(), &config).await.unwrap();
@@ -430,8 +441,8 @@ async fn rows_are_committed_when_their_time_has_come() {
     fs::write(&path, line("one")).unwrap();
     let config = config(&[("a", &path)]);
     let opened = write::open(&store, &config.shard().unwrap(), &config).await.unwrap();
-    let (sender, receiver, meter) = edge("write", config.queue, store.clock());
-    sender.send(decided(&store, &config, opened.positions, Seq(0), opened.known).await).unwrap();
+    let (sender, receiver, meter) = channel("write", config.queue, store.clock());
+    sender.send(decided(&store, &config, opened.positions, Seq(0), opened.dedup).await).unwrap();
     let time = async {
         while meter.read().queued_bytes > 0 {
             tokio::task::yield_now().await;
@@ -463,7 +474,7 @@ async fn store_whose_positions_contradict_its_rows_is_refused() {
         let mut builder = Builder::new();
         let raw = Row {
             seq: Some(0),
-            batch: 1,
+            commit: 1,
             end: 9,
             reason: Some("nul"),
             ..Row::new(Outcome::DeadLetter, "main", "a")
@@ -513,8 +524,8 @@ async fn configuration_that_cannot_be_is_refused_before_anything_is_read() {
 }
 
 #[tokio::test]
-async fn stage_that_dies_is_named_with_its_last_words() {
-    let mut stages = Stages::default();
+async fn stage_that_panics_is_named_with_its_message() {
+    let mut stages = Stages::new(Queue::default(), &Clock::manual(0));
     stages.start("quiet", || Ok(())).unwrap();
     stages.start("loud", || panic!("no {}", "more")).unwrap();
     let error = stages.end(Ok(())).await.unwrap_err();

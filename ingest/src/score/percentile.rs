@@ -1,7 +1,7 @@
 //! Where a score stands among the last ones.
 //!
-//! The percentile of a score is (those below it + half of those equal to it) / all, over the last so many
-//! scores, itself among them: above 0 and below 1, one half for the first score and for one like all
+//! The percentile of a score is (those below it + half of those equal to it) / all, over the last
+//! scores of a window, itself included: above 0 and below 1, one half for the first score and for one like all
 //! others. Scores of different scales become comparable so, without a guess at their distribution.
 //!
 //! Rebuilding: [`Percentile::push`] the stored scores in order, all or the last window.
@@ -40,7 +40,7 @@ impl Percentile {
     }
 
     /// Adds the next score, in place of the oldest if the window is full, and returns its percentile.
-    /// One that is no number stands above all others.
+    /// NaN ranks above all others.
     pub fn push(&mut self, score: f32) -> f32 {
         // One zero, one NaN: the order below tells their bits apart.
         let score = if score.is_nan() { f32::NAN } else { score + 0.0 };
@@ -54,6 +54,14 @@ impl Percentile {
         self.order.push_back(score);
         let equal = self.sorted.partition_point(|other| other.total_cmp(&score).is_le()) - below;
         ((below as f64 + equal as f64 / 2.0) / self.sorted.len() as f64) as f32
+    }
+
+    /// Adds stored scores, given from the newest to the oldest; those before the window are left out.
+    pub fn resume(&mut self, newest_first: &[f32]) {
+        let newest = newest_first.get(..self.window).unwrap_or(newest_first);
+        newest.iter().rev().for_each(|score| {
+            self.push(*score);
+        });
     }
 
     /// How many are below `score`.
@@ -78,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_stands_above_all() {
+    fn nan_ranks_above_all() {
         let mut percentile = Percentile::new(3);
         assert_eq!(percentile.push(f32::INFINITY), 0.5);
         assert_eq!(percentile.push(-f32::NAN), 0.75);
@@ -112,8 +120,8 @@ mod tests {
             let mut whole = Percentile::new(window);
             scores.iter().for_each(|score| { whole.push(f32::from(*score)); });
             let mut rebuilt = Percentile::new(window);
-            let first = scores.len().saturating_sub(window);
-            scores[first..].iter().for_each(|score| { rebuilt.push(f32::from(*score)); });
+            let newest_first: Vec<f32> = scores.iter().rev().map(|score| f32::from(*score)).collect();
+            rebuilt.resume(&newest_first);
             prop_assert_eq!(rebuilt.push(f32::from(next)), whole.push(f32::from(next)));
         }
     }

@@ -144,7 +144,7 @@ impl Blocks {
         let broken = fault
             .as_ref()
             .is_some_and(|fault| matches!(fault.reason, Reason::Truncated | Reason::CorruptSource));
-        self.done = Some(Position { generation: place.generation, head: place.head, end, broken });
+        self.done = Some(Position { generation: place.generation, head: place.fingerprint, end, broken });
         self.list.push(Reading {
             place: u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX),
             start,
@@ -186,7 +186,7 @@ impl Blocks {
         self.next = Seq(self.next.0 + read);
         let tally = Tally { read, ..Tally::default() };
         let upto = std::mem::take(&mut self.upto);
-        self.outlet.send(Block { readings, upto, tally, ..Block::default() })
+        self.outlet.send(Block { readings, positions: upto, tally, ..Block::default() })
     }
 
     /// Writes down where the file under way stands.

@@ -345,7 +345,15 @@ impl Input<'_> {
         let path = Some(Arc::clone(&self.found.relative));
         let fields = Arc::new(self.source.fields.clone());
         let config::Source { format, record, .. } = *self.source;
-        Place { source: self.source.name.as_str().into(), path, generation, head, format, record, fields }
+        Place {
+            source: self.source.name.as_str().into(),
+            path,
+            generation,
+            fingerprint: head,
+            format,
+            record,
+            fields,
+        }
     }
 
     fn packing(self) -> Packing {

@@ -9,12 +9,12 @@ use tokio::sync::mpsc;
 
 use super::End;
 use crate::block::Block;
-use crate::edge;
+use crate::channel;
 
 /// The source's side of the pipeline. It blocks, so it belongs to a thread of its own, never to a task.
 #[derive(Debug)]
 pub struct Outlet {
-    edge: edge::Sender,
+    edge: channel::Sender,
     stop: Stop,
     clock: Clock,
     runtime: Handle,
@@ -23,7 +23,7 @@ pub struct Outlet {
 impl Outlet {
     /// Sends blocks into `edge` until `stop` is triggered; waits on `runtime`.
     #[must_use]
-    pub const fn new(edge: edge::Sender, stop: Stop, clock: Clock, runtime: Handle) -> Self {
+    pub const fn new(edge: channel::Sender, stop: Stop, clock: Clock, runtime: Handle) -> Self {
         Self { edge, stop, clock, runtime }
     }
 
@@ -34,7 +34,7 @@ impl Outlet {
 
     /// Sends a block, waiting for room.
     pub(super) fn send(&self, block: Block) -> Result<(), End> {
-        self.edge.send(block).map_err(|edge::Closed| End::Halted)
+        self.edge.send(block).map_err(|channel::Closed| End::Halted)
     }
 
     /// Refuses to go on where the program is to stop.

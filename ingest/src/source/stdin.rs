@@ -46,7 +46,7 @@ pub(super) fn read_from(
         source: source.name.as_str().into(),
         path: None,
         generation: 0,
-        head: None,
+        fingerprint: None,
         format: source.format,
         record: source.record,
         fields,

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::block::Block;
-use crate::edge::{Receiver, edge};
+use crate::channel::{Receiver, channel};
 
 mod folder;
 mod text;
@@ -81,7 +81,7 @@ impl Bench {
     pub fn new(limits: config::Read, positions: Positions, first: u64) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let clock = Clock::manual(0);
-        let (sender, receiver, _) = edge("test", roomy(), &clock);
+        let (sender, receiver, _) = channel("test", roomy(), &clock);
         let stop = Stop::new();
         let outlet = Outlet::new(sender, stop.clone(), clock, runtime.handle().clone());
         Self {
@@ -143,7 +143,7 @@ pub(super) fn readings(blocks: &[Block]) -> Vec<Seen> {
 /// Where files stand after these blocks.
 fn stand(blocks: &[Block]) -> Positions {
     let mut positions = Positions::new();
-    blocks.iter().for_each(|block| positions.advance(block.upto.clone()));
+    blocks.iter().for_each(|block| positions.advance(block.positions.clone()));
     positions
 }
 
@@ -419,7 +419,7 @@ fn followed_source_is_read_on_until_the_stop() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
     let (clock, stop) = (Clock::system(), Stop::new());
-    let (sender, mut receiver, _) = edge("test", roomy(), &clock);
+    let (sender, mut receiver, _) = channel("test", roomy(), &clock);
     let outlet = Outlet::new(sender, stop.clone(), clock, runtime.handle().clone());
     let reader = std::thread::spawn(move || read(&sources, limits, Positions::new(), Seq(5), false, outlet));
     fs::create_dir(&path).unwrap();

@@ -111,7 +111,8 @@ impl Spec {
     /// Digest of everything except the store that determines this buffer's changes, 32 hexadecimal digits.
     #[must_use]
     pub fn digest(&self, seed: Seed, block: u64) -> String {
-        let what = serde_json::json!([1, self.policy_name, self.settings.canonical(), self.seed(seed), block]);
+        let what =
+            serde_json::json!([1, self.policy_name, self.settings.canonical(), self.seed(seed), block]);
         format!("{:032x}", xxh3_128(what.to_string().as_bytes()))
     }
 }

@@ -300,3 +300,15 @@ pub fn pack_u32(numbers: &[u32]) -> Vec<u8> {
 pub fn unpack_u32(blob: &[u8]) -> impl ExactSizeIterator<Item = u32> + '_ {
     blob.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes))
 }
+
+/// Packs numbers into little-endian half-precision floats, as many as `blob` has room for, rounded to nearest.
+pub fn pack_f16(numbers: &[f32], blob: &mut [u8]) {
+    for (bytes, number) in blob.as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
+        *bytes = half::f16::from_f32(*number).to_le_bytes();
+    }
+}
+
+/// Unpacks a blob of little-endian half-precision floats; a byte beyond a multiple of two is ignored.
+pub fn unpack_f16(blob: &[u8]) -> impl ExactSizeIterator<Item = f32> + '_ {
+    blob.as_chunks::<2>().0.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32())
+}

@@ -20,7 +20,7 @@ pub mod evaluations;
 pub mod records;
 pub mod signals;
 
-/// The version of the tables' layout that this program writes; a store of a higher one is refused.
+/// The version of the tables' layout that this program writes; a store of another is refused.
 pub const FORMAT: u32 = 2;
 
 /// A table of the store.

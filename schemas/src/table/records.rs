@@ -20,7 +20,7 @@ table! { "records" {
     /// Its number in the shard, dense from 0. Null in an `expired` row, which stands for many.
     seq: OptInt,
     /// The commit of the shard that wrote it, dense from 1.
-    batch: Int,
+    commit: Int,
     /// The configured source it came from.
     source: Text,
     /// The file or partition inside the source, relative to the source's root.
@@ -28,7 +28,7 @@ table! { "records" {
     /// How often the file had been replaced or had shrunk before this reading.
     generation: Int,
     /// xxh3-64 of the first bytes of this generation of the file: how it is recognised.
-    head: OptInt,
+    fingerprint: OptInt,
     /// Where it began in the source: decoded bytes, or rows for formats that have rows.
     start: Int,
     /// Where it ended in the source: the position that the commit records.
@@ -43,7 +43,7 @@ table! { "records" {
     /// Kept and duplicate: bytes of the normal form.
     length: OptInt,
     /// Kept and duplicate: the store's second hash of the normal form.
-    check: OptInt,
+    verify_hash: OptInt,
     /// Kept and duplicate: xxh3-128 of the folded form.
     folded: OptBlob,
     /// The source's own name of the document.
@@ -72,20 +72,24 @@ table! { "records" {
     signature_kind: OptText,
     /// Unit vector, little-endian f16.
     embedding: OptBlob,
-    /// Which embedder made it.
+    /// Which embedder made it: its name and a hash of its configuration. Vectors of one embedder compare.
     embedder: OptText,
+    /// Which of its weights made it: rows of a shard with equal numbers were embedded with equal weights.
+    embedder_period: OptInt,
     /// Share of its shingles never seen in the window, 0 to 1.
     unseen: OptReal,
+    /// The percentile of `unseen` among the last scores, 0 to 1.
+    unseen_percentile: OptReal,
     /// Bits a byte under the stream's own decayed model.
     surprisal: OptReal,
+    /// The percentile of `surprisal` among the last scores, 0 to 1.
+    surprisal_percentile: OptReal,
     /// 1 - the largest cosine to the stream's prototypes, 0 to 2.
     distance: OptReal,
+    /// The percentile of `distance` among the last scores, 0 to 1.
+    distance_percentile: OptReal,
     /// Importance for the domain, rank-normalised, 0 to 1.
     importance: OptReal,
-    /// The novelty score's percentile in its window, 0 to 1.
-    novelty: OptReal,
-    /// Which score `novelty` ranks.
-    novelty_kind: OptText,
     /// Entropy of its tokens' types, in nats.
     diversity: OptReal,
     /// Drift events that fired at this record, as a JSON array.
@@ -97,8 +101,8 @@ table! { "records" {
     duplicate_of_seq: OptInt,
     /// Duplicate: the id of the kept record it repeats.
     duplicate_of_id: OptBlob,
-    /// Duplicate: how it was found, a [`Rung`].
-    rung: OptText,
+    /// Duplicate: how it was found, a [`MatchKind`].
+    match_kind: OptText,
     /// Duplicate: Jaccard similarity of the shingle sets, 0 to 1; 1 for an exact one.
     jaccard: OptReal,
     /// Duplicate: share of its shingles that the kept record has, 0 to 1.
@@ -169,7 +173,7 @@ words! {
 
 words! {
     /// How a duplicate was found.
-    Rung, "known rung" {
+    MatchKind, "known match kind" {
         /// Same normal form: id, length and second hash agree.
         Exact = "exact",
         /// Same folded form.
@@ -225,18 +229,18 @@ impl<'a> Row<'a> {
             day: 0,
             shard,
             seq: None,
-            batch: 0,
+            commit: 0,
             source,
             path: None,
             generation: 0,
-            head: None,
+            fingerprint: None,
             start: 0,
             end: 0,
             event_time: None,
             ingest_time: 0,
             id: None,
             length: None,
-            check: None,
+            verify_hash: None,
             folded: None,
             external_id: None,
             origin: None,
@@ -252,18 +256,20 @@ impl<'a> Row<'a> {
             signature_kind: None,
             embedding: None,
             embedder: None,
+            embedder_period: None,
             unseen: None,
+            unseen_percentile: None,
             surprisal: None,
+            surprisal_percentile: None,
             distance: None,
+            distance_percentile: None,
             importance: None,
-            novelty: None,
-            novelty_kind: None,
             diversity: None,
             drift: None,
             duplicate_of_shard: None,
             duplicate_of_seq: None,
             duplicate_of_id: None,
-            rung: None,
+            match_kind: None,
             jaccard: None,
             containment: None,
             raw: None,

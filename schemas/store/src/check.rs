@@ -207,7 +207,9 @@ impl<'a> Checker<'a> {
     fn format(&mut self, table: Table, delta: &DeltaTable) -> Result<bool, StoreError> {
         match open::check_properties(self.store.url(), table, delta) {
             Ok(_) => Ok(true),
-            Err(error @ (StoreError::Newer { .. } | StoreError::Foreign { .. })) => {
+            Err(
+                error @ (StoreError::Newer { .. } | StoreError::Older { .. } | StoreError::Foreign { .. }),
+            ) => {
                 self.violation(table, "the format is known", error.to_string());
                 Ok(false)
             }

@@ -29,6 +29,18 @@ pub enum StoreError {
         /// The highest format that this program can read.
         known: u32,
     },
+    /// A program of an earlier release created it.
+    #[error("table `{table}` at {url} has format {found}; this program reads format {known} only")]
+    Older {
+        /// The table.
+        table: Table,
+        /// The store.
+        url: String,
+        /// Its format.
+        found: u64,
+        /// The format of this program.
+        known: u32,
+    },
     /// A table lacks a property or a column of a Perennial store.
     #[error("table `{table}` at {url} is not a table of a Perennial store: {why}")]
     Foreign {
@@ -185,7 +197,9 @@ impl Fault for StoreError {
     fn kind(&self) -> Kind {
         match self {
             Self::Missing { .. } | Self::Version { .. } => Kind::NotFound,
-            Self::Newer { .. } | Self::Foreign { .. } | Self::Rows { .. } => Kind::Corrupt,
+            Self::Newer { .. } | Self::Older { .. } | Self::Foreign { .. } | Self::Rows { .. } => {
+                Kind::Corrupt
+            }
             Self::Conflict { .. } | Self::Held { .. } => Kind::Conflict,
             Self::Query { .. } => Kind::Input,
             Self::Delta { act: "read", source, .. } => kind_of_reading(source.as_ref()),
@@ -217,6 +231,9 @@ impl Fault for StoreError {
                 Some("check `store.url`; `perennial-ingest run` creates the store".to_owned())
             }
             Self::Newer { .. } => Some("use the release that made the store, or a later one".to_owned()),
+            Self::Older { .. } => Some(
+                "read its sources again into a new store, or use the release that created this one".to_owned(),
+            ),
             Self::Conflict { .. } => Some("stop the other writer, or give this one another name".to_owned()),
             Self::Held { .. } => {
                 Some("stop that process, or give this daemon another `shard` name".to_owned())

@@ -50,9 +50,9 @@ impl Store {
     /// takes options that are not given from the `AWS_*` environment.
     ///
     /// # Errors
-    /// [`StoreError::Missing`] if there is no store, [`StoreError::Newer`] if a later release created it,
-    /// [`StoreError::Foreign`] if a table is not one of a Perennial store, [`StoreError::Delta`] if it
-    /// cannot be read.
+    /// [`StoreError::Missing`] if there is no store, [`StoreError::Newer`] or [`StoreError::Older`] if another
+    /// release created it, [`StoreError::Foreign`] if a table is not one of a Perennial store,
+    /// [`StoreError::Delta`] if it cannot be read.
     pub async fn open(
         url: &StoreUrl,
         options: &HashMap<String, String>,
@@ -164,6 +164,9 @@ pub(super) fn check_properties(url: &StoreUrl, table: Table, delta: &DeltaTable)
     if format > u64::from(FORMAT) {
         return Err(newer(format.to_string(), FORMAT));
     }
+    if format < u64::from(FORMAT) {
+        return Err(StoreError::Older { table, url: url.to_string(), found: format, known: FORMAT });
+    }
     match number(NORMAL_FORM_KEY) {
         Some(form) if form == u64::from(NORMAL_FORM) => {}
         Some(form) => return Err(newer(format!("{format}, normal form {form}"), FORMAT)),
@@ -214,7 +217,7 @@ async fn create_table(source: &Source, table: Table) -> Result<(), StoreError> {
 fn properties(table: Table) -> Vec<(String, String)> {
     let statistics = match table {
         // By default Delta would keep the minimum and maximum of every text.
-        Table::Records => "shard,seq,batch,source,start,end,event_time,ingest_time,language",
+        Table::Records => "shard,seq,commit,source,start,end,event_time,ingest_time,language",
         Table::Signals => "step,shard,seq",
         Table::Evaluations => "step,tokens,slice",
         Table::Buffers => "revision,shard,seq",

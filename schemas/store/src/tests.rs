@@ -37,7 +37,7 @@ fn rows_of(shard: &str, from: u64, to: u64, batch: i64) -> RecordBatch {
         let place = seq as i64;
         builder.push(Row {
             seq: Some(place),
-            batch,
+            commit: batch,
             start: place,
             end: place + 1,
             id: Some(&id),
@@ -154,7 +154,7 @@ async fn commit_must_raise_its_fence() {
 }
 
 #[tokio::test]
-async fn store_that_is_missing_foreign_or_newer_is_refused_by_name() {
+async fn store_that_is_missing_foreign_newer_or_older_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let url: StoreUrl = folder.path().join("none").to_str().unwrap().parse().unwrap();
     let missing = Store::open(&url, &HashMap::new(), Clock::manual(0)).await.unwrap_err();
@@ -164,9 +164,13 @@ async fn store_that_is_missing_foreign_or_newer_is_refused_by_name() {
     let (folder, store) = new_store().await;
     let log = folder.path().join("draws/_delta_log/00000000000000000000.json");
     let text = std::fs::read_to_string(&log).unwrap();
-    std::fs::write(&log, text.replace("\"perennial.format\":\"1\"", "\"perennial.format\":\"2\"")).unwrap();
+    std::fs::write(&log, text.replace("\"perennial.format\":\"2\"", "\"perennial.format\":\"3\"")).unwrap();
     let newer = Store::open(store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap_err();
     assert!(matches!(newer, StoreError::Newer { table: Table::Draws, .. }), "{newer}");
+    std::fs::write(&log, text.replace("\"perennial.format\":\"2\"", "\"perennial.format\":\"1\"")).unwrap();
+    let older = Store::open(store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap_err();
+    assert!(matches!(older, StoreError::Older { table: Table::Draws, found: 1, .. }), "{older}");
+    assert!(older.hint().unwrap().contains("into a new store"), "{older}");
     std::fs::write(&log, text.replace("perennial.format", "somebody.else")).unwrap();
     let foreign = Store::open(store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap_err();
     assert!(matches!(foreign, StoreError::Foreign { table: Table::Draws, .. }), "{foreign}");

@@ -25,7 +25,7 @@ use perennial_program::telemetry::LogFormat;
 use perennial_schemas::seed::{Seed, below};
 use perennial_schemas::table::Table;
 use perennial_schemas::table::column::pack_u32;
-use perennial_schemas::table::records::{Builder, Outcome, Reason, Row, Rung, day_of};
+use perennial_schemas::table::records::{Builder, MatchKind, Outcome, Reason, Row, day_of};
 use perennial_schemas::text::Identity;
 use perennial_store::check::{check, position_app_id};
 use perennial_store::commit::Committer;
@@ -198,7 +198,7 @@ impl Writer {
             let place = Row {
                 day: day_of(now),
                 seq: Some(seq),
-                batch: self.batch,
+                commit: self.batch,
                 path: Some(path),
                 start,
                 end,
@@ -219,7 +219,7 @@ impl Writer {
                     duplicate_of_shard: Some(SHARD),
                     duplicate_of_seq: Some(*of),
                     duplicate_of_id: Some(kept.id.as_bytes()),
-                    rung: Some(Rung::Near.as_str()),
+                    match_kind: Some(MatchKind::Near.as_str()),
                     ..place
                 },
                 _ => Row {

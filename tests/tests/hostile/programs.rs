@@ -112,27 +112,36 @@ fn store_on_a_file_system_for_reading_is_refused_with_the_mend() {
 }
 
 #[tokio::test]
-async fn store_of_a_newer_release_is_refused_by_every_program_and_left_as_it_is() {
+async fn store_of_another_release_is_refused_by_every_program_and_left_as_it_is() {
     let world = small();
     world.succeed("perennial-ingest", ONCE);
     let log = world.path("store/records/_delta_log/00000000000000000000.json");
     let made = std::fs::read_to_string(&log).unwrap();
-    let newer = made.replace("\"perennial.format\":\"1\"", "\"perennial.format\":\"99\"");
-    assert_ne!(newer, made);
-    std::fs::write(&log, newer).unwrap();
     world.write("in.jsonl", lines(4));
-    for (program, arguments) in [
-        ("perennial-ingest", ONCE),
-        ("perennial-replay", &["--store", "store", "sample"]),
-        ("perennial-ingest", &["--config", "ingest.toml", "check"]),
-    ] {
-        let output = world.run(program, arguments);
-        let words = [
-            "table `records` at file://",
-            "has format 99; this program knows formats up to 1",
+    let others = [
+        (
+            "99",
+            "has format 99; this program knows formats up to 2",
             "hint: use the release that made the store",
-        ];
-        assert_failed(&output, Kind::Corrupt, &words);
+        ),
+        (
+            "1",
+            "has format 1; this program reads format 2 only",
+            "hint: read its sources again into a new store",
+        ),
+    ];
+    for (format, words, hint) in others {
+        let other = made.replace("\"perennial.format\":\"2\"", &format!("\"perennial.format\":\"{format}\""));
+        assert_ne!(other, made);
+        std::fs::write(&log, other).unwrap();
+        for (program, arguments) in [
+            ("perennial-ingest", ONCE),
+            ("perennial-replay", &["--store", "store", "sample"]),
+            ("perennial-ingest", &["--config", "ingest.toml", "check"]),
+        ] {
+            let output = world.run(program, arguments);
+            assert_failed(&output, Kind::Corrupt, &["table `records` at file://", words, hint]);
+        }
     }
     std::fs::write(&log, made).unwrap();
     assert_eq!(readings(&world).await.len(), 3, "nothing was written");

@@ -142,9 +142,7 @@ impl ModelConfig {
                 ("mlp.up_proj", vec![hidden, width]),
                 ("mlp.down_proj", vec![width, hidden]),
             ];
-            all.extend(
-                parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)),
-            );
+            all.extend(parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
         }
         all.push(("model.norm.weight".into(), vec![width]));
         if !self.tie_word_embeddings {

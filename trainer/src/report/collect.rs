@@ -252,7 +252,7 @@ struct Stream {
 const BINS: usize = 40;
 
 async fn read_stream(store: &Store, entries: &[SliceEntry]) -> Result<Stream, Failure> {
-    let columns = ["seq", "event_time", "origin", "length", "rung", "reason", "unseen"];
+    let columns = ["seq", "event_time", "origin", "length", "match_kind", "reason", "unseen"];
     let scan = Scan { columns: &columns, filter: None, order: &["seq", "shard"] };
     let version = store.version(Table::Records).await?;
     let batches = store.scan(Table::Records, version, &scan).await?;
@@ -296,7 +296,7 @@ impl Stream {
                 entry.bytes += natural(row.length);
             }
             Ok(Outcome::Duplicate) => {
-                *entry.duplicates.entry(row.rung.unwrap_or("unknown").to_owned()).or_default() += 1
+                *entry.duplicates.entry(row.match_kind.unwrap_or("unknown").to_owned()).or_default() += 1
             }
             _ => *entry.dead_letters.entry(row.reason.unwrap_or("unknown").to_owned()).or_default() += 1,
         }

@@ -56,7 +56,7 @@ pub struct Ingested {
     pub read: u64,
     /// Records kept.
     pub kept: u64,
-    /// Duplicates by the rung that found them (`exact`, `folded`, `near`).
+    /// Duplicates by how they were found (`exact`, `folded`, `near`).
     #[serde(default)]
     pub duplicates: BTreeMap<String, u64>,
     /// Dead letters by reason.

@@ -24,7 +24,7 @@ impl Doc {
     }
 }
 
-/// A stage over documents, with what the store would hold beside it.
+/// A stage over documents, with what the store would hold.
 struct World {
     shard: Shard,
     docs: Vec<Doc>,
@@ -41,7 +41,7 @@ impl World {
         Self { shard, docs, sketcher, sketches, stage: NearDeduplicator::new(config) }
     }
 
-    fn record(&self, index: usize) -> Candidate<'_> {
+    fn record(&self, index: usize) -> Query<'_> {
         record(&self.shard, &self.docs, index)
     }
 
@@ -57,9 +57,9 @@ impl World {
     }
 }
 
-fn record<'a>(shard: &'a Shard, docs: &'a [Doc], index: usize) -> Candidate<'a> {
+fn record<'a>(shard: &'a Shard, docs: &'a [Doc], index: usize) -> Query<'a> {
     let doc = &docs[index];
-    Candidate {
+    Query {
         shard,
         seq: Seq(index as u64),
         id: id_of(index),
@@ -176,10 +176,14 @@ fn side_by_side(world: &mut World) -> (BTreeMap<usize, Verdict>, usize, usize) {
             continue;
         }
         let (expected, alike) = twin.judge(world, index);
+        let counts = world.stage.counts;
+        let names = names(&record(&world.shard, &world.docs, index));
+        let candidates = world.stage.candidates(names, &world.sketches[index].signature);
+        world.stage.counts = counts;
         let verdict = world.decide(index);
-        let suspects = &world.stage.suspects;
-        let seen =
-            |seq: usize| suspects.iter().any(|suspect| twin.kept.get(suspect.number as usize) == Some(&seq));
+        let seen = |seq: usize| {
+            candidates.iter().any(|candidate| twin.kept.get(candidate.number as usize) == Some(&seq))
+        };
         matches += usize::from(alike.is_some());
         if alike.is_some_and(|best| !seen(best)) {
             missed += 1;
@@ -228,7 +232,7 @@ fn read_stream(bytes: &[u8]) -> Vec<Doc> {
     docs
 }
 
-/// A number that orders RFC 3339 times of UTC to the second; `None` for what is none.
+/// A number that orders RFC 3339 times of UTC to the second; `None` for anything else.
 fn order_of(time: &str) -> Option<i64> {
     let digits: String = time.chars().filter(char::is_ascii_digit).take(14).collect();
     let month: u32 = time.get(5..7)?.parse().ok()?;

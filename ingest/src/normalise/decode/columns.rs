@@ -8,7 +8,7 @@
 //! | meta | text that holds a JSON object; structs and maps; lists, as the one entry of an object |
 //!
 //! Text is `Utf8`, `LargeUtf8`, `Utf8View` or a dictionary of one. A column that is not there, or has
-//! nulls only, is null in every row, but for the text's.
+//! nulls only, is null in every row, except the text's.
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};

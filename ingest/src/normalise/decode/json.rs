@@ -83,7 +83,7 @@ impl<'a> Decoder<'a> {
 /// `meta` that a text holds: a JSON object; `None` of `null`.
 ///
 /// # Errors
-/// Why it is none.
+/// Why it is not a document.
 pub(super) fn object<'a>(text: &'a str, key: &str) -> Result<Option<&'a str>, Refused> {
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
         Refused::new(
@@ -101,7 +101,7 @@ pub(super) fn object<'a>(text: &'a str, key: &str) -> Result<Option<&'a str>, Re
     }
 }
 
-/// An object of the entries of `outer` whose keys `inner` has not, then those of `inner`.
+/// An object of the entries of `outer` whose keys `inner` does not have, then those of `inner`.
 fn joined<'e, 'a: 'e>(
     outer: impl Iterator<Item = &'e (Cow<'a, str>, &'a RawValue)>,
     inner: &'e [(Cow<'a, str>, &'a RawValue)],

@@ -10,7 +10,7 @@ use crate::config::Record;
 /// part of the line end. The path names a file that is one document.
 ///
 /// # Errors
-/// Why it is none.
+/// Why it is not a document.
 pub fn decode<'a>(record: &'a [u8], place: &'a Place) -> Result<Decoded<'a>, Refused> {
     let what = match place.record {
         Record::File => "file",
@@ -48,7 +48,7 @@ mod tests {
             source: "s".into(),
             path: path.map(Arc::from),
             generation: 0,
-            head: None,
+            fingerprint: None,
             format: Format::Text,
             record,
             fields: Arc::new(Fields::default()),

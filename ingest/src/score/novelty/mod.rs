@@ -1,3 +1,5 @@
 //! How new a record is to the stream so far.
 
+pub mod distance;
+pub mod prototypes;
 pub mod unseen;

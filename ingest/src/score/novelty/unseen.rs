@@ -1,18 +1,111 @@
-//! The score `unseen`: the share of a record's shingles that no record of the window has.
+//! The score `unseen`: the share of a record's shingles that no record of the window has, and its percentile.
 //!
 //! Exact, not a filter: a shingle is unseen or it is not. The window is the newest kept records that
-//! together have at most so many distinct shingles (each record's counted on their own); the oldest leave
-//! whole when one more comes.
+//! together have at most a given number of distinct shingles (counted per record); the oldest leave whole
+//! when another record is learnt.
 //!
 //! Memory: 8 bytes a shingle of the window, 8 bytes a slot of a table of twice as many slots, rounded up to
 //! a power of two, and 4 bytes a record: 192 MiB for the default of 2^23 shingles, about 50 MB of English.
 //!
 //! Rebuilding: [`Unseen::add`] the shingles of the kept records in order, all or those of the last window.
+//! Their texts are read until their shingles fill the window.
 
 use std::collections::VecDeque;
 
+use perennial_schemas::table::records::Row;
+
+use super::super::percentile::Percentile;
+use super::super::{Cell, Column, Entry, Older, Record, Score, Values, Want};
+
 /// Shingles of the default window.
 pub const WINDOW: u32 = 1 << 23;
+
+/// Its line of the catalogue.
+pub const ENTRY: Entry = Entry {
+    name: "unseen",
+    summary: "share of shingles that no recent record has",
+    columns: &[
+        Column { name: "unseen", range: Some((0.0, 1.0)), set: |row, cell| row.unseen = cell.real() },
+        Column {
+            name: "unseen_percentile",
+            range: Some((0.0, 1.0)),
+            set: |row, cell| row.unseen_percentile = cell.real(),
+        },
+    ],
+    build: |_| Box::new(Scored::new(WINDOW, Percentile::default())),
+    explain,
+};
+
+fn explain(row: &Row<'_>) -> Option<String> {
+    let mut text = format!("{:.0} % of its shingles were never seen in the window", 100.0 * row.unseen?);
+    if let Some(percentile) = row.unseen_percentile {
+        text += &format!(": more novel than {:.0} % of the last records", 100.0 * percentile);
+    }
+    Some(text)
+}
+
+/// The score: the window, and the last values.
+#[derive(Debug)]
+pub struct Scored {
+    window: Unseen,
+    percentile: Percentile,
+    /// What [`Score::recall`] collected, from the newest record to the oldest.
+    recalled: Recalled,
+}
+
+#[derive(Debug, Default)]
+struct Recalled {
+    shingles: Vec<Vec<u64>>,
+    held: usize,
+    values: Vec<f32>,
+}
+
+impl Scored {
+    /// Without memory, for a window of this number of shingles.
+    #[must_use]
+    pub fn new(window: u32, percentile: Percentile) -> Self {
+        Self { window: Unseen::new(window), percentile, recalled: Recalled::default() }
+    }
+}
+
+impl Score for Scored {
+    fn score(&mut self, records: &[Record<'_>], values: &mut Values) {
+        for record in records {
+            let value = self.window.score(&record.sketch.shingles);
+            self.window.add(&record.sketch.shingles);
+            values.push(&[Cell::Real(value), Cell::Real(self.percentile.push(value))]);
+        }
+    }
+
+    fn wants(&self) -> Want {
+        // The record that overflows the window is read too: what is learnt after it makes room by itself.
+        if self.recalled.held <= self.window.window() {
+            Want::Texts(&["unseen"])
+        } else if self.recalled.values.len() < self.percentile.window() {
+            Want::Columns(&["unseen"])
+        } else {
+            Want::Nothing
+        }
+    }
+
+    fn recall(&mut self, older: &Older<'_>) {
+        let recalled = &mut self.recalled;
+        let values: Vec<f32> = older.rows.iter().filter_map(|row| row.unseen).collect();
+        recalled.values.extend(values.into_iter().rev());
+        if recalled.held <= self.window.window() {
+            for sketch in older.sketches.unwrap_or_default().iter().rev() {
+                recalled.held += sketch.shingles.len();
+                recalled.shingles.push(sketch.shingles.clone());
+            }
+        }
+    }
+
+    fn resume(&mut self) {
+        let Recalled { shingles, values, .. } = std::mem::take(&mut self.recalled);
+        shingles.iter().rev().for_each(|shingles| self.window.add(shingles));
+        self.percentile.resume(&values);
+    }
+}
 
 /// The shingles of the newest records.
 #[derive(Debug)]
@@ -34,12 +127,12 @@ pub struct Unseen {
 struct Slot {
     /// Place in the ring + 1 of a shingle's newest copy; 0 for an empty slot.
     link: u32,
-    /// Low bits of that shingle: where it belongs, and most others are told apart by, without the ring.
+    /// Low bits of that shingle: where it belongs, and what tells most others apart without the ring.
     low: u32,
 }
 
 impl Unseen {
-    /// One that has seen nothing, for a window of so many shingles, at least one and at most 2^30.
+    /// An empty window of this number of shingles, at least one and at most 2^30.
     #[must_use]
     pub fn new(window: u32) -> Self {
         let window = window.clamp(1, 1 << 30) as usize;
@@ -59,7 +152,7 @@ impl Unseen {
         self.window
     }
 
-    /// Bytes that it takes when its window is full, but for 4 a record.
+    /// Bytes of memory when the window is full, except for 4 per record.
     #[cfg(test)]
     const fn memory(&self) -> usize {
         self.window * size_of::<u64>() + self.table.len() * size_of::<Slot>()

@@ -20,7 +20,7 @@ use super::super::tests::{Bench, Seen, brief, read_all, readings, resumed, seen,
 use crate::config::{self, Fields, Format};
 use crate::dedup::held_out::HeldOut;
 use crate::dedup::near::Near;
-use crate::dedup::{Found, Known};
+use crate::dedup::{DedupState, Found};
 
 fn parquet_source(path: &Path) -> config::Source {
     config::Source { format: Format::Parquet, ..source("s", path) }
@@ -313,7 +313,7 @@ fn small_file_that_asks_for_much_memory_gets_blocks_no_larger_than_others() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let clock = perennial_program::clock::Clock::manual(0);
     let queue = config::Queue { blocks: 2, bytes: Bytes::mib(1) };
-    let (sender, mut receiver, _) = crate::edge::edge("test", queue, &clock);
+    let (sender, mut receiver, _) = crate::channel::channel("test", queue, &clock);
     let stop = perennial_program::stop::Stop::new();
     let outlet = super::super::Outlet::new(sender, stop, clock, runtime.handle().clone());
     let reader = std::thread::spawn(move || {
@@ -500,7 +500,7 @@ fn row_that_is_held_out_keeps_its_fields() {
     let mut blocks = read_all(&[parquet_source(&path)], config::Read::default(), Positions::new(), 0);
     let block = crate::normalise::Normaliser::new(1).run(blocks.remove(0));
     let held_out = HeldOut::new(vec![("text of row 1".into(), "a place".into())], 0.8);
-    let known = Known::new("main".parse().unwrap(), config::Folded::default(), Near::default());
+    let known = DedupState::new("main".parse().unwrap(), config::Folded::default(), Near::default());
     let block = known.without(held_out).run(block, |_| Ok(Found::new())).unwrap();
     assert_eq!((block.tally.kept, block.tally.dead_letters), (1, 1));
     let reading = &block.readings.list[1];

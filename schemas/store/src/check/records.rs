@@ -25,8 +25,8 @@ struct Walks {
 #[derive(Default)]
 struct Walk {
     next: i64,
-    batch: i64,
-    sums_of_batch: Sums,
+    commit: i64,
+    sums_of_commit: Sums,
 }
 
 impl Walk {
@@ -63,7 +63,7 @@ impl Checker<'_> {
         let ahead = self.expired.clone();
         let mut walks = Walks { shards: BTreeMap::new(), positions: Positions::new(), ahead };
         let columns = ["seq", "path", "id", "passages", "reason"];
-        let all = Scan { columns: &columns, filter: None, order: &["shard", "seq", "batch"] };
+        let all = Scan { columns: &columns, filter: None, order: &["shard", "seq", "commit"] };
         self.scan(table, &all, |checker, batch| {
             View::new(batch)?.iter().for_each(|row| checker.one_record(&row, held_out, &mut walks));
             Ok(())
@@ -77,7 +77,7 @@ impl Checker<'_> {
                 self.violation(table, DENSE, detail);
             }
         }
-        walks.shards.iter().for_each(|(shard, walk)| self.close_batch(shard, walk));
+        walks.shards.iter().for_each(|(shard, walk)| self.close_commit(shard, walk));
 
         let columns = ["seq", "duplicate_of_shard", "duplicate_of_seq", "duplicate_of_id"];
         let filter = Some(format!("outcome = '{}'", Outcome::Duplicate));
@@ -158,27 +158,27 @@ impl Checker<'_> {
             let detail = format!("shard `{}` has seq {seq} where {} follows", row.shard, walk.next);
             self.violation(Table::Records, DENSE, detail);
         }
-        // What a batch read is the span of its seq, what became of it its rows.
+        // What a commit read is the span of its seq, what became of it its rows.
         let mut read = u64::try_from(ahead.saturating_add(1)).unwrap_or(0);
-        if row.batch != walk.batch {
-            self.close_batch(row.shard, walk);
-            if row.batch < walk.batch {
-                self.violation(Table::Records, "batches follow the seq", describe(row));
+        if row.commit != walk.commit {
+            self.close_commit(row.shard, walk);
+            if row.commit < walk.commit {
+                self.violation(Table::Records, "commits follow the seq", describe(row));
             }
-            walk.batch = row.batch;
-            walk.sums_of_batch = Sums::default();
+            walk.commit = row.commit;
+            walk.sums_of_commit = Sums::default();
             read = 1;
         }
         walk.next = seq.saturating_add(1);
-        walk.sums_of_batch.read = walk.sums_of_batch.read.saturating_add(read);
+        walk.sums_of_commit.read = walk.sums_of_commit.read.saturating_add(read);
         if let Some(outcome) = outcome {
-            walk.sums_of_batch.count(outcome, 1);
+            walk.sums_of_commit.count(outcome, 1);
         }
     }
 
-    fn close_batch(&mut self, shard: &str, walk: &Walk) {
-        if !walk.sums_of_batch.balanced() {
-            let detail = format!("shard `{shard}` batch {}: {:?}", walk.batch, walk.sums_of_batch);
+    fn close_commit(&mut self, shard: &str, walk: &Walk) {
+        if !walk.sums_of_commit.balanced() {
+            let detail = format!("shard `{shard}` commit {}: {:?}", walk.commit, walk.sums_of_commit);
             let invariant = "kept, duplicates and dead letters add up to what was read";
             self.violation(Table::Records, invariant, detail);
         }
@@ -217,10 +217,10 @@ impl Checker<'_> {
         let table = Table::Records;
         for (shard, walk) in &walks.shards {
             for (app_id, expected) in
-                [(format!("seq/{shard}"), walk.next), (format!("ingest/{shard}"), walk.batch)]
+                [(format!("seq/{shard}"), walk.next), (format!("ingest/{shard}"), walk.commit)]
             {
                 let found = transaction_of(delta, table, &app_id).await?;
-                // A commit of positions alone raises the batch without adding a row.
+                // A commit of positions alone raises the number without adding a row.
                 let raised = app_id.starts_with("ingest/") && found >= Some(expected);
                 if !raised && found != Some(expected) {
                     let detail =

@@ -116,7 +116,7 @@ fn move_of(change: i64, op: Op, seq: i64) -> Move {
     Move { change, op: op.as_str(), seq, last_seq: None, id: Some(id(seq)), bytes, capacity }
 }
 
-/// Kept 0, 1, 3, 4 and 6; duplicates 2 and 5; dead letter 7; two batches of four.
+/// Kept 0, 1, 3, 4 and 6; duplicates 2 and 5; dead letter 7; two commits of four.
 fn sound() -> Plan {
     let kept = |seq, batch| reading(seq, batch, Outcome::Kept);
     Plan {
@@ -289,7 +289,7 @@ impl Reading {
         Row {
             outcome: self.outcome,
             seq: self.seq,
-            batch: self.batch,
+            commit: self.batch,
             path: Some(self.path),
             start: self.start,
             end: self.end,
@@ -456,7 +456,7 @@ async fn batch_number_that_falls_is_reported() {
             plan.transactions.insert(position_app_id("files", path, 0), Some(end));
         }
     };
-    assert_eq!(broken(falls).await, ["batches follow the seq"]);
+    assert_eq!(broken(falls).await, ["commits follow the seq"]);
 }
 
 #[tokio::test]
@@ -798,7 +798,7 @@ fn change_metadata(root: &Path, table: Table, from: &str, to: &str) {
 #[tokio::test]
 async fn table_of_a_later_or_no_format_is_reported_and_its_rows_are_not_judged() {
     for (from, to) in
-        [("perennial.format\":\"1", "perennial.format\":\"2"), ("perennial.secret", "somebody.else")]
+        [("perennial.format\":\"2", "perennial.format\":\"3"), ("perennial.secret", "somebody.else")]
     {
         for table in Table::ALL {
             let mut plan = sound();

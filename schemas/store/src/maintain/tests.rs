@@ -57,7 +57,7 @@ impl Daemon {
             builder.push(Row {
                 day,
                 seq: Some(place),
-                batch: self.batch,
+                commit: self.batch,
                 path: Some("a.txt"),
                 start: place,
                 end: place + 1,
@@ -599,7 +599,7 @@ async fn rows_of_files_that_overlap_come_in_the_order_of_a_plain_sort() {
                 seq: (!expired).then_some(seq),
                 first_seq: expired.then_some(seq),
                 length: Some(1 << 20),
-                batch: mark,
+                commit: mark,
                 ..Row::new(Outcome::Kept, shard, "files")
             });
             twin.push((shard.to_owned(), (!expired).then_some(seq), expired.then_some(seq), mark));
@@ -615,8 +615,9 @@ async fn rows_of_files_that_overlap_come_in_the_order_of_a_plain_sort() {
     // Files that were written in one millisecond are ordered by name: the twin takes them as they are.
     let mut rank = HashMap::new();
     for (index, data) in listed.enumerate() {
-        for batch in file::read(&store, &delta, Table::Records, data, Some(&["batch"]), None).await.unwrap() {
-            let marks = batch.column_by_name("batch").unwrap();
+        for batch in file::read(&store, &delta, Table::Records, data, Some(&["commit"]), None).await.unwrap()
+        {
+            let marks = batch.column_by_name("commit").unwrap();
             let marks = marks.as_any().downcast_ref::<arrow::array::Int64Array>().unwrap();
             rank.insert(marks.value(0) / 1_000, index);
         }
@@ -629,7 +630,7 @@ async fn rows_of_files_that_overlap_come_in_the_order_of_a_plain_sort() {
         assert!(window.len() <= 16, "a row says it has 1 MiB");
         let batch = rows.gather(&store, &delta, window).await.unwrap();
         let view = View::new(&batch).unwrap();
-        found.extend(view.iter().map(|row| (row.shard.to_owned(), row.seq, row.first_seq, row.batch)));
+        found.extend(view.iter().map(|row| (row.shard.to_owned(), row.seq, row.first_seq, row.commit)));
     }
     assert!(windows >= 1_000 / 16);
     assert_eq!(found, twin);

@@ -13,7 +13,7 @@ use perennial_program::stop::Stop;
 use perennial_schemas::id::Version;
 use perennial_schemas::table::buffers::Op;
 use perennial_schemas::table::draws::PackedSpan;
-use perennial_schemas::table::records::{Outcome, Reason, Row, Rung};
+use perennial_schemas::table::records::{MatchKind, Outcome, Reason, Row};
 use perennial_schemas::table::{Table, buffers, draws, evaluations, records, signals};
 use perennial_store::Store;
 use perennial_store::commit::Committer;
@@ -113,17 +113,17 @@ fn full<'a>() -> Row<'a> {
     Row {
         day: records::day_of(TIME),
         seq: Some(0),
-        batch: 1,
+        commit: 1,
         path: Some("Straße/é .txt"),
         generation: 2,
-        head: Some(i64::MIN),
+        fingerprint: Some(i64::MIN),
         start: 0,
         end: 30,
         event_time: Some(BEFORE_1970),
         ingest_time: TIME,
         id: Some(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 254, 255]),
         length: Some(29),
-        check: Some(i64::MAX),
+        verify_hash: Some(i64::MAX),
         folded: Some(&[255; 16]),
         external_id: Some(""),
         url: Some("https://example.org/?q=%20"),
@@ -137,13 +137,15 @@ fn full<'a>() -> Row<'a> {
         signature: Some(&[7; 512]),
         signature_kind: Some("words-5/128/1"),
         embedding: Some(&[0, 60]),
-        embedder: Some("hashed-1"),
+        embedder: Some("hashed/0123456789abcdef"),
+        embedder_period: Some(3),
         unseen: Some(0.25),
         surprisal: Some(f32::MIN_POSITIVE),
         distance: Some(2.0),
         importance: Some(0.0),
-        novelty: Some(1.0),
-        novelty_kind: Some("unseen"),
+        unseen_percentile: Some(1.0),
+        surprisal_percentile: Some(0.5),
+        distance_percentile: Some(0.0),
         diversity: Some(3.5),
         drift: Some("[]"),
         ..Row::new(Outcome::Kept, "main", "files")
@@ -155,7 +157,7 @@ fn first_records() -> Result<RecordBatch, Failure> {
     builder.push(full());
     builder.push(Row {
         seq: Some(1),
-        batch: 1,
+        commit: 1,
         day: records::day_of(TIME),
         start: 30,
         end: 31,
@@ -166,7 +168,7 @@ fn first_records() -> Result<RecordBatch, Failure> {
     });
     builder.push(Row {
         seq: Some(2),
-        batch: 1,
+        commit: 1,
         // Another day, so another partition.
         day: records::day_of(TIME) - 12_000,
         start: 31,
@@ -176,7 +178,7 @@ fn first_records() -> Result<RecordBatch, Failure> {
         duplicate_of_shard: Some("main"),
         duplicate_of_seq: Some(0),
         duplicate_of_id: full().id,
-        rung: Some(Rung::Near.as_str()),
+        match_kind: Some(MatchKind::Near.as_str()),
         jaccard: Some(0.875),
         containment: Some(1.0),
         ..Row::new(Outcome::Duplicate, "main", "files")
@@ -189,7 +191,7 @@ fn more_records() -> Result<RecordBatch, Failure> {
     for seq in 3..40_i64 {
         let letter = Row {
             seq: Some(seq),
-            batch: 2,
+            commit: 2,
             day: records::day_of(TIME),
             start: 60 + seq,
             end: 61 + seq,
@@ -200,12 +202,12 @@ fn more_records() -> Result<RecordBatch, Failure> {
             detail: Some("byte 0"),
             ..Row::new(Outcome::DeadLetter, "main", "files")
         };
-        let kept = Row { seq: Some(seq), batch: 2, start: 60 + seq, end: 61 + seq, ..full() };
+        let kept = Row { seq: Some(seq), commit: 2, start: 60 + seq, end: 61 + seq, ..full() };
         builder.push(if seq % 3 == 0 { letter } else { kept });
     }
     builder.push(Row {
         seq: None,
-        batch: 2,
+        commit: 2,
         day: records::day_of(TIME),
         reason: Some(Reason::Expired.as_str()),
         first_seq: Some(40),

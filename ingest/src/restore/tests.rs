@@ -3,6 +3,7 @@ use std::path::Path;
 
 use perennial_program::clock::Clock;
 use perennial_program::stop::Stop;
+use perennial_schemas::seed::Seed;
 use perennial_schemas::text::Identity;
 use perennial_store::StoreUrl;
 
@@ -10,8 +11,10 @@ use super::*;
 use crate::block::Verdict;
 use crate::config::{Config, Folded, Source};
 use crate::dedup::near::{self, Action, Near};
-use crate::score::novelty::unseen::Unseen;
+use crate::score::novelty::distance::{self, Distance, Windows};
+use crate::score::novelty::unseen::{self, Scored};
 use crate::score::percentile::Percentile;
+use crate::score::{Cell, Context, Entry, Record, Score, Values};
 
 const SECRET: u64 = 7;
 
@@ -31,15 +34,33 @@ async fn bundled(folder: &Path) -> (Store, Version) {
     (store, version)
 }
 
-fn empty(near: Near, window: u32, scores: usize) -> Known {
-    let mut known = Known::new("main".parse().unwrap(), Folded::Duplicate, near);
-    known.unseen = Unseen::new(window);
-    known.novelty = Percentile::new(scores);
-    known
+/// A memory without records: for a window of shingles, and percentiles among a number of values.
+struct Memory {
+    known: DedupState,
+    scores: Scores,
+}
+
+impl Memory {
+    fn new(shard: &str, near: Near, window: u32, values: usize) -> Self {
+        let context = Context { shard: shard.parse().unwrap(), seed: Seed::new(0) };
+        let known = DedupState::new(context.shard.clone(), Folded::Duplicate, near);
+        let windows = Windows { percentile: values, ..Windows::default() };
+        let scores: Vec<(&'static Entry, Box<dyn Score>)> = vec![
+            (&unseen::ENTRY, Box::new(Scored::new(window, Percentile::new(values)))),
+            (&distance::ENTRY, Box::new(Distance::new(windows, &context))),
+        ];
+        Self { known, scores: Scores::of(scores) }
+    }
+
+    /// What the scores say of a record, which they then learn.
+    fn score(&mut self, record: Record<'_>) -> Vec<Values> {
+        self.scores.score(&[record]).unwrap()
+    }
 }
 
 /// All kept rows with all their texts, one after the other: what [`restore`] may not differ from.
-async fn twin(known: &mut Known, store: &Store, version: Version) -> Vec<String> {
+async fn twin(memory: &mut Memory, store: &Store, version: Version) -> Vec<String> {
+    let Memory { known, scores } = memory;
     let filter = Some("outcome = 'kept'".to_owned());
     let scan = Scan { columns: &[], filter, order: &["shard", "seq"] };
     let mut texts = Vec::new();
@@ -48,7 +69,7 @@ async fn twin(known: &mut Known, store: &Store, version: Version) -> Vec<String>
         for row in View::new(&batch).unwrap().iter() {
             let sketch = Sketcher::new().sketch(row.text.unwrap());
             let (shard, id) = (row.shard.parse().unwrap(), RecordId::from_bytes(row.id.unwrap()).unwrap());
-            let candidate = Candidate {
+            let candidate = Query {
                 shard: &shard,
                 seq: Seq::from_i64(row.seq.unwrap()),
                 id,
@@ -62,8 +83,14 @@ async fn twin(known: &mut Known, store: &Store, version: Version) -> Vec<String>
                 let lineage = row.lineage.and_then(RecordId::from_bytes).unwrap();
                 known.near.remember(&candidate, lineage, &sketch.signature);
             }
-            known.unseen.add(&sketch.shingles);
-            known.novelty.push(row.unseen.unwrap());
+            let record = Record {
+                seq: candidate.seq,
+                length: row.length.unwrap() as u64,
+                text: candidate.text,
+                sketch: &sketch,
+            };
+            let made = scores.score(&[record]).unwrap();
+            assert_eq!(made[1].row(0).next().and_then(Cell::blob), row.embedding, "as the daemon scored it");
             texts.push(row.text.unwrap().to_owned());
         }
     }
@@ -71,11 +98,12 @@ async fn twin(known: &mut Known, store: &Store, version: Version) -> Vec<String>
 }
 
 /// What a memory says of a text that comes next.
-fn verdicts(known: &mut Known, text: &str) -> (Option<Verdict>, near::Verdict, f32, f32) {
+fn verdicts(memory: &mut Memory, text: &str) -> (Option<Verdict>, near::Verdict, Vec<Values>) {
+    let known = &mut memory.known;
     let sketch = Sketcher::new().sketch(text);
     let identity = Identity::of(text, SECRET);
     let shard = "main".parse().unwrap();
-    let candidate = Candidate {
+    let candidate = Query {
         shard: &shard,
         seq: Seq(1 << 40),
         id: identity.id,
@@ -90,9 +118,8 @@ fn verdicts(known: &mut Known, text: &str) -> (Option<Verdict>, near::Verdict, f
     let Ok(near) = known
         .near
         .decide(&candidate, &sketch, |_| Ok::<_, std::convert::Infallible>(Some(text.to_owned().into())));
-    let score = known.unseen.score(&sketch.shingles);
-    known.unseen.add(&sketch.shingles);
-    (exact, near, score, known.novelty.push(score))
+    let record = Record { seq: Seq(1 << 40), length: identity.length, text, sketch: &sketch };
+    (exact, near, memory.score(record))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,14 +129,15 @@ async fn memory_restored_in_portions_of_any_size_is_that_of_all_rows_read_in_ord
     let portions = [(1 << 16, 32 << 20, 1 << 23), (200, 1 << 20, 20_000), (64, 30_000, 1), (300, 1, 900)];
     for (records, bytes, window) in portions {
         let near = Near { records: window.min(500), ..Near::default() };
-        let mut slow = empty(near, window, 100);
+        let mut slow = Memory::new("main", near, window, 100);
         let texts = twin(&mut slow, &store, version).await;
-        let mut fast = empty(near, window, 100);
+        let mut fast = Memory::new("main", near, window, 100);
         // A portion of one byte is one record each: only over the newest.
-        restore_by(Portion { records, bytes }, &mut fast, &store, version).await.unwrap();
-        assert_eq!(fast.exact.len(), slow.exact.len());
-        assert_eq!(fast.near.len(), slow.near.len());
-        assert_eq!(fast.unseen.len(), slow.unseen.len());
+        restore_by(Portion { records, bytes }, &mut fast.known, &mut fast.scores, &store, version)
+            .await
+            .unwrap();
+        assert_eq!(fast.known.exact.len(), slow.known.exact.len());
+        assert_eq!(fast.known.near.len(), slow.known.near.len());
         for text in texts.iter().rev().step_by(37).take(20) {
             let edited = text.replace(" of ", " from ") + " and one more sentence";
             assert_eq!(verdicts(&mut fast, &edited), verdicts(&mut slow, &edited));
@@ -140,12 +168,13 @@ async fn daemon_remembers_its_own_last_rows_whatever_other_shards_are_called() {
     }
     let version = store.version(Table::Records).await.unwrap();
     for own in ["mm", "zz", "aa"] {
-        let mut known =
-            Known::new(own.parse().unwrap(), Folded::Duplicate, Near { records: 15, ..Near::default() });
-        known.unseen = Unseen::new(500);
-        restore(&mut known, &store, version).await.unwrap();
-        assert_eq!((known.exact.len(), known.near.len()), (60, 15));
-        let (_, near, unseen, _) = verdicts(&mut known, &format!("{} more", text(own, 19)));
+        let mut memory = Memory::new(own, Near { records: 15, ..Near::default() }, 500, 100);
+        restore(&mut memory.known, &mut memory.scores, &store, version).await.unwrap();
+        assert_eq!((memory.known.exact.len(), memory.known.near.len()), (60, 15));
+        let (_, near, scores) = verdicts(&mut memory, &format!("{} more", text(own, 19)));
+        let unseen = scores[0].row(0).next().and_then(Cell::real).unwrap();
+        let distance = scores[1].row(0).nth(3).and_then(Cell::real).unwrap();
+        assert!(distance < 0.3, "{own}: {distance}");
         assert!(matches!(near, near::Verdict::Duplicate { .. }), "{own}: {near:?}");
         assert!(unseen < 0.1, "{own}: {unseen}");
     }

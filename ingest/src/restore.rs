@@ -1,13 +1,14 @@
-//! Rebuilds what ingest remembers from the store when it opens.
+//! Rebuilds what `dedup` and `score` remember from the store when it opens.
 //!
 //! ```text
 //! every kept row, in any order      identities and folded forms                     exact
 //! the newest originals, in order    signatures and names                            near
-//! the newest records, backwards     texts, until their shingles fill the window     unseen, novelty
+//! the newest records, backwards     what the scores want: columns, or texts too     scores
 //! ```
 //! The newest are the daemon's own last rows, then those of the other shards by name and seq: of other
 //! daemons' rows it learns only here. Memory and texts read are bounded by what is remembered, not by the
-//! store: 32 bytes a kept record while it runs, beside what [`Known`] itself holds.
+//! store: 32 bytes a kept record while it runs, in addition to what
+//! [`DedupState`] and [`Scores`] hold. Texts are read once for all scores.
 
 use std::ops::Range;
 
@@ -18,10 +19,11 @@ use perennial_schemas::table::records::{Outcome, View};
 use perennial_store::{Scan, Store};
 use rayon::prelude::*;
 
-use super::Known;
-use super::minhash::{SIGNATURE_KIND, Signature};
-use super::near::{Candidate, Sketch, Sketcher};
+use crate::dedup::DedupState;
+use crate::dedup::minhash::{SIGNATURE_KIND, Signature};
+use crate::dedup::near::{Query, Sketch, Sketcher};
 use crate::error::IngestError;
+use crate::score::{Older, Scores};
 
 /// How much is read at once.
 #[derive(Debug, Clone, Copy)]
@@ -62,24 +64,30 @@ struct Layout {
 ///
 /// # Errors
 /// Where the store cannot be read, or a kept row lacks its identity.
-pub async fn restore(known: &mut Known, store: &Store, version: Version) -> Result<(), IngestError> {
-    restore_by(PORTION, known, store, version).await
+pub async fn restore(
+    known: &mut DedupState,
+    scores: &mut Scores,
+    store: &Store,
+    version: Version,
+) -> Result<(), IngestError> {
+    restore_by(PORTION, known, scores, store, version).await
 }
 
 async fn restore_by(
     portion: Portion,
-    known: &mut Known,
+    known: &mut DedupState,
+    scores: &mut Scores,
     store: &Store,
     version: Version,
 ) -> Result<(), IngestError> {
     let layout = identities(known, store, version).await?;
     let reader = Reader { store, version, layout: &layout };
     near(portion, known, &reader).await?;
-    scores(portion, known, &reader).await
+    recall(portion, scores, known.shard.as_str(), &reader).await
 }
 
-async fn identities(known: &mut Known, store: &Store, version: Version) -> Result<Layout, IngestError> {
-    let columns = ["seq", "id", "length", "check", "folded", "duplicate_of_seq", "signature_kind"];
+async fn identities(known: &mut DedupState, store: &Store, version: Version) -> Result<Layout, IngestError> {
+    let columns = ["seq", "id", "length", "verify_hash", "folded", "duplicate_of_seq", "signature_kind"];
     let filter = Some(format!("outcome = '{}'", Outcome::Kept));
     let scan = Scan { columns: &columns, filter, order: &[] };
     let mut layout = Layout { signed: true, ..Layout::default() };
@@ -157,12 +165,12 @@ impl Reader<'_> {
 }
 
 /// Learns the newest originals, as many as are compared with.
-async fn near(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Result<(), IngestError> {
+async fn near(portion: Portion, known: &mut DedupState, reader: &Reader<'_>) -> Result<(), IngestError> {
     let originals = &reader.layout.originals;
     let newest = originals.len().saturating_sub(known.near.window());
     let columns =
         ["seq", "id", "event_time", "external_id", "url", "lineage", "signature", "duplicate_of_seq"];
-    // Signatures of another kind are made again, which takes the texts.
+    // Signatures of another kind are made again, which needs the texts.
     let columns = [&columns[..], if reader.layout.signed { &[] } else { &["text"] }].concat();
     let mut rest = originals.get(newest..).unwrap_or_default();
     let portion = Portion { bytes: if reader.layout.signed { u64::MAX } else { portion.bytes }, ..portion };
@@ -182,7 +190,7 @@ async fn near(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Resul
                 else {
                     continue;
                 };
-                let candidate = Candidate {
+                let candidate = Query {
                     shard: &shard,
                     seq: Seq::from_i64(seq),
                     id,
@@ -200,30 +208,35 @@ async fn near(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Resul
     Ok(())
 }
 
-/// Learns the newest records' shingles until they fill the window, and the newest scores.
-async fn scores(portion: Portion, known: &mut Known, reader: &Reader<'_>) -> Result<(), IngestError> {
+/// Hands the newest records to the scores, from the newest portion to the oldest, until they want no more.
+async fn recall(
+    portion: Portion,
+    scores: &mut Scores,
+    own: &str,
+    reader: &Reader<'_>,
+) -> Result<(), IngestError> {
     let all = &reader.layout.all;
-    let (mut shingles, mut held): (Vec<Vec<u64>>, usize) = (Vec::new(), 0);
-    let mut last_scores = Vec::new();
     let mut end = all.len();
-    // The record that overflows the window is read too: what is learnt after it makes room by itself.
-    while end > 0 && (held <= known.unseen.window() || last_scores.len() < known.novelty.window()) {
+    while end > 0
+        && let Some((mut columns, texts)) = scores.wants()
+    {
+        let portion = Portion { bytes: if texts { portion.bytes } else { u64::MAX }, ..portion };
         let rows = portion.before(all, end);
         end = rows.start;
-        let (mut sets, mut portion_scores) = (Vec::new(), Vec::new());
-        for batch in reader.read(all.get(rows).unwrap_or_default(), &["seq", "text", "unseen"]).await? {
-            portion_scores.extend(View::new(&batch)?.iter().filter_map(|row| row.unseen));
-            sets.extend(sketch(&batch).await?.into_iter().map(|sketch| sketch.shingles));
+        columns
+            .extend(["shard", "seq"].iter().filter(|column| !columns.contains(*column)).collect::<Vec<_>>());
+        if texts {
+            columns.push("text");
         }
-        held += sets.iter().map(Vec::len).sum::<usize>();
-        shingles.extend(sets.into_iter().rev());
-        last_scores.extend(portion_scores.into_iter().rev());
+        let batches = reader.read(all.get(rows).unwrap_or_default(), &columns).await?;
+        for batch in batches.iter().rev() {
+            let sketches = if texts { Some(sketch(batch).await?) } else { None };
+            let rows = View::new(batch)?;
+            let own = rows.get(0).is_some_and(|row| row.shard == own);
+            scores.recall(&Older { own, rows, sketches: sketches.as_deref() });
+        }
     }
-    shingles.iter().rev().for_each(|shingles| known.unseen.add(shingles));
-    last_scores.truncate(known.novelty.window());
-    for score in last_scores.into_iter().rev() {
-        known.novelty.push(score);
-    }
+    scores.resume();
     Ok(())
 }
 

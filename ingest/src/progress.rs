@@ -1,28 +1,28 @@
-//! What a person who watches the daemon is told: one line now and then while it reads, the first within
-//! seconds, none while nothing comes.
+//! Progress for a person who watches the daemon: a log line every ten seconds while it reads, the first after
+//! two seconds, none while nothing arrives.
 
 use std::time::Duration;
 
 use crate::block::{Counts, Tally};
 
-/// The first line comes with the first block that arrives so long after the start.
+/// The first line comes with the first block that arrives this long after the start.
 const FIRST: Duration = Duration::from_secs(2);
 
 /// No two lines are closer than this.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Says when the next line is due.
+/// Decides when the next line is logged.
 #[derive(Debug)]
-pub struct Watch {
-    /// When the last line was told, on the clock's monotonic time, and the bytes read until then.
+pub struct ProgressTimer {
+    /// When the last line was logged, on the clock's monotonic time, and the bytes read until then.
     since: Duration,
     bytes: u64,
-    due: Duration,
+    next: Duration,
 }
 
 /// One line.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Told {
+pub struct Progress {
     /// What became of the readings so far, committed or about to be.
     pub total: Tally,
     /// Decoded bytes read so far, in millions.
@@ -31,16 +31,16 @@ pub struct Told {
     pub pace: f64,
 }
 
-impl Watch {
+impl ProgressTimer {
     /// Of a run that begins `now`.
     #[must_use]
     pub fn new(now: Duration) -> Self {
-        Self { since: now, bytes: 0, due: now + FIRST }
+        Self { since: now, bytes: 0, next: now + FIRST }
     }
 
-    /// The line, where one is due `now`; `counts` are those of the whole run so far, in parts.
-    pub fn told(&mut self, now: Duration, counts: [&Counts; 2]) -> Option<Told> {
-        if now < self.due {
+    /// The line, if it is time for one; `counts` are those of the whole run so far, in parts.
+    pub fn progress(&mut self, now: Duration, counts: [&Counts; 2]) -> Option<Progress> {
+        if now < self.next {
             return None;
         }
         let mut total = Tally::default();
@@ -48,12 +48,12 @@ impl Watch {
         let bytes: u64 = counts.iter().map(|part| part.read_bytes).sum();
         let seconds = now.saturating_sub(self.since).as_secs_f64();
         let pace = bytes.saturating_sub(self.bytes) as f64 / 1e6 / seconds;
-        *self = Self { since: now, bytes, due: now + EVERY };
-        Some(Told { total, megabytes: bytes as f64 / 1e6, pace })
+        *self = Self { since: now, bytes, next: now + EVERY };
+        Some(Progress { total, megabytes: bytes as f64 / 1e6, pace })
     }
 }
 
-impl Told {
+impl Progress {
     /// Logs it.
     pub fn log(&self, commits: u64) {
         let Self { total, megabytes, pace } = self;
@@ -82,18 +82,21 @@ mod tests {
     #[test]
     fn the_first_line_comes_within_seconds_and_the_others_ten_seconds_apart() {
         let second = Duration::from_secs(1);
-        let mut watch = Watch::new(100 * second);
-        let mut told = Vec::new();
+        let mut timer = ProgressTimer::new(100 * second);
+        let mut lines = Vec::new();
         for at in 1..=30_u64 {
             // Ten readings and a megabyte a second; what was committed last is one part, the rest the other.
             let (committed, pending) =
                 (counts(at / 5 * 50, at / 5 * 5_000_000), counts(at % 5 * 10, at % 5 * 1_000_000));
-            told.extend(watch.told(Duration::from_secs(100 + at), [&committed, &pending]));
+            lines.extend(timer.progress(Duration::from_secs(100 + at), [&committed, &pending]));
         }
-        let read: Vec<u64> = told.iter().map(|told| told.total.read).collect();
+        let read: Vec<u64> = lines.iter().map(|line| line.total.read).collect();
         assert_eq!(read, [20, 120, 220]);
-        assert!(told.iter().all(|told| told.total.balanced() && (told.pace - 1.0).abs() < 1e-9), "{told:?}");
-        assert!((told[2].megabytes - 22.0).abs() < 1e-9);
-        told[2].log(4);
+        assert!(
+            lines.iter().all(|line| line.total.balanced() && (line.pace - 1.0).abs() < 1e-9),
+            "{lines:?}"
+        );
+        assert!((lines[2].megabytes - 22.0).abs() < 1e-9);
+        lines[2].log(4);
     }
 }

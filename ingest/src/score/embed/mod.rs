@@ -1,0 +1,3 @@
+//! Texts as unit vectors.
+
+pub mod hashed;
