@@ -14,8 +14,9 @@ struct Member {
     may_use: &'static [&'static str],
 }
 
-const MEMBERS: [Member; 7] = [
+const MEMBERS: [Member; 8] = [
     Member { folder: "schemas/program", name: "perennial-program", may_use: &[] },
+    Member { folder: "schemas/report", name: "perennial-report", may_use: &[] },
     Member { folder: "schemas", name: "perennial-schemas", may_use: &["perennial-program"] },
     Member {
         folder: "schemas/store",
@@ -35,7 +36,13 @@ const MEMBERS: [Member; 7] = [
     Member {
         folder: "trainer",
         name: "perennial-trainer",
-        may_use: &["perennial-program", "perennial-schemas", "perennial-store", "perennial-replay"],
+        may_use: &[
+            "perennial-program",
+            "perennial-report",
+            "perennial-schemas",
+            "perennial-store",
+            "perennial-replay",
+        ],
     },
     Member {
         folder: "tests",

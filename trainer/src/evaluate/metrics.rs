@@ -9,7 +9,9 @@
 
 mod compare;
 
-pub use compare::{Arm, Bootstrap, Figure, Interval, Left, Recovered, Summary, Worst, summarise};
+pub use compare::{
+    Bootstrap, Figure, FinalWeights, Interval, Recovered, RunGroup, Summary, Worst, summarise,
+};
 
 use crate::evaluate::matrix::{Matrix, Track};
 use crate::report::input::NewText;

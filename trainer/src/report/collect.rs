@@ -1,8 +1,9 @@
-//! Gathers a report's input: what the store holds, and what each job left in its folder.
+//! Gathers a report's input: what the store holds, and the files in each job's folder.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use chrono::DateTime;
 use perennial_program::config::{Bytes, ConfigError, Loader};
 use perennial_program::error::{Failure, Fault, Kind as FaultKind};
 use perennial_replay::inspect::{self, Census};
@@ -14,7 +15,7 @@ use perennial_schemas::table::{Table, TableError, evaluations};
 use perennial_store::{Scan, Store};
 
 use super::input::{
-    Amount, Arrival, Buffer, DocumentScore, Holdings, Ingested, Input, Kind, Left, NewText, Novelty,
+    Amount, Arrival, Buffer, DocumentScore, FinalWeights, Holdings, Ingested, Input, Kind, NewText, Novelty,
     NoveltyBin, Point, Run, Script, Setting, Slice, SliceScore,
 };
 use super::place::{Ruler, delivered};
@@ -32,7 +33,7 @@ pub struct Compared {
     pub kind: Kind,
     /// The job's folder.
     pub folder: PathBuf,
-    /// Its label in the pictures.
+    /// Its label in the charts.
     pub label: String,
 }
 
@@ -47,18 +48,18 @@ pub enum CollectError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// A line of metrics is none.
-    #[error("line {line} of `{path}` is no line of metrics")]
+    /// A line of metrics is invalid.
+    #[error("line {line} of `{path}` is not a line of metrics")]
     Metrics {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What its parser said.
+        /// The error of its parser.
         #[source]
         source: serde_json::Error,
     },
@@ -75,14 +76,14 @@ pub enum CollectError {
         job: String,
         /// The step.
         step: i64,
-        /// What their parser said.
+        /// The error of their parser.
         #[source]
         source: serde_json::Error,
     },
-    /// The configuration that the job left.
+    /// The configuration of the job.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Rows that are none.
+    /// Invalid rows.
     #[error(transparent)]
     Table(#[from] TableError),
 }
@@ -312,17 +313,10 @@ fn is_of(entry: &SliceEntry, row: &Row<'_>) -> bool {
         && day.as_str() <= entry.to.as_str()
 }
 
-/// The day of a time, as `1803-03-14`: dates in this form sort as text.
+/// The day of a time, as `1803-03-14`: dates in this form sort as text. Empty beyond the calendar.
 fn day_text(time_us: i64) -> String {
-    // Proleptic Gregorian civil date of a day number (Hinnant, `civil_from_days`).
-    let days = time_us.div_euclid(86_400_000_000) + 719_468;
-    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let of_month = of_year - (153 * month + 2) / 5 + 1;
-    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    format!("{:04}-{month:02}-{of_month:02}", era * 400 + year + carry)
+    let time = DateTime::from_timestamp_micros(time_us);
+    time.map_or_else(String::new, |time| time.format("%Y-%m-%d").to_string())
 }
 
 fn slice(entry: &SliceEntry, places: &[(u64, u64)], whole: f64) -> Slice {
@@ -410,12 +404,12 @@ type Scores = BTreeMap<String, Vec<DocumentScore>>;
 /// The weights that are scored along the way.
 const LIVE: &str = "live";
 
-/// What a job was scored as: by step, the tokens learnt until then and the scores of its last weights; by step
-/// and name, those of other weights.
+/// The scores of a job. `live`: by step, the tokens learnt until then and the scores of the live weights;
+/// `others`: by step and name, the scores of other weights.
 #[derive(Default)]
 struct Scored {
     live: BTreeMap<i64, (u64, Scores)>,
-    left: BTreeMap<(i64, String), Scores>,
+    others: BTreeMap<(i64, String), Scores>,
 }
 
 async fn read_scores(store: &Store, job: &str) -> Result<Scored, Failure> {
@@ -433,7 +427,7 @@ async fn read_scores(store: &Store, job: &str) -> Result<Scored, Failure> {
                 let tokens = natural(Some(row.tokens));
                 &mut scored.live.entry(row.step).or_insert_with(|| (tokens, Scores::new())).1
             } else {
-                scored.left.entry((row.step, row.weights.to_owned())).or_default()
+                scored.others.entry((row.step, row.weights.to_owned())).or_default()
             };
             scores.entry(row.slice.to_owned()).or_default().push(DocumentScore {
                 document: row.document.unwrap_or_default().to_owned(),
@@ -455,7 +449,7 @@ async fn read_run(
 ) -> Result<Run, Failure> {
     let name = &config.job.name;
     let lines = read_metrics(&run.folder.join("metrics.jsonl"))?;
-    let Scored { live, left } = read_scores(store, name).await?;
+    let Scored { live, others } = read_scores(store, name).await?;
     let Some((end, last)) = live.iter().map(|(step, (tokens, _))| (*step, *tokens)).next_back() else {
         return Err(CollectError::NotEvaluated(name.clone()).into());
     };
@@ -469,9 +463,10 @@ async fn read_run(
     };
     // A branch counts on from its parent's tokens.
     let begun = live.values().next().map_or(0, |(tokens, _)| *tokens);
-    // What a job left when it had ended earlier is no longer beside its last weights.
-    let left = left.into_iter().filter(|((step, _), _)| *step == end);
-    let left = left.map(|((_, weights), scores)| Left { weights, scores: of(scores) }).collect();
+    // Weights of an earlier end of the job do not belong to its last ones.
+    let others = others.into_iter().filter(|((step, _), _)| *step == end);
+    let final_weights =
+        others.map(|((_, weights), scores)| FinalWeights { weights, scores: of(scores) }).collect();
     let points = live.into_iter().zip(fractions).map(|((step, (tokens, scores)), fraction)| Point {
         step: Step::from_i64(step),
         tokens,
@@ -490,15 +485,15 @@ async fn read_run(
         seed: config.job.seed,
         weights: LIVE.to_owned(),
         points: points.collect(),
-        left,
+        final_weights,
         prequential: new_text(&lines, begun),
         tokens_per_second: median(lines.iter().map(|line| line.tokens_per_second).collect()),
         data_wait: median(lines.iter().map(|line| line.wait).collect()),
     })
 }
 
-/// The stretches that learnt new text, each with its own tokens alone: neither those that were learnt before
-/// the run began nor those of stretches without new text count into it.
+/// The stretches that learnt new text. Tokens that were learnt before the run began, and those of stretches
+/// without new text, are not counted.
 fn new_text(lines: &[Line], begun: u64) -> Vec<NewText> {
     let (mut before, mut tokens) = (begun, 0);
     let stretch = |line: &Line| {
@@ -615,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_runs_do_not_share_is_told_of_each() {
+    fn a_setting_that_runs_do_not_share_is_given_for_each() {
         let runs = ["method:a:slow", "method:b:fast"].map(|run| run.parse::<Compared>().unwrap());
         let mut configs = [(Config::default(), None), (Config::default(), None)];
         let alike = settings(&runs, &configs);

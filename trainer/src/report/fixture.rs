@@ -48,7 +48,7 @@ pub fn run(name: &str, kind: Kind, slices: &[Slice], values: &[Vec<Vec<f64>>]) -
         seed: 0,
         weights: "live".into(),
         points: (0..evaluations).map(point).collect(),
-        left: Vec::new(),
+        final_weights: Vec::new(),
         prequential: Vec::new(),
         tokens_per_second: None,
         data_wait: None,

@@ -1,5 +1,5 @@
 //! What a report is made of. It is written beside the page and embedded in it, so that every figure
-//! can be computed again by somebody else.
+//! can be recomputed.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub struct Input {
     /// What else the reader must know of how the runs were made, in the order to be shown.
     #[serde(default)]
     pub settings: Vec<Setting>,
-    /// What became of what was read, one entry per source.
+    /// The outcomes of what was read, one entry per source.
     #[serde(default)]
     pub ingested: Vec<Ingested>,
     /// The kept records of the whole stream.
@@ -46,7 +46,7 @@ pub struct Setting {
     pub value: String,
 }
 
-/// What became of what one source delivered. `read` = `kept` + all duplicates + all dead letters.
+/// The outcomes of what one source delivered. `read` = `kept` + all duplicates + all dead letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ingested {
@@ -56,7 +56,7 @@ pub struct Ingested {
     pub read: u64,
     /// Records kept.
     pub kept: u64,
-    /// Duplicates by how they were found (`exact`, `folded`, `near`).
+    /// Duplicates by match kind (`exact`, `folded`, `near`).
     #[serde(default)]
     pub duplicates: BTreeMap<String, u64>,
     /// Dead letters by reason.
@@ -119,12 +119,12 @@ pub struct Novelty {
 pub struct NoveltyBin {
     /// The middle of the part, as a share of the stream, 0 to 1.
     pub fraction: f64,
-    /// The mean score; null in JSON where there is none.
+    /// The mean score; null in JSON if it is missing.
     #[serde(with = "finite")]
     pub score: f64,
 }
 
-/// A script, as far as the figures tell scripts apart.
+/// A script, as far as the figures distinguish scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Script {
@@ -155,7 +155,7 @@ pub struct Slice {
     pub from: String,
     /// Last day of the period.
     pub to: String,
-    /// When the text of its source and period comes; none where the stream has none of it.
+    /// When the text of its source and period comes; absent if the stream has no such text.
     #[serde(default)]
     pub arrival: Option<Arrival>,
 }
@@ -180,7 +180,7 @@ pub enum Kind {
     Floor,
     /// The stream in its order, with what is being tried.
     Method,
-    /// All of the stream's text mixed: a bound, not a method, as nobody has tomorrow's text.
+    /// All of the stream's text mixed: a bound, not a method, as future text is not available.
     Ceiling,
 }
 
@@ -202,9 +202,9 @@ pub struct Run {
     pub weights: String,
     /// Its evaluations, by ascending step. One at step 0 is of the initial model.
     pub points: Vec<Point>,
-    /// Other weights that it left, scored at the last of them.
+    /// Other weights at its end, scored like those of the last evaluation.
     #[serde(default)]
-    pub left: Vec<Left>,
+    pub final_weights: Vec<FinalWeights>,
     /// Loss on each stretch of new text before it was learnt, by ascending tokens.
     #[serde(default)]
     pub prequential: Vec<NewText>,
@@ -216,10 +216,10 @@ pub struct Run {
     pub data_wait: Option<f64>,
 }
 
-/// Weights that a run left beside those it was scored with along the way.
+/// Weights at the end of a run, other than those that were scored along the way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Left {
+pub struct FinalWeights {
     /// Their name: `average-120`, `average-120@0.85`.
     pub weights: String,
     /// The slices that were scored.

@@ -1,9 +1,9 @@
 //! The report: one HTML page that says what came out of a set of runs, and the JSON it was computed from.
 //!
 //! [`input`] is what a report is made of, [`page`] puts it on the page in the order of a reader's
-//! questions, [`words`] makes sentences from figures, [`charts`] pictures, [`left`] the
-//! weights that runs left, [`sections`] the rest; [`html`] writes it. [`collect`] gathers the input, and
-//! [`place`] says where in the stream a run was.
+//! questions, [`words`] makes sentences from figures, [`final_weights`] is the table of averages,
+//! [`sections`] the rest; `perennial-report` draws all of it. [`collect`] gathers the input, and [`place`]
+//! says where in the stream a run was.
 //!
 //! # Invariants
 //! - The page needs nothing else: no script, no network, no other file.
@@ -11,20 +11,18 @@
 //! - What was not measured is called so.
 //! - Equal inputs give equal pages.
 
-pub mod charts;
 pub mod collect;
+pub mod final_weights;
 #[cfg(test)]
 pub(crate) mod fixture;
-pub mod html;
 pub mod input;
-pub mod left;
-pub mod number;
 pub mod page;
 pub mod place;
 pub mod sections;
 pub mod words;
 
 use perennial_program::error::{Fault, Kind};
+pub use perennial_report::number;
 
 pub use input::Input;
 

@@ -1,4 +1,4 @@
-//! How far into the stream a job had read, by the text that it was fed: the store's `draws` tell.
+//! How far into the stream a job had read, by the text that it was fed, from the store's `draws`.
 
 use std::collections::BTreeMap;
 
@@ -71,12 +71,12 @@ impl Ruler {
     }
 }
 
-/// The share of the stream's kept text that `job` had been fed, or had passed over, when it had made each of
-/// these ascending numbers of steps: it ends with the new text of the last step, or begins with that of the
-/// next one (a branch has no step before its first). Where neither is noted it is that of the number before.
+/// The share of the stream's kept text that `job` had been fed, or had passed over, after each of these
+/// ascending numbers of steps. It ends with the new text of the last step, or, for a branch before its first
+/// step, where that of the next step begins. If the draws have neither, it is that of the number before.
 ///
 /// # Errors
-/// The store's, and rows that are none.
+/// The store's, and invalid rows.
 pub async fn delivered(store: &Store, job: &str, steps: &[i64], ruler: &Ruler) -> Result<Vec<f64>, Failure> {
     let asked: Vec<String> =
         steps.iter().flat_map(|step| [step - 1, *step]).map(|step| step.to_string()).collect();
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// Ten records of 100 bytes, one of two shards at a time, each the next but one of its shard.
+    /// Ten records of 100 bytes, one of two shards at a time, every second seq of its shard.
     fn ruler() -> Ruler {
         let mut ruler = Ruler::default();
         for turn in 0..5 {

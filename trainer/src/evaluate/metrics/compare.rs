@@ -130,7 +130,7 @@ pub struct Worst {
 
 /// Runs that differ in their seed alone.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Arm {
+pub struct RunGroup {
     /// Its name in the report.
     pub label: String,
     /// Its role in the comparison.
@@ -161,7 +161,7 @@ pub struct Arm {
     pub slices: Vec<Option<f64>>,
 }
 
-impl Arm {
+impl RunGroup {
     /// A figure, the mean over its runs. A ceiling has no transfer and no plasticity: its text arrives mixed,
     /// so no slice has an arrival time.
     #[must_use]
@@ -176,18 +176,18 @@ pub struct Summary {
     /// One matrix per run.
     pub matrices: Vec<Matrix>,
     /// Groups of runs, in the order of their first run.
-    pub arms: Vec<Arm>,
+    pub groups: Vec<RunGroup>,
     /// The slices that the figures cover: those that at least one run measured at its end.
     pub counted: Vec<String>,
     /// The other slices.
     pub unmeasured: Vec<String>,
     /// The other weights that each run ended with, in the order of the runs.
-    pub left: Vec<Vec<Left>>,
+    pub final_weights: Vec<Vec<FinalWeights>>,
 }
 
 /// Other weights that a run ended with.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Left {
+pub struct FinalWeights {
     /// Their name.
     pub weights: String,
     /// The run's measures if it had ended with these weights; the evaluations before the last one are those
@@ -195,7 +195,7 @@ pub struct Left {
     pub measures: Measures,
 }
 
-/// The measures of one arm.
+/// The measures of one group.
 struct Sampled {
     /// On the documents as they are.
     point: Measures,
@@ -226,10 +226,11 @@ pub fn summarise(slices: &[Slice], runs: &[Run], bootstrap: &Bootstrap) -> Resul
     let sampled = sample(&matrices, &groups, slices, &counted, bootstrap);
     let comparison =
         Comparison { groups: &groups, sampled: &sampled, matrices: &matrices, counted: &counted };
-    let arms = groups.iter().zip(&sampled).filter_map(|(group, sampled)| comparison.arm(group, sampled));
-    let arms = arms.collect();
-    let left = runs.iter().map(|run| final_weights(run, slices, &counted)).collect::<Result<_, _>>()?;
-    Ok(Summary { matrices, arms, counted, unmeasured, left })
+    let run_groups = groups.iter().zip(&sampled);
+    let run_groups = run_groups.filter_map(|(group, sampled)| comparison.run_group(group, sampled)).collect();
+    let final_weights =
+        runs.iter().map(|run| final_weights(run, slices, &counted)).collect::<Result<_, _>>()?;
+    Ok(Summary { matrices, groups: run_groups, counted, unmeasured, final_weights })
 }
 
 /// Whether a run has a score on the slice at its last evaluation.
@@ -239,16 +240,20 @@ fn is_measured(matrices: &[Matrix], slice: &Slice) -> bool {
 }
 
 /// The measures of the other weights that a run ended with.
-fn final_weights(run: &Run, slices: &[Slice], counted: &[String]) -> Result<Vec<Left>, MatrixError> {
-    unique("weights", run.left.iter().map(|left| left.weights.as_str()), &format!(" in run `{}`", run.name))?;
-    let mut all = Vec::with_capacity(run.left.len());
-    for other in &run.left {
-        let mut ended = Run { left: Vec::new(), ..run.clone() };
+fn final_weights(run: &Run, slices: &[Slice], counted: &[String]) -> Result<Vec<FinalWeights>, MatrixError> {
+    unique(
+        "weights",
+        run.final_weights.iter().map(|other| other.weights.as_str()),
+        &format!(" in run `{}`", run.name),
+    )?;
+    let mut all = Vec::with_capacity(run.final_weights.len());
+    for other in &run.final_weights {
+        let mut ended = Run { final_weights: Vec::new(), ..run.clone() };
         if let Some(last) = ended.points.last_mut() {
             last.scores.clone_from(&other.scores);
         }
         let measures = measure(&Matrix::of(&ended, slices)?, counted, None);
-        all.push(Left { weights: other.weights.clone(), measures });
+        all.push(FinalWeights { weights: other.weights.clone(), measures });
     }
     Ok(all)
 }
@@ -310,14 +315,14 @@ fn average(group: &Group<'_>, measures: &[Measures]) -> Measures {
     result
 }
 
-/// `compute` over the arms' measures: its value on the documents as they are, its interval over the draws.
-fn figure(arms: &[&Sampled], compute: impl Fn(&[&Measures]) -> Option<f64>) -> Option<Figure> {
-    let points: Vec<&Measures> = arms.iter().map(|arm| &arm.point).collect();
+/// `compute` over the groups' measures: its value on the documents as they are, its interval over the draws.
+fn figure(groups: &[&Sampled], compute: impl Fn(&[&Measures]) -> Option<f64>) -> Option<Figure> {
+    let points: Vec<&Measures> = groups.iter().map(|group| &group.point).collect();
     let value = compute(&points)?;
-    let draws = arms.first().map_or(0, |arm| arm.draws.len());
+    let draws = groups.first().map_or(0, |group| group.draws.len());
     let mut values = Vec::with_capacity(draws);
     for draw in 0..draws {
-        let drawn: Option<Vec<&Measures>> = arms.iter().map(|arm| arm.draws.get(draw)).collect();
+        let drawn: Option<Vec<&Measures>> = groups.iter().map(|group| group.draws.get(draw)).collect();
         let drawn = drawn.and_then(|drawn| compute(&drawn));
         let Some(drawn) = drawn.filter(|drawn| drawn.is_finite()) else {
             return Some(Figure { value, interval: None });
@@ -333,10 +338,10 @@ fn interval(ascending: &[f64]) -> Option<Interval> {
     Some(Interval { low: quantile(ascending, 0.025)?, high: quantile(ascending, 0.975)? })
 }
 
-/// The metric of `arm` minus that of `reference`.
-fn difference(arm: &Sampled, reference: &Sampled, metric: Metric) -> Option<Figure> {
-    figure(&[arm, reference], |both| match both {
-        [arm, reference] => Some(arm.get(metric)? - reference.get(metric)?),
+/// The metric of `group` minus that of `reference`.
+fn difference(group: &Sampled, reference: &Sampled, metric: Metric) -> Option<Figure> {
+    figure(&[group, reference], |both| match both {
+        [group, reference] => Some(group.get(metric)? - reference.get(metric)?),
         _ => None,
     })
 }
@@ -357,7 +362,7 @@ fn recovered(floor: Option<&Sampled>, run: &Sampled, ceiling: Option<&Sampled>, 
     share.map_or(Recovered::Unmeasured, Recovered::Share)
 }
 
-/// All that the arms are computed from.
+/// All that the groups are computed from.
 struct Comparison<'a> {
     groups: &'a [Group<'a>],
     sampled: &'a [Sampled],
@@ -366,7 +371,7 @@ struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// The first arm of this kind with these weights: floor, method and ceiling are compared with the same
+    /// The first group of this kind with these weights: floor, method and ceiling are compared with the same
     /// ones.
     fn find(&self, kind: Kind, weights: &str) -> Option<&Sampled> {
         for (group, sampled) in self.groups.iter().zip(self.sampled) {
@@ -377,7 +382,7 @@ impl Comparison<'_> {
         None
     }
 
-    fn arm(&self, group: &Group<'_>, sampled: &Sampled) -> Option<Arm> {
+    fn run_group(&self, group: &Group<'_>, sampled: &Sampled) -> Option<RunGroup> {
         let (_, first) = group.first()?;
         let floor = self.find(Kind::Floor, &first.weights);
         let ceiling = self.find(Kind::Ceiling, &first.weights);
@@ -385,7 +390,7 @@ impl Comparison<'_> {
         let matrices: Vec<&Matrix> =
             group.iter().filter_map(|(index, _)| self.matrices.get(*index)).collect();
         let slices = matrices.first().map_or(0, |matrix| matrix.tracks().len());
-        Some(Arm {
+        Some(RunGroup {
             label: first.label.clone(),
             kind: first.kind,
             replay: first.replay,
@@ -407,7 +412,7 @@ impl Comparison<'_> {
         measure(matrix, self.counted, None).get(Metric::Mean)
     }
 
-    /// The worst moment of an arm's runs; absent if its stability gap is.
+    /// The worst moment of a group's runs; absent if its stability gap is.
     fn worst(&self, matrices: &[&Matrix], sampled: &Sampled) -> Option<Worst> {
         sampled.point.get(Metric::StabilityGap)?;
         let moments = matrices.iter().filter_map(|matrix| worst(matrix, self.counted));
@@ -415,7 +420,7 @@ impl Comparison<'_> {
     }
 }
 
-/// A metric of one arm. A ceiling has no transfer and no plasticity: its text arrives mixed.
+/// A metric of one group. A ceiling has no transfer and no plasticity: its text arrives mixed.
 fn arm_figure(kind: Kind, sampled: &Sampled, metric: Metric) -> Option<Figure> {
     let needs_order =
         matches!(metric, Metric::BackwardTransfer | Metric::ForwardTransfer | Metric::Plasticity);

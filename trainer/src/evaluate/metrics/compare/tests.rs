@@ -32,11 +32,11 @@ fn recovered_is_the_share_of_the_way_from_floor_to_ceiling() {
         other => panic!("{other:?}"),
     };
     // Means 6, 4, 3; Latin means 4.5, 3.75, 2.5.
-    let shares: Vec<f64> = summary.arms.iter().map(|arm| share(arm.recovered)).collect();
+    let shares: Vec<f64> = summary.groups.iter().map(|group| share(group.recovered)).collect();
     assert!(shares.iter().zip([0.0, 2.0 / 3.0, 1.0]).all(|(a, b)| (a - b).abs() < 1e-12), "{shares:?}");
-    assert!((share(summary.arms[1].recovered_latin) - 0.375).abs() < 1e-12);
-    assert!((summary.arms[1].against_floor.unwrap().value + 2.0).abs() < 1e-12);
-    assert_eq!(summary.arms[1].against_floor.unwrap().interval, None);
+    assert!((share(summary.groups[1].recovered_latin) - 0.375).abs() < 1e-12);
+    assert!((summary.groups[1].against_floor.unwrap().value + 2.0).abs() < 1e-12);
+    assert_eq!(summary.groups[1].against_floor.unwrap().interval, None);
 }
 
 #[test]
@@ -45,12 +45,12 @@ fn nothing_is_recovered_where_floor_and_ceiling_do_not_differ() {
     let same = correlated(3, 3, 10, 0.0, 0.5, 1);
     let near = correlated(3, 3, 10, 0.0, 0.5, 2);
     let summary = summarise(&slices, &kinds([&same, &near, &same], &slices), &few(200)).unwrap();
-    assert!(matches!(summary.arms[1].recovered, Recovered::NoRoom(room) if room.value == 0.0));
+    assert!(matches!(summary.groups[1].recovered, Recovered::NoRoom(room) if room.value == 0.0));
     let floor_alone = [run("floor", Kind::Floor, &slices, &same)];
     let summary = summarise(&slices, &floor_alone, &few(10)).unwrap();
-    assert_eq!(summary.arms[0].recovered, Recovered::Unmeasured);
+    assert_eq!(summary.groups[0].recovered, Recovered::Unmeasured);
     let none = summarise(&slices, &[], &few(10)).unwrap();
-    assert!(none.arms.is_empty() && none.unmeasured.len() == 3);
+    assert!(none.groups.is_empty() && none.unmeasured.len() == 3);
 }
 
 #[test]
@@ -60,9 +60,9 @@ fn runs_with_equal_scores_differ_by_exactly_nothing() {
     let better = correlated(3, 5, 8, -0.5, 2.0, 4);
     let summary = summarise(&slices, &kinds([&values, &values, &better], &slices), &few(300)).unwrap();
     let nothing = Figure { value: 0.0, interval: Some(Interval { low: 0.0, high: 0.0 }) };
-    assert_eq!(summary.arms[1].against_floor, Some(nothing));
-    assert_eq!(summary.arms[1].forgetting_against_floor, Some(nothing));
-    assert!(width(summary.arms[1].get(Metric::Mean)) > 0.0);
+    assert_eq!(summary.groups[1].against_floor, Some(nothing));
+    assert_eq!(summary.groups[1].forgetting_against_floor, Some(nothing));
+    assert!(width(summary.groups[1].get(Metric::Mean)) > 0.0);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn pairing_by_document_narrows_the_interval_of_a_difference() {
     let (floor, method) = (correlated(3, 5, 30, 0.3, 0.2, 1), correlated(3, 5, 30, 0.0, 0.2, 2));
     let runs = [run("floor", Kind::Floor, &slices, &floor), run("method", Kind::Method, &slices, &method)];
     let summary = summarise(&slices, &runs, &few(500)).unwrap();
-    let [floor, method] = &summary.arms[..] else { panic!("two arms") };
+    let [floor, method] = &summary.groups[..] else { panic!("two groups") };
     let paired = width(method.against_floor);
     let unpaired = width(floor.get(Metric::Mean)).hypot(width(method.get(Metric::Mean)));
     assert!(paired * 5.0 < unpaired, "{paired} against {unpaired}");
@@ -90,7 +90,7 @@ fn interval_of_a_mean_is_that_of_the_normal_approximation() {
         document.bytes = 1;
     }
     let summary = summarise(slices, &[run], &few(4000)).unwrap();
-    let mean = summary.arms[0].get(Metric::Mean).unwrap();
+    let mean = summary.groups[0].get(Metric::Mean).unwrap();
     let interval = mean.interval.unwrap();
     assert!((mean.value - 3.0).abs() < 1e-9);
     assert!((interval.low - 2.902).abs() < 0.008 && (interval.high - 3.098).abs() < 0.008, "{interval:?}");
@@ -104,17 +104,17 @@ fn runs_that_differ_in_their_seed_alone_are_one_arm() {
     runs[1].label = "a".into();
     runs[1].seed = 1;
     let together = summarise(&slices, &runs, &few(50)).unwrap();
-    assert_eq!(together.arms.len(), 1);
+    assert_eq!(together.groups.len(), 1);
     let alone: Vec<f64> = runs
         .iter()
         .map(|run| summarise(&slices, std::slice::from_ref(run), &few(0)).unwrap())
-        .map(|summary| summary.arms[0].get(Metric::Mean).unwrap().value)
+        .map(|summary| summary.groups[0].get(Metric::Mean).unwrap().value)
         .collect();
-    let arm = &together.arms[0];
-    assert!((arm.get(Metric::Mean).unwrap().value - (alone[0] + alone[1]) / 2.0).abs() < 1e-12);
-    assert_eq!(arm.seeds, [Some(alone[0]), Some(alone[1])]);
+    let group = &together.groups[0];
+    assert!((group.get(Metric::Mean).unwrap().value - (alone[0] + alone[1]) / 2.0).abs() < 1e-12);
+    assert_eq!(group.seeds, [Some(alone[0]), Some(alone[1])]);
     runs[1].weights = "average".into();
-    assert_eq!(summarise(&slices, &runs, &few(0)).unwrap().arms.len(), 2);
+    assert_eq!(summarise(&slices, &runs, &few(0)).unwrap().groups.len(), 2);
 }
 
 #[test]
@@ -129,12 +129,12 @@ fn weights_are_compared_with_a_floor_and_a_ceiling_of_their_own() {
     }
     runs.extend(averaged);
     let summary = summarise(&slices, &runs, &few(20)).unwrap();
-    let share = |arm: &Arm| match arm.recovered {
+    let share = |group: &RunGroup| match group.recovered {
         Recovered::Share(figure) => figure.value,
         other => panic!("{other:?}"),
     };
-    assert!((share(&summary.arms[1]) - 0.5).abs() < 1e-9);
-    assert!((share(&summary.arms[4]) - 0.75).abs() < 1e-9);
+    assert!((share(&summary.groups[1]) - 0.5).abs() < 1e-9);
+    assert!((share(&summary.groups[4]) - 0.75).abs() < 1e-9);
 }
 
 #[test]
@@ -142,9 +142,9 @@ fn ceiling_has_no_plasticity_as_its_text_arrives_mixed() {
     let slices = three_slices();
     let values = correlated(3, 5, 4, 0.0, 1.0, 1);
     let summary = summarise(&slices, &kinds([&values, &values, &values], &slices), &few(0)).unwrap();
-    let has = |index: usize| summary.arms[index].get(Metric::Plasticity).is_some();
+    let has = |index: usize| summary.groups[index].get(Metric::Plasticity).is_some();
     assert_eq!([has(0), has(1), has(2)], [true, true, false]);
-    assert!(summary.arms[2].get(Metric::Forgetting).is_some());
+    assert!(summary.groups[2].get(Metric::Forgetting).is_some());
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn worst_moment_names_its_slice_and_place() {
     let values =
         single(&[&[8.0, 3.0, 4.0, 7.0, 4.0], &[8.0, 6.0, 4.0, 3.0, 6.5], &[9.0, 9.0, 9.0, 9.0, 3.0]]);
     let summary = summarise(&slices, &[run("r", Kind::Floor, &slices, &values)], &few(0)).unwrap();
-    let worst = summary.arms[0].worst.clone().unwrap();
+    let worst = summary.groups[0].worst.clone().unwrap();
     assert_eq!((worst.slice.as_str(), worst.fraction), ("old", 0.75));
     assert!((worst.best - 3.0).abs() < 1e-12 && (worst.value - 7.0).abs() < 1e-12);
 }
@@ -165,8 +165,8 @@ fn slice_that_no_run_measured_is_left_out_and_named() {
     run.points[4].scores.remove(1);
     let summary = summarise(&slices, &[run.clone()], &few(10)).unwrap();
     assert_eq!((summary.counted.len(), &summary.unmeasured[..]), (2, &["middle".to_owned()][..]));
-    assert!(summary.arms[0].get(Metric::Mean).unwrap().interval.is_some());
-    assert_eq!(summary.arms[0].slices[1], None);
+    assert!(summary.groups[0].get(Metric::Mean).unwrap().interval.is_some());
+    assert_eq!(summary.groups[0].slices[1], None);
     let mut other = run.clone();
     other.name = "r".into();
     assert_eq!(summarise(&slices, &[run, other], &few(0)).unwrap_err().to_string(), "run `r` comes twice");
@@ -198,7 +198,7 @@ proptest! {
         let other = run("other", Kind::Method, &slices, &correlated(3, 4, 7, 0.5, 1.0, seed + 1));
         let alone = summarise(&slices, &[plain], &few(40)).unwrap();
         let beside = summarise(&slices, &[turned, other], &few(40)).unwrap();
-        prop_assert_eq!(&alone.arms[0].figures, &beside.arms[0].figures);
+        prop_assert_eq!(&alone.groups[0].figures, &beside.groups[0].figures);
     }
 
     #[test]
@@ -207,7 +207,7 @@ proptest! {
         let run = run("r", Kind::Floor, &slices, &correlated(3, 3, 15, 0.0, 2.0, seed));
         let summary = summarise(&slices, &[run], &few(200)).unwrap();
         for metric in [Metric::Mean, Metric::LatinMean, Metric::BackwardTransfer, Metric::Plasticity] {
-            let figure = summary.arms[0].get(metric).unwrap();
+            let figure = summary.groups[0].get(metric).unwrap();
             let interval = figure.interval.unwrap();
             prop_assert!(interval.low <= figure.value && figure.value <= interval.high, "{:?}", metric);
         }

@@ -1,11 +1,9 @@
-//! Numbers as a reader sees them.
+//! Numbers as a reader sees them: true minus signs, thousands separated, units after a no-break space.
 
-use crate::evaluate::metrics::Figure;
-
-/// What stands where there is no figure.
+/// Stands where there is no figure.
 pub const UNMEASURED: &str = "not measured";
 
-/// What stands where there cannot be one.
+/// Stands where there cannot be one.
 pub const INAPPLICABLE: &str = "does not apply";
 
 /// With `decimals` places and a true minus sign; never minus zero.
@@ -27,13 +25,13 @@ pub fn signed(value: f64, decimals: usize) -> String {
     if value > 0.0 && !zero && value.is_finite() { format!("+{text}") } else { text }
 }
 
-/// A share as whole per cent; with a decimal where it is below one per cent.
+/// A share as per cent, with a decimal below ten per cent.
 #[must_use]
 pub fn percent(share: f64) -> String {
     if !share.is_finite() {
         return UNMEASURED.into();
     }
-    let decimals = usize::from(share != 0.0 && share.abs() < 0.01);
+    let decimals = usize::from(share != 0.0 && share.abs() < 0.0995);
     format!("{}\u{a0}%", fixed(100.0 * share, decimals))
 }
 
@@ -41,13 +39,6 @@ pub fn percent(share: f64) -> String {
 #[must_use]
 pub fn bare_percent(share: f64) -> String {
     fixed(100.0 * share, 0)
-}
-
-/// A share as per cent with a decimal below ten, for shares that stand in a column.
-#[must_use]
-pub fn percent_fine(share: f64) -> String {
-    let decimals = usize::from(share.abs() < 0.0995);
-    format!("{}\u{a0}%", fixed(100.0 * share, decimals))
 }
 
 /// A count with thousands apart.
@@ -98,21 +89,6 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// The interval of a figure: `[3.50, 3.56]`, each end as `text` writes it.
-#[must_use]
-pub fn interval(figure: &Figure, text: impl Fn(f64) -> String) -> Option<String> {
-    figure.interval.map(|interval| format!("[{}, {}]", text(interval.low), text(interval.high)))
-}
-
-/// A figure and its interval, each number as `text` writes it.
-#[must_use]
-pub fn figure(figure: Option<Figure>, text: impl Fn(f64) -> String) -> (String, Option<String>) {
-    figure.map_or_else(
-        || (UNMEASURED.to_owned(), None),
-        |figure| (text(figure.value), interval(&figure, &text)),
-    )
-}
-
 /// At most `length` characters, the last an ellipsis where more were there.
 #[must_use]
 pub fn short(text: &str, length: usize) -> String {
@@ -138,7 +114,7 @@ mod tests {
         assert_eq!(percent(0.755), "76\u{a0}%");
         assert_eq!(percent(0.004), "0.4\u{a0}%");
         assert_eq!(percent(0.0), "0\u{a0}%");
-        assert_eq!([0.009, 0.0996, 0.5].map(percent_fine), ["0.9\u{a0}%", "10\u{a0}%", "50\u{a0}%"]);
+        assert_eq!([0.009, 0.0996, 0.5].map(percent), ["0.9\u{a0}%", "10\u{a0}%", "50\u{a0}%"]);
         assert_eq!([0, 12, 123, 1013, 1_234_567].map(count), ["0", "12", "123", "1,013", "1,234,567"]);
         assert_eq!(
             [999.0, 668_928.0, 1.05e6, 2.5e9].map(large),
