@@ -34,5 +34,5 @@ alike = alike.select(["external_id", "duplicate_of_seq", "jaccard"]).slice(0, 3)
 show("Which dropped documents resemble their original least?", alike)
 
 # Every version stays readable: the order of the stream is `seq`, never the order of files.
-newest = kept.sort_by([("seq", "descending")]).select(["seq", "external_id", "novelty"]).slice(0, 3)
+newest = kept.sort_by([("seq", "descending")]).select(["seq", "external_id", "unseen_percentile"]).slice(0, 3)
 show("What are the newest documents, and how novel are they?", newest)

@@ -526,7 +526,7 @@ async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_
     let other = Plan { rows: 5, ..plan.clone() };
     let error = world.session(&other).await.ticket(Request::first("demo")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict);
-    assert!(error.hint().unwrap().contains("a name of its own"));
+    assert!(error.hint().unwrap().contains("another job name"));
 }
 
 #[tokio::test]

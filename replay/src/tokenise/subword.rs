@@ -425,17 +425,18 @@ fn sections(text: &str, passages: &[u32]) -> Vec<Range<usize>> {
 
 /// The first token of each passage, ascending: the first one that begins at or after the passage's first
 /// byte, or the last of the record's `tokens` + 1 if there is none.
+#[expect(clippy::expect_used, reason = "the ends of a text's passages are 32-bit offsets")]
 fn passage_starts(offsets: impl Iterator<Item = usize>, tokens: usize, passages: &[u32]) -> Box<[u32]> {
     // The first passage begins at the boundary; no passage begins at the last end.
     let mut starts = vec![0];
     let begins = passages.split_last().map_or(&[][..], |(_, begins)| begins);
-    let mut begins = begins.iter().map(|end| usize::try_from(*end).unwrap_or(usize::MAX)).peekable();
+    let mut begins = begins.iter().map(|end| *end as usize).peekable();
     for (token, offset) in (1_u32..).zip(offsets) {
         while begins.next_if(|begin| *begin <= offset).is_some() {
             starts.push(token);
         }
     }
-    let last = u32::try_from(tokens).unwrap_or(u32::MAX);
+    let last = u32::try_from(tokens).expect("a text has fewer than 2^32 tokens");
     starts.extend(begins.map(|_| last));
     starts.into()
 }

@@ -235,7 +235,7 @@ fn model_that_would_leave_characters_out_is_refused_by_name() {
     let refused = |change: &dyn Fn(&mut Value)| {
         let error = parse(&tiny_with(change), None).unwrap_err();
         assert!(matches!(error, LoadError::Drops { .. }), "{error}");
-        assert!(error.to_string().starts_with("names `t.json`, whose model leaves out the characters"));
+        assert!(error.to_string().starts_with("names `t.json`, whose model drops unknown characters"));
         assert!(error.hint().contains("`byte_fallback`"));
     };
     let whitespace = || json!({"type": "WhitespaceSplit"});
@@ -392,7 +392,7 @@ fn file_that_is_no_tokenizer_is_refused_with_its_place_and_what_is_there() {
     let none = refused(renamed("<|endoftext|>", "<|start|>").as_bytes(), None);
     assert!(none.contains("it has no special token whose name means the end of a text"), "{none}");
     let two = refused(renamed("<|pad|>", "</s>").as_bytes(), None);
-    assert!(two.contains("more than one special token ends a text by its name"), "{two}");
+    assert!(two.contains("more than one special token whose name means the end of a text"), "{two}");
     let moved = tiny_with(|file| file["added_tokens"][1]["id"] = json!(7)).to_string();
     assert!(refused(moved.as_bytes(), None).contains("gives `<|pad|>` the id 7, its vocabulary id 1"));
 }

@@ -23,11 +23,12 @@ impl Document {
     ///
     /// # Errors
     /// [`EncodeError`] if the text cannot be tokenised.
+    #[expect(clippy::expect_used, reason = "the tokens are in memory")]
     pub fn of(tokenizer: &Tokenizer, text: &str) -> Result<Self, EncodeError> {
-        let read = tokenizer.encode(text.into(), &[])?;
-        let count = usize::try_from(read.count()).unwrap_or(usize::MAX);
+        let encoded = tokenizer.encode(text.into(), &[])?;
+        let count = usize::try_from(encoded.count()).expect("the tokens of a text fit into memory");
         let (mut tokens, mut targets) = (vec![0; count], vec![0; count]);
-        read.copy(0, &mut tokens, &mut targets);
+        encoded.copy(0, &mut tokens, &mut targets);
         Ok(Self { tokens: tokens.into_iter().map(i64::from).collect(), bytes: text.len() as u64 })
     }
 }

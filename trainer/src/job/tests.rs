@@ -327,7 +327,7 @@ fn branches_that_cannot_be_are_refused_with_the_reason() {
         "schedule.cooldown.steps=4".into(),
     ]);
     let cooling = decide(&config, &plan.digest(), &world.asked(None, "e", 4)).unwrap_err().to_string();
-    assert!(cooling.contains("cools down already"), "{cooling}");
+    assert!(cooling.contains("is itself a cool-down"), "{cooling}");
 }
 
 #[test]

@@ -71,7 +71,7 @@ const fn key(table: Table) -> &'static [&'static str] {
         Table::Records => &["shard", "seq"],
         Table::Signals => &["job", "step"],
         Table::Evaluations => &["job", "step", "slice"],
-        Table::Buffers => &["buffer", "change"],
+        Table::Buffers => &["buffer", "revision"],
         Table::Draws => &["job", "step"],
     }
 }
@@ -263,7 +263,7 @@ fn change(change: i64, op: Op) -> Result<RecordBatch, Failure> {
     let mut builder = buffers::Builder::new();
     builder.push(buffers::Row {
         buffer: "main",
-        change,
+        revision: change,
         op: op.as_str(),
         shard: "main",
         seq: 0,
