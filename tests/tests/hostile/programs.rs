@@ -25,7 +25,7 @@ fn configuration_with_faults_is_refused_with_every_line_and_what_may_be_meant() 
         "ingest.toml:1: unknown key `shrad`; did you mean `shard`?",
         "ingest.toml:5: unknown key `source[0].folow`; did you mean `follow`?",
         "ingest.toml:7: unknown key `read.block_line`; did you mean `block_lines`?",
-        "ingest.toml:9: `commit.bytes`: `lots` is no size; write one as `64MiB`",
+        "ingest.toml:9: `commit.bytes`: `lots` is not a size; write one as `64MiB`",
     ];
     assert_failed(&output, Kind::Config, &words);
     assert!(!world.path("store").exists(), "nothing was done");
