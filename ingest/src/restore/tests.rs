@@ -42,7 +42,7 @@ struct Memory {
 
 impl Memory {
     fn new(shard: &str, near: Near, window: u32, values: usize) -> Self {
-        let context = Context { shard: shard.parse().unwrap(), seed: Seed::new(0) };
+        let context = Context { shard: shard.parse().unwrap(), seed: Seed::new(0).child("score") };
         let known = DedupState::new(context.shard.clone(), Folded::Duplicate, near);
         let windows = Windows { percentile: values, ..Windows::default() };
         let scores: Vec<(&'static Entry, Box<dyn Score>)> = vec![
@@ -90,6 +90,7 @@ async fn twin(memory: &mut Memory, store: &Store, version: Version) -> Vec<Strin
                 sketch: &sketch,
             };
             let made = scores.score(&[record]).unwrap();
+            assert_eq!(made[1].row(0).nth(3).and_then(Cell::real), row.distance);
             assert_eq!(made[1].row(0).next().and_then(Cell::blob), row.embedding, "as the daemon scored it");
             texts.push(row.text.unwrap().to_owned());
         }
