@@ -38,18 +38,20 @@ async fn bundled(folder: &Path) -> (Store, Version) {
 struct Memory {
     known: DedupState,
     scores: Scores,
+    /// Ranks among the stored values of `unseen`, which the daemon made with its own, larger window.
+    ranks: Percentile,
 }
 
 impl Memory {
     fn new(shard: &str, near: Near, window: u32, values: usize) -> Self {
-        let context = Context { shard: shard.parse().unwrap(), seed: Seed::new(0) };
+        let context = Context { shard: shard.parse().unwrap(), seed: Seed::new(0).child("score") };
         let known = DedupState::new(context.shard.clone(), Folded::Duplicate, near);
         let windows = Windows { percentile: values, ..Windows::default() };
         let scores: Vec<(&'static Entry, Box<dyn Score>)> = vec![
             (&unseen::ENTRY, Box::new(Scored::new(window, Percentile::new(values)))),
             (&distance::ENTRY, Box::new(Distance::new(windows, &context))),
         ];
-        Self { known, scores: Scores::of(scores) }
+        Self { known, scores: Scores::of(scores), ranks: Percentile::new(values) }
     }
 
     /// What the scores say of a record, which they then learn.
@@ -60,7 +62,7 @@ impl Memory {
 
 /// All kept rows with all their texts, one after the other: what [`restore`] may not differ from.
 async fn twin(memory: &mut Memory, store: &Store, version: Version) -> Vec<String> {
-    let Memory { known, scores } = memory;
+    let Memory { known, scores, ranks } = memory;
     let filter = Some("outcome = 'kept'".to_owned());
     let scan = Scan { columns: &[], filter, order: &["shard", "seq"] };
     let mut texts = Vec::new();
@@ -90,6 +92,8 @@ async fn twin(memory: &mut Memory, store: &Store, version: Version) -> Vec<Strin
                 sketch: &sketch,
             };
             let made = scores.score(&[record]).unwrap();
+            ranks.push(row.unseen.unwrap());
+            assert_eq!(made[1].row(0).nth(3).and_then(Cell::real), row.distance);
             assert_eq!(made[1].row(0).next().and_then(Cell::blob), row.embedding, "as the daemon scored it");
             texts.push(row.text.unwrap().to_owned());
         }
@@ -140,7 +144,13 @@ async fn memory_restored_in_portions_of_any_size_is_that_of_all_rows_read_in_ord
         assert_eq!(fast.known.near.len(), slow.known.near.len());
         for text in texts.iter().rev().step_by(37).take(20) {
             let edited = text.replace(" of ", " from ") + " and one more sentence";
-            assert_eq!(verdicts(&mut fast, &edited), verdicts(&mut slow, &edited));
+            let (exact, near, scores) = verdicts(&mut fast, &edited);
+            let (slow_exact, slow_near, slow_scores) = verdicts(&mut slow, &edited);
+            assert_eq!((exact, near), (slow_exact, slow_near));
+            assert_eq!(scores[1], slow_scores[1]);
+            let unseen = slow_scores[0].row(0).next().and_then(Cell::real).unwrap();
+            let expected = [Cell::Real(unseen), Cell::Real(slow.ranks.push(unseen))];
+            assert_eq!(scores[0].row(0).collect::<Vec<_>>(), expected);
         }
     }
 }

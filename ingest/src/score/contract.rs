@@ -25,7 +25,7 @@ pub(super) fn samples(texts: impl IntoIterator<Item = String>) -> Vec<Sample> {
     let mut sketcher = Sketcher::new();
     let mut seq = 0;
     let sample = |text: String| {
-        seq += 1 + u64::from(text.len() % 3 == 0);
+        seq += 1 + u64::from(text.len().is_multiple_of(3));
         Sample { seq, sketch: sketcher.sketch(&text), text }
     };
     texts.into_iter().map(sample).collect()
@@ -46,7 +46,7 @@ fn records(samples: &[Sample]) -> Vec<Record<'_>> {
 /// The texts of the bundled stream, and odd ones.
 static TEXTS: LazyLock<Vec<Sample>> = LazyLock::new(|| {
     let mut texts = bundled();
-    texts.truncate(420);
+    texts.truncate(400);
     let odd = [
         String::new(),
         "a".to_owned(),
@@ -54,15 +54,17 @@ static TEXTS: LazyLock<Vec<Sample>> = LazyLock::new(|| {
         " \n\t ".to_owned(),
         "\u{feff}\u{200d}\u{0}\u{10ffff}".to_owned(),
         "!?".repeat(500),
-        "same ".repeat(20_000),
-        "x".repeat(300_000),
+        "a ".repeat(70_000),
+        "x".repeat(40_000),
         "\u{1F331}\u{fffd}".repeat(2_000),
-        "学".repeat(70_000),
+        "学".repeat(9_000),
     ];
     for (index, text) in odd.into_iter().enumerate() {
         texts.insert(7 + index * 40, text.clone());
         // And once more: a record that repeats another is scored like any.
-        texts.insert(8 + index * 40, text);
+        if text.len() < 100_000 {
+            texts.insert(8 + index * 40, text);
+        }
     }
     samples(texts)
 });
@@ -181,7 +183,7 @@ fn same_seed_gives_the_same_values_however_records_are_cut_and_whatever_the_numb
 fn restored_score_goes_on_as_if_never_interrupted() {
     for entry in CATALOGUE {
         let whole = run(&mut *(entry.build)(&context(1)), entry, &TEXTS, &[64]);
-        for (cut, portions) in [(0, &[9][..]), (1, &[1]), (77, &[10, 1]), (301, &[500]), (440, &[33, 7])] {
+        for (cut, portions) in [(0, &[9][..]), (1, &[1]), (77, &[10, 1]), (301, &[500]), (410, &[33, 7])] {
             let mut score = (entry.build)(&context(1));
             restore(&mut *score, entry, &TEXTS[..cut], &whole, portions);
             let rest = run(&mut *score, entry, &TEXTS[cut..], &[50]);

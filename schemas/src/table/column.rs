@@ -312,3 +312,19 @@ pub fn pack_f16(numbers: &[f32], blob: &mut [u8]) {
 pub fn unpack_f16(blob: &[u8]) -> impl ExactSizeIterator<Item = f32> + '_ {
     blob.as_chunks::<2>().0.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_precision_numbers_come_back_rounded_to_nearest() {
+        let numbers = [0.0, -1.0, 0.1, 65_504.0, 1e-9];
+        let mut blob = [0; 11];
+        pack_f16(&numbers, &mut blob);
+        assert_eq!(blob[2..4], [0x00, 0xBC], "little-endian");
+        let back: Vec<f32> = unpack_f16(&blob).collect();
+        assert_eq!(back, [0.0, -1.0, 0.099_975_586, 65_504.0, 0.0]);
+        assert_eq!(unpack_f16(&blob[..3]).len(), 1);
+    }
+}

@@ -90,7 +90,7 @@ impl PeriodSizes {
 }
 
 /// A record's vector, and what it was made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Embedded {
     /// The period whose weights made it.
     pub period: i64,
@@ -98,12 +98,6 @@ pub struct Embedded {
     /// features, or whose features cancel out.
     pub vector: Option<Vector>,
     features: Vec<u32>,
-}
-
-impl Default for Embedded {
-    fn default() -> Self {
-        Self { period: 0, vector: None, features: Vec::new() }
-    }
 }
 
 /// How many records of one period have each feature.

@@ -1,8 +1,9 @@
 //! The score `distance`: how far a record is from everything that recent records are about, and its percentile.
 //!
 //! 1 - the largest cosine of the record's embedding ([`super::super::embed::hashed`]) to the prototypes
-//! ([`super::prototypes`]) of recent records; 1 before the first. It sees another language or another
-//! domain where `unseen`, which compares runs of five words, sees only that the wording is new.
+//! ([`super::prototypes`]) of recent records; 1 before the first. It sees another language
+//! where `unseen`, which compares runs of five words, sees only that the wording is new; docs/benchmarks.md has
+//! figures of both.
 //!
 //! # What is recent
 //! Prototypes are made in generations of 16 periods of the embedder, 64 MiB of text each. Those of generation
