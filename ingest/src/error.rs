@@ -1,6 +1,6 @@
 //! What can end an ingest run before its sources end.
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_schemas::table::TableError;
 use perennial_store::StoreError;
 
@@ -82,7 +82,7 @@ pub enum IngestError {
     },
 }
 
-impl Fault for IngestError {
+impl ProgramError for IngestError {
     fn kind(&self) -> Kind {
         match self {
             Self::Config { .. } => Kind::Config,

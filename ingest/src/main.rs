@@ -13,7 +13,7 @@ use perennial_ingest::pipeline::{self, Summary};
 use perennial_ingest::score::catalogue;
 use perennial_program::cli::{self, ConfigCommand, Log};
 use perennial_program::clock::Clock;
-use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::error::{Failure, Kind, ProgramError};
 use perennial_program::start;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Seq;
@@ -63,7 +63,7 @@ enum Command {
 #[error("the store is not sound: {0} violations")]
 struct Unsound(usize);
 
-impl Fault for Unsound {
+impl ProgramError for Unsound {
     fn kind(&self) -> Kind {
         Kind::Corrupt
     }
@@ -173,7 +173,7 @@ enum NotThere {
     Reading(String),
 }
 
-impl Fault for NotThere {
+impl ProgramError for NotThere {
     fn kind(&self) -> Kind {
         match self {
             Self::Name(_) => Kind::Config,

@@ -2,7 +2,7 @@
 //! short. Followers see nothing of it.
 
 use perennial_program::clock::Clock;
-use perennial_program::error::{Fault as _, Kind};
+use perennial_program::error::{Kind, ProgramError as _};
 use perennial_program::stop::Stop;
 use perennial_schemas::table::Table;
 use perennial_store::maintain::{self, Done, Options, Retention};

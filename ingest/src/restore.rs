@@ -208,7 +208,7 @@ async fn near(portion: Portion, known: &mut DedupState, reader: &Reader<'_>) -> 
     Ok(())
 }
 
-/// Hands the newest records to the scores, from the newest portion to the oldest, until they want no more.
+/// Hands the newest records to the scores, from the newest portion to the oldest, until no score needs more.
 async fn recall(
     portion: Portion,
     scores: &mut Scores,

@@ -10,7 +10,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, FlightData, FlightDescriptor, Ticket as FlightTicket};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use perennial_program::clock::Clock;
-use perennial_program::error::{CODES, Fault, Kind};
+use perennial_program::error::{CODES, Kind, ProgramError};
 use perennial_schemas::id::{Step, Version};
 use perennial_schemas::wire::{Batch, Ticket, WireError};
 use serde::de::DeserializeOwned;
@@ -77,7 +77,7 @@ pub enum ClientError {
     },
 }
 
-impl Fault for ClientError {
+impl ProgramError for ClientError {
     fn kind(&self) -> Kind {
         match self {
             Self::Connect { .. } => Kind::Unavailable,

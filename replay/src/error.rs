@@ -1,7 +1,7 @@
 //! The errors of replay.
 
 use perennial_program::config::ConfigError;
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_schemas::id::{IdError, Revision, Seq, Shard, Version};
 use perennial_schemas::table::TableError;
 use perennial_schemas::wire::{WIRE_FORMAT, WireError};
@@ -116,7 +116,7 @@ pub enum ReplayError {
 /// The result type of replay.
 pub type Result<T, E = ReplayError> = std::result::Result<T, E>;
 
-impl Fault for ReplayError {
+impl ProgramError for ReplayError {
     fn kind(&self) -> Kind {
         match self {
             Self::OtherConfig { .. } | Self::Served { .. } => Kind::Conflict,

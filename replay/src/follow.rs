@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use perennial_program::error::{Fault as _, Kind};
+use perennial_program::error::{Kind, ProgramError as _};
 use perennial_program::failpoint;
 use perennial_schemas::id::{Revision, Seq, Shard, Version};
 use perennial_schemas::table::Table;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 
 /// A value that is not an id, a shard name or another of this module's types.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct IdError {
     pub why: &'static str,
 }
 
-impl Fault for IdError {
+impl ProgramError for IdError {
     fn kind(&self) -> Kind {
         Kind::Input
     }

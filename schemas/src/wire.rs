@@ -17,7 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::id::{RecordId, Revision, Seq, Shard, Step, Version};
 use crate::seed::Seed;
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 
 /// The version of ticket and batch that this program speaks. It changes whenever the same ticket
 /// would give other bytes.
@@ -41,7 +41,7 @@ pub type Cursor = BTreeMap<Shard, ShardPosition>;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ticket {
-    /// [`WIRE_FORMAT`] of whoever issued it.
+    /// [`WIRE_FORMAT`] of the program that issued it.
     pub format: u32,
     /// The job it was issued to.
     pub job: String,
@@ -86,7 +86,7 @@ pub enum WireError {
     Arrow(#[from] arrow::error::ArrowError),
 }
 
-impl Fault for WireError {
+impl ProgramError for WireError {
     fn kind(&self) -> Kind {
         match self {
             Self::Ticket(_) | Self::Format { .. } | Self::Batch { .. } => Kind::Input,
@@ -107,7 +107,7 @@ impl Ticket {
     /// Its bytes on the wire: compact JSON, keys in the struct's order.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Only maps with non-string keys or failing Serialize impls can fail, and there are none.
+        // Only maps with non-string keys or failing Serialize impls can fail; a ticket has neither.
         serde_json::to_string(self).unwrap_or_default()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::Int64Type;
-use perennial_program::error::{Fault as _, Kind};
+use perennial_program::error::{Kind, ProgramError as _};
 use perennial_program::stop::Stop;
 use perennial_schemas::id::{Seq, Shard, Version};
 use perennial_schemas::seed::Seed;

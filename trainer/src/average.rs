@@ -1,6 +1,6 @@
 //! Exponential averages of the weights over several windows, and interpolation between two sets of weights.
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -77,7 +77,7 @@ impl WindowError {
     pub const WHY: &str = "each must be at least 1 and occur once";
 }
 
-impl Fault for WindowError {
+impl ProgramError for WindowError {
     fn kind(&self) -> Kind {
         Kind::Config
     }

@@ -2,7 +2,7 @@
 //! are the same because a ticket names them, and the store records every draw in both cases.
 
 use perennial_program::clock::Clock;
-use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::error::{Failure, Kind, ProgramError};
 use perennial_program::stop::Stop;
 use perennial_replay::client::Client;
 use perennial_replay::issue::{Issued, Request};
@@ -31,7 +31,7 @@ pub struct OtherPlan {
     ours: String,
 }
 
-impl Fault for OtherPlan {
+impl ProgramError for OtherPlan {
     fn kind(&self) -> Kind {
         Kind::Conflict
     }

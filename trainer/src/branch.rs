@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::error::{Failure, Kind, ProgramError};
 use perennial_schemas::id::Step;
 
 use crate::checkpoint::{self, State};
@@ -72,7 +72,7 @@ pub enum BranchError {
     Text(PathBuf),
 }
 
-impl Fault for BranchError {
+impl ProgramError for BranchError {
     fn kind(&self) -> Kind {
         match self {
             Self::Inside { .. } | Self::Cooling(_) | Self::Text(_) => Kind::Config,

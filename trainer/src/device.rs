@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -47,7 +47,7 @@ pub enum DeviceError {
     },
 }
 
-impl Fault for DeviceError {
+impl ProgramError for DeviceError {
     fn kind(&self) -> Kind {
         Kind::Config
     }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::mpsc::sync_channel;
 
-use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::error::{Failure, Kind, ProgramError};
 use perennial_schemas::wire::{Batch, Cursor, Ticket, WireError};
 use tch::{Device, Tensor};
 
@@ -57,7 +57,7 @@ pub enum FeedError {
     Thread(#[from] std::io::Error),
 }
 
-impl Fault for FeedError {
+impl ProgramError for FeedError {
     fn kind(&self) -> Kind {
         match self {
             Self::Length { .. } | Self::Token { .. } => Kind::Config,

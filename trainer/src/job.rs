@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use perennial_program::clock::Clock;
-use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::error::{Failure, Kind, ProgramError};
 use perennial_program::stop::Stop;
 use perennial_replay::plan::Plan as ReadingPlan;
 use perennial_schemas::id::Step;
@@ -48,7 +48,7 @@ pub enum JobError {
     },
 }
 
-impl Fault for JobError {
+impl ProgramError for JobError {
     fn kind(&self) -> Kind {
         match self {
             Self::Changed { .. } => Kind::Conflict,

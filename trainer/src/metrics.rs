@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_schemas::id::Step;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub struct MetricsError {
     source: std::io::Error,
 }
 
-impl Fault for MetricsError {
+impl ProgramError for MetricsError {
     fn kind(&self) -> Kind {
         Kind::Unavailable
     }

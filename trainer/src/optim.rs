@@ -3,7 +3,7 @@
 //! m, v and the step count of every parameter exist from the start, so a checkpoint without one of them is
 //! broken.
 
-use perennial_program::error::{Fault, Kind as FaultKind};
+use perennial_program::error::{Kind as ErrorKind, ProgramError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -45,9 +45,9 @@ pub struct OptimError {
     pub why: &'static str,
 }
 
-impl Fault for OptimError {
-    fn kind(&self) -> FaultKind {
-        FaultKind::Config
+impl ProgramError for OptimError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Config
     }
 }
 

@@ -17,7 +17,7 @@
 //! same bits on a CPU. [`Learner::step`] returns an error of libtorch with the ticket; drop the learner then,
 //! because its weights may be partly updated.
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_schemas::id::Step;
 use perennial_schemas::seed::Seed;
 use perennial_schemas::wire::Ticket;
@@ -93,7 +93,7 @@ pub enum TrainConfigError {
     Torch(#[from] TorchError),
 }
 
-impl Fault for TrainConfigError {
+impl ProgramError for TrainConfigError {
     fn kind(&self) -> Kind {
         match self {
             Self::Torch(error) => error.kind(),
@@ -163,7 +163,7 @@ pub enum StepError {
     },
 }
 
-impl Fault for StepError {
+impl ProgramError for StepError {
     fn kind(&self) -> Kind {
         match self {
             Self::Torch { source, .. } => source.kind(),

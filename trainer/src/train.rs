@@ -58,7 +58,7 @@ pub enum End {
     Done,
     /// Its stream ended.
     Stream,
-    /// It was told to stop by a signal.
+    /// A signal asked it to stop.
     Stopped,
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_schemas::id::RecordId;
 use perennial_schemas::text::{Identity, folded_hash};
 
@@ -39,7 +39,7 @@ pub enum HeldOutError {
     },
 }
 
-impl Fault for HeldOutError {
+impl ProgramError for HeldOutError {
     fn kind(&self) -> Kind {
         match self {
             Self::Read { source, .. } if source.kind() == ErrorKind::NotFound => Kind::NotFound,

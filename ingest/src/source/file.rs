@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use flate2::bufread::MultiGzDecoder;
-use perennial_program::error::Fault as _;
+use perennial_program::error::ProgramError as _;
 use perennial_schemas::table::records::Reason;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -18,7 +18,7 @@ use super::walk::{Found, Packing, Walk, packing};
 use super::{
     End, FileName, MARKED, Outlet, Position, SourceError, digest, mark, marked_length, parquet, record,
 };
-use crate::block::{Fault, Place};
+use crate::block::{Place, ProgramError};
 use crate::config::{self, Format, Record};
 
 /// The largest window a zstd frame may have, as a power of two: 128 MiB.
@@ -167,7 +167,7 @@ struct Start {
     /// Bytes from `at` on that were decoded already.
     ready: Vec<u8>,
     /// What broke right behind them, if anything did.
-    broken: Option<Fault>,
+    broken: Option<ProgramError>,
     rest: Box<dyn Read>,
 }
 
@@ -379,7 +379,7 @@ impl Input<'_> {
     }
 
     /// Reads once: how many bytes (0 at the end), or what broke.
-    fn read(self, from: &mut dyn Read, into: &mut [u8]) -> Result<Result<usize, Fault>, SourceError> {
+    fn read(self, from: &mut dyn Read, into: &mut [u8]) -> Result<Result<usize, ProgramError>, SourceError> {
         loop {
             let error = match from.read(into) {
                 Ok(count) => return Ok(Ok(count)),
@@ -391,9 +391,12 @@ impl Input<'_> {
                 return Err(self.failed("read", error));
             }
             return Ok(Err(if error.kind() == ErrorKind::UnexpectedEof {
-                Fault { reason: Reason::Truncated, detail: "the compressed data end too early".to_owned() }
+                ProgramError {
+                    reason: Reason::Truncated,
+                    detail: "the compressed data end too early".to_owned(),
+                }
             } else {
-                Fault {
+                ProgramError {
                     reason: Reason::CorruptSource,
                     detail: format!("the compressed data do not decode ({error})"),
                 }
@@ -402,7 +405,7 @@ impl Input<'_> {
     }
 
     /// Up to `count` bytes, fewer at the end or where it breaks.
-    fn take(self, from: &mut dyn Read, count: usize) -> Result<(Vec<u8>, Option<Fault>), SourceError> {
+    fn take(self, from: &mut dyn Read, count: usize) -> Result<(Vec<u8>, Option<ProgramError>), SourceError> {
         let mut taken = vec![0; count];
         let mut filled = 0;
         let mut broken = None;
@@ -425,7 +428,7 @@ impl Input<'_> {
         self,
         from: &mut dyn Read,
         count: u64,
-        broken: &mut Option<Fault>,
+        broken: &mut Option<ProgramError>,
         outlet: &Outlet,
     ) -> Result<u64, End> {
         let mut chunk = vec![0; CHUNK];

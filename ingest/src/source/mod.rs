@@ -36,7 +36,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_store::check::position_app_id;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -185,7 +185,7 @@ impl SourceError {
     }
 }
 
-impl Fault for SourceError {
+impl ProgramError for SourceError {
     fn kind(&self) -> Kind {
         match self {
             Self::Missing { .. } => Kind::NotFound,

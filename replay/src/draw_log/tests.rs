@@ -1,4 +1,4 @@
-use perennial_program::error::{Fault as _, Kind};
+use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{RecordId, Seq, Version};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::draws::{View, unpack_spans};

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use perennial_program::error::{Fault as _, Kind};
+use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{RecordId, Step};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::records::{Builder, Outcome, Row};

@@ -21,7 +21,7 @@ use arrow_flight::{
     HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket as FlightTicket,
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
-use perennial_program::error::Fault as _;
+use perennial_program::error::ProgramError as _;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Step;
 use perennial_schemas::wire::Ticket;
@@ -254,7 +254,7 @@ pub fn score_schema() -> arrow::datatypes::SchemaRef {
 /// The scores of `scores` as columns of [`score_schema`].
 ///
 /// # Errors
-/// Arrow's errors; there are none for valid scores.
+/// Arrow's errors; valid scores cause no error.
 pub fn scores_to_columns(scores: &[Evaluation]) -> Result<RecordBatch, arrow::error::ArrowError> {
     use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
     use std::sync::Arc;

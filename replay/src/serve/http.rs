@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
-use perennial_program::error::Fault as _;
+use perennial_program::error::ProgramError as _;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::RecordId;
 use perennial_schemas::table::draws::{self, unpack_spans};

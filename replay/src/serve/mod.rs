@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use perennial_program::clock::Clock;
 use perennial_program::config::{self, Bytes};
-use perennial_program::error::{Fault, Kind, render};
+use perennial_program::error::{Kind, ProgramError, render};
 use perennial_program::stop::Stop;
 use perennial_store::Store;
 use schemars::JsonSchema;
@@ -124,7 +124,7 @@ pub enum ServeError {
     Encode(#[from] arrow::error::ArrowError),
 }
 
-impl Fault for ServeError {
+impl ProgramError for ServeError {
     fn kind(&self) -> Kind {
         match self {
             Self::Replay(error) => error.kind(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use perennial_program::clock::Clock;
-use perennial_program::error::{Fault as _, Kind};
+use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{Step, Version, check_name};
 use perennial_schemas::table::Table;
 use perennial_schemas::wire::{Batch, Ticket};

@@ -451,7 +451,7 @@ async fn session_follows_the_store_and_notes_draws_as_time_passes() {
     assert_eq!(session.counters().hits.load(Relaxed), 1);
     assert!(session.draws("demo", 0, 10).await.unwrap().iter().all(|batch| batch.num_rows() == 0));
     world.store.clock().advance(Duration::from_secs(10));
-    // The answer comes after what was due before it.
+    // The response comes after everything that was queued before it.
     session.buffers().await.unwrap();
     let rows: usize = session.draws("demo", 0, 10).await.unwrap().iter().map(|batch| batch.num_rows()).sum();
     assert_eq!(rows, 1);

@@ -424,7 +424,7 @@ fn sections(text: &str, passages: &[u32]) -> Vec<Range<usize>> {
 }
 
 /// The first token of each passage, ascending: the first one that begins at or after the passage's first
-/// byte, or the last of the record's `tokens` + 1 if there is none.
+/// byte, or the last of the record's `tokens` + 1 if no token has it.
 #[expect(clippy::expect_used, reason = "the ends of a text's passages are 32-bit offsets")]
 fn passage_starts(offsets: impl Iterator<Item = usize>, tokens: usize, passages: &[u32]) -> Box<[u32]> {
     // The first passage begins at the boundary; no passage begins at the last end.

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use perennial_program::error::{Fault as _, Kind};
+use perennial_program::error::{Kind, ProgramError as _};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::models::TrainerWrapper;
@@ -435,7 +435,7 @@ pub(crate) fn gpt_2(folder: &Path) -> Tokenizer {
     Tokenizer::Subword(Arc::new(Subword::parse(json.as_bytes(), Path::new("gpt2.json"), None).unwrap()))
 }
 
-/// Texts that a tokenizer may stumble over.
+/// Texts that are difficult for a tokenizer.
 fn texts() -> impl Strategy<Value = String> {
     prop_oneof![
         "\\PC{0,60}",

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{self, ConfigError, Key, Loaded, Loader, Problems};
-use crate::error::{Failure, Fault, Kind};
+use crate::error::{Failure, Kind, ProgramError};
 use crate::start::Environment;
 use crate::telemetry::LogFormat;
 
@@ -57,7 +57,7 @@ pub enum ConfigCommand {
 #[error("cannot write to standard output")]
 pub struct OutputError(#[from] std::io::Error);
 
-impl Fault for OutputError {
+impl ProgramError for OutputError {
     fn kind(&self) -> Kind {
         Kind::Unavailable
     }

@@ -239,7 +239,7 @@ pub fn reference<T: JsonSchema>(program: &str) -> String {
     reference::page(program, &layer::env_prefix(program), &Shape::of::<T>())
 }
 
-/// The keys whose default depends on whether their table is written, for a test that there are none.
+/// The keys whose default depends on whether their table is written, for a test that no such key exists.
 ///
 /// Serde takes what an absent table holds from the parent's `Default`, but what a table that is
 /// written lacks from its own: keep the two equal, or `[batch]` alone changes the configuration.

@@ -2,7 +2,7 @@
 //! code, HTTP status and gRPC code.
 //!
 //! A kind exists only if the user would *act* differently. Every error type of the three
-//! programs implements [`Fault`]; no other table of codes exists.
+//! programs implements [`ProgramError`]; no other table of codes exists.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -66,7 +66,7 @@ impl Kind {
 }
 
 /// An error with a [`Kind`] and, where there is one, a hint for the user.
-pub trait Fault: Error + Send + Sync + 'static {
+pub trait ProgramError: Error + Send + Sync + 'static {
     /// Who must act, and how.
     fn kind(&self) -> Kind;
 
@@ -76,10 +76,10 @@ pub trait Fault: Error + Send + Sync + 'static {
     }
 }
 
-/// A [`Fault`] of any type, for programs' outermost functions.
-pub type Failure = Box<dyn Fault>;
+/// A [`ProgramError`] of any type, for programs' outermost functions.
+pub type Failure = Box<dyn ProgramError>;
 
-impl<E: Fault> From<E> for Failure {
+impl<E: ProgramError> From<E> for Failure {
     fn from(error: E) -> Self {
         Box::new(error)
     }
@@ -93,10 +93,10 @@ impl<E: Fault> From<E> for Failure {
 ///   hint: give the user that runs perennial-ingest write access to the folder
 /// ```
 #[must_use]
-pub fn render(fault: &dyn Fault) -> String {
-    let mut text = format!("error: {fault}");
-    let mut said = fault.to_string();
-    let mut cause = fault.source();
+pub fn render(error: &dyn ProgramError) -> String {
+    let mut text = format!("error: {error}");
+    let mut said = error.to_string();
+    let mut cause = error.source();
     while let Some(error) = cause {
         let line = error.to_string();
         // Many libraries print their source inside their own message: print each text once.
@@ -106,7 +106,7 @@ pub fn render(fault: &dyn Fault) -> String {
         }
         cause = error.source();
     }
-    if let Some(hint) = fault.hint() {
+    if let Some(hint) = error.hint() {
         let _ = write!(text, "\n  hint: {}", hint.replace('\n', "\n    "));
     }
     text
@@ -128,7 +128,7 @@ mod tests {
     #[error("permission denied")]
     struct Cause;
 
-    impl Fault for Open {
+    impl ProgramError for Open {
         fn kind(&self) -> Kind {
             Kind::Unavailable
         }
@@ -152,9 +152,9 @@ mod tests {
 
     #[test]
     fn render_prints_each_cause_once_and_the_hint() {
-        let fault = Open { table: "records", source: Cause };
+        let error = Open { table: "records", source: Cause };
         assert_eq!(
-            render(&fault),
+            render(&error),
             "error: cannot open table `records`\n  because: permission denied\n  hint: make it writable"
         );
     }

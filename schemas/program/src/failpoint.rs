@@ -8,7 +8,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::error::{Fault, Kind};
+use crate::error::{Kind, ProgramError};
 
 /// Every point, in the order a record passes them.
 pub const ALL: &[&str] = &[
@@ -32,7 +32,7 @@ static POINT: OnceLock<String> = OnceLock::new();
 #[error("`{0}` is not a failpoint: use `name` or `name:n` with one of {names}", names = ALL.join(", "))]
 pub struct UnknownFailpoint(String);
 
-impl Fault for UnknownFailpoint {
+impl ProgramError for UnknownFailpoint {
     fn kind(&self) -> Kind {
         Kind::Config
     }

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::process::ExitCode;
 
-use crate::error::{Failure, Fault, Kind, render};
+use crate::error::{Failure, Kind, ProgramError, render};
 use crate::stop::{self, Stop};
 use crate::{failpoint, panics, telemetry};
 
@@ -49,7 +49,7 @@ enum StartError {
     Log(String),
 }
 
-impl Fault for StartError {
+impl ProgramError for StartError {
     fn kind(&self) -> Kind {
         match self {
             Self::Log(_) => Kind::Config,

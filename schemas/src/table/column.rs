@@ -136,7 +136,7 @@ impl UtcBuilder {
 /// `Row` borrows its cells, so reading allocates nothing per row.
 macro_rules! table {
     ($table:literal { $($(#[$doc:meta])* $field:ident: $kind:ident,)* }) => {
-        /// One row: cells borrowed from whoever builds it, or from the batch it is read from.
+        /// One row: its cells are borrowed from the caller, or from the batch it is read from.
         #[derive(Debug, Clone, Copy, PartialEq)]
         pub struct Row<'a> {
             $($(#[$doc])* pub $field: <$crate::table::column::$kind as $crate::table::column::Column>::Value<'a>,)*
@@ -233,7 +233,7 @@ macro_rules! table {
                 self.rows
             }
 
-            /// Whether there are none.
+            /// Whether it has no rows.
             #[must_use]
             pub const fn is_empty(&self) -> bool {
                 self.rows == 0

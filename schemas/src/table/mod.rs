@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 
 pub mod buffers;
 pub mod column;
@@ -132,7 +132,7 @@ pub enum TableError {
     },
 }
 
-impl Fault for TableError {
+impl ProgramError for TableError {
     fn kind(&self) -> Kind {
         Kind::Corrupt
     }

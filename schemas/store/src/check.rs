@@ -14,7 +14,7 @@ use object_store::ObjectStoreExt as _;
 
 use crate::cause::is_damage;
 use crate::{Scan, Store, StoreError, file, open};
-use perennial_program::error::{Fault as _, Kind};
+use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{RecordId, Version};
 use perennial_schemas::table::records::Outcome;
 use perennial_schemas::table::{Table, TableError};

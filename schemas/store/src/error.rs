@@ -1,7 +1,7 @@
 //! What can go wrong with a store, and what to do about it.
 
 use deltalake::DeltaTableError;
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_schemas::id::Version;
 use perennial_schemas::table::{Table, TableError};
 
@@ -193,7 +193,7 @@ fn kind_of_reading(error: &(dyn std::error::Error + 'static)) -> Kind {
     }
 }
 
-impl Fault for StoreError {
+impl ProgramError for StoreError {
     fn kind(&self) -> Kind {
         match self {
             Self::Missing { .. } | Self::Version { .. } => Kind::NotFound,

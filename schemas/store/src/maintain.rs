@@ -30,7 +30,7 @@ use object_store::path::Path;
 
 use crate::commit::Committer;
 use crate::{Store, StoreError, file, version_of};
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Version;
 use perennial_schemas::table::Table;
@@ -53,7 +53,7 @@ pub struct Retention(Duration);
 #[error("a retention of {0:?} is not between 1 and 30 days")]
 pub struct RetentionError(Duration);
 
-impl Fault for RetentionError {
+impl ProgramError for RetentionError {
     fn kind(&self) -> Kind {
         Kind::Config
     }

@@ -54,7 +54,7 @@ pub(crate) const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The time since the start of an operation after which a failed try is not followed by another.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The most paths of one request to delete; S3 takes no more.
+/// The maximum number of paths in one request to delete; it is the limit of S3.
 const DELETED_AT_ONCE: usize = 1_000;
 
 /// The waits between [`TRIES`] tries: 100 ms, 200 ms, and so on. Without jitter: nothing here is random.

@@ -8,7 +8,7 @@ use super::*;
 use crate::commit::Committer;
 use crate::follow::{Follower, News};
 use crate::lock::ShardLock;
-use perennial_program::error::{Fault as _, Kind};
+use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{Seq, Shard};
 use perennial_schemas::table::records::{Builder, Outcome, Row, View};
 
@@ -231,7 +231,7 @@ async fn shard_lock_names_its_holder_and_ends_with_it() {
     ShardLock::take(&store, &main, "next").unwrap();
 }
 
-/// Whoever commits, follows or fetches may do so in a task of its own.
+/// Commits, followers and fetches may run in tasks of their own.
 #[tokio::test]
 async fn futures_of_a_store_can_be_spawned() {
     let (_folder, store) = new_store().await;
@@ -387,7 +387,7 @@ mod lost_answers {
         }
     }
 
-    fn stumble() -> object_store::Error {
+    fn transient() -> object_store::Error {
         let source = std::io::Error::new(std::io::ErrorKind::ConnectionReset, "the connection was closed");
         object_store::Error::Generic { store: "faulty", source: Box::new(source) }
     }
@@ -420,7 +420,7 @@ mod lost_answers {
                 || (chance > 0 && self.draw() == 0)
             {
                 self.happened.fetch_add(1, Ordering::SeqCst);
-                return Err(stumble());
+                return Err(transient());
             }
             Ok(())
         }
@@ -432,14 +432,14 @@ mod lost_answers {
             let is_entry = path.as_ref().contains("_delta_log/") && path.as_ref().ends_with(".json");
             let fate = if is_entry { self.faults.fate() } else { Fate::Done };
             if fate == Fate::Refused {
-                return Err(stumble());
+                return Err(transient());
             }
             let done = self.inner.put_opts(path, payload, options).await?;
             match fate {
                 Fate::Done | Fate::Refused => Ok(done),
                 Fate::LostAnswer { deaf } => {
                     self.faults.deaf.store(deaf, Ordering::SeqCst);
-                    Err(stumble())
+                    Err(transient())
                 }
                 Fate::AskedTwice => {
                     Err(object_store::Error::AlreadyExists { path: path.to_string(), source: "412".into() })
@@ -452,7 +452,7 @@ mod lost_answers {
                     });
                     let next = Path::from(format!("{folder}/{:020}.json", version + 1));
                     self.inner.put(&next, lines.collect::<String>().into()).await?;
-                    Err(stumble())
+                    Err(transient())
                 }
             }
         }

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use arrow::array::RecordBatch;
 use perennial_program::cli::{Log, print};
 use perennial_program::clock::Clock;
-use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::error::{Failure, Kind, ProgramError};
 use perennial_program::start;
 use perennial_program::stop::Stop;
 use perennial_program::telemetry::LogFormat;
@@ -52,7 +52,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-impl Fault for Refusal {
+impl ProgramError for Refusal {
     fn kind(&self) -> Kind {
         self.0
     }

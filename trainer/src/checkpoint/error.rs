@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 
 use super::FORMAT;
 use crate::model::decoder::listed;
@@ -117,7 +117,7 @@ pub enum CheckpointError {
     },
 }
 
-impl Fault for CheckpointError {
+impl ProgramError for CheckpointError {
     fn kind(&self) -> Kind {
         match self {
             Self::Write { .. } | Self::Read { .. } => Kind::Unavailable,

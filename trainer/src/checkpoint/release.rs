@@ -211,7 +211,7 @@ fn is_there(
     Ok(same_files && Manifest { files: BTreeMap::new(), ..found } == *wanted)
 }
 
-/// The manifest of a release; `None` if there is none, or if this program does not know its format.
+/// The manifest of a release; `None` if there is no release, or if this program does not know its format.
 ///
 /// # Errors
 /// [`CheckpointError::Read`] if it cannot be read.

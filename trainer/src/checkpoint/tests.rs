@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use perennial_program::error::Fault;
+use perennial_program::error::ProgramError;
 
 use super::*;
 use crate::testing::{delivery, learn, learned, numbers, train_config};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_replay::tokenise::{EncodeError, Tokenizer};
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,7 @@ pub enum HeldOutError {
     },
 }
 
-impl Fault for HeldOutError {
+impl ProgramError for HeldOutError {
     fn kind(&self) -> Kind {
         match self {
             Self::Read { source, .. } if source.kind() == ErrorKind::NotFound => Kind::NotFound,

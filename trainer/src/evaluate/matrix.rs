@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::f64::consts::LN_2;
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_schemas::id::Step;
 
 use crate::report::input::{Arrival, Run, Script, Slice, SliceScore};
@@ -100,7 +100,7 @@ pub enum MatrixError {
     },
 }
 
-impl Fault for MatrixError {
+impl ProgramError for MatrixError {
     fn kind(&self) -> Kind {
         Kind::Input
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use perennial_program::error::{Failure, Fault, Kind};
+use perennial_program::error::{Failure, Kind, ProgramError};
 use perennial_replay::receive::{self, Evaluation, Received};
 use perennial_schemas::id::Step;
 use perennial_schemas::table::Table;
@@ -27,7 +27,7 @@ pub struct NameTaken {
     step: Step,
 }
 
-impl Fault for NameTaken {
+impl ProgramError for NameTaken {
     fn kind(&self) -> Kind {
         Kind::Conflict
     }

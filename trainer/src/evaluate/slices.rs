@@ -1,6 +1,6 @@
 //! Scores documents with any weights: total nats, predictions and bytes of each.
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use perennial_replay::tokenise::{EncodeError, Tokenizer};
 use tch::Tensor;
 
@@ -82,7 +82,7 @@ pub enum ScoreError {
     Torch(#[from] TorchError),
 }
 
-impl Fault for ScoreError {
+impl ProgramError for ScoreError {
     fn kind(&self) -> Kind {
         match self {
             Self::Token { .. } => Kind::Config,

@@ -1,6 +1,6 @@
 //! The shape of a model, under the key names of Hugging Face's `config.json`.
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,7 @@ pub struct ShapeError {
     pub why: String,
 }
 
-impl Fault for ShapeError {
+impl ProgramError for ShapeError {
     fn kind(&self) -> Kind {
         Kind::Config
     }

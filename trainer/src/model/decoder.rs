@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use perennial_program::error::{Fault, Kind as FaultKind};
+use perennial_program::error::{Kind as ErrorKind, ProgramError};
 use perennial_schemas::seed::{Seed, unit};
 use tch::{Device, Kind, Tensor};
 
@@ -65,9 +65,9 @@ pub(crate) fn listed(names: &[String]) -> String {
     }
 }
 
-impl Fault for WeightsError {
-    fn kind(&self) -> FaultKind {
-        FaultKind::Config
+impl ProgramError for WeightsError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Config
     }
     fn hint(&self) -> Option<String> {
         Some("start from weights of the same shape, or change `[model]` to the shape of the weights".into())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::DateTime;
 use perennial_program::config::{Bytes, ConfigError, Loader};
-use perennial_program::error::{Failure, Fault, Kind as FaultKind};
+use perennial_program::error::{Failure, Kind as ErrorKind, ProgramError};
 use perennial_replay::inspect::{self, Census};
 use perennial_replay::library::Library;
 use perennial_replay::plan::{Order, Plan};
@@ -88,13 +88,13 @@ pub enum CollectError {
     Table(#[from] TableError),
 }
 
-impl Fault for CollectError {
-    fn kind(&self) -> FaultKind {
+impl ProgramError for CollectError {
+    fn kind(&self) -> ErrorKind {
         match self {
-            Self::Form(_) => FaultKind::Config,
-            Self::Read { .. } | Self::NotEvaluated(_) => FaultKind::NotFound,
-            Self::NoSlices(_) | Self::Metrics { .. } => FaultKind::Input,
-            Self::Draws { .. } => FaultKind::Corrupt,
+            Self::Form(_) => ErrorKind::Config,
+            Self::Read { .. } | Self::NotEvaluated(_) => ErrorKind::NotFound,
+            Self::NoSlices(_) | Self::Metrics { .. } => ErrorKind::Input,
+            Self::Draws { .. } => ErrorKind::Corrupt,
             Self::Config(error) => error.kind(),
             Self::Table(error) => error.kind(),
         }

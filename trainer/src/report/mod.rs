@@ -21,7 +21,7 @@ pub mod place;
 pub mod sections;
 pub mod words;
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 pub use perennial_report::number;
 
 pub use input::Input;
@@ -49,7 +49,7 @@ pub enum ReportError {
     Json(#[from] serde_json::Error),
 }
 
-impl Fault for ReportError {
+impl ProgramError for ReportError {
     fn kind(&self) -> Kind {
         match self {
             Self::Scores(error) => error.kind(),

@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Once;
 
-use perennial_program::error::{Fault, Kind};
+use perennial_program::error::{Kind, ProgramError};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
@@ -39,7 +39,7 @@ pub enum TorchError {
     Thread(String),
 }
 
-impl Fault for TorchError {
+impl ProgramError for TorchError {
     fn kind(&self) -> Kind {
         match self {
             Self::Refused(text) if is_memory(text) => Kind::Unavailable,

@@ -408,7 +408,7 @@ fn block_needs_no_text_but_those_that_were_missing_when_it_began() {
 
 const TEXT: &str = "The quick brown fox jumps over the lazy dog while seven other animals of the wood \
     look on and wonder whether it will ever learn to walk around it like everybody else does on a \
-    warm evening in the late summer when nobody is in a hurry and the light is long";
+    warm evening in the late summer when no one is in a hurry and the light is long";
 
 fn timed(text: &str, name: &str, time: i64) -> Doc {
     Doc { name: name.into(), source: "s".into(), time: Some(time), ..Doc::of(text) }
@@ -575,7 +575,7 @@ fn odd_texts_are_decided_on() {
 
 #[test]
 fn band_that_many_share_costs_a_bounded_number_of_comparisons() {
-    // One template, and so many words of their own that none is a duplicate of another.
+    // One template, with enough words of their own that no text is a duplicate of another.
     let page = |k: usize| {
         let own: String = (0..14).map(|word| format!("p{k}w{word} ")).collect();
         Doc::of(&format!("{TEXT} {own}"))

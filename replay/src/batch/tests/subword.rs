@@ -24,7 +24,7 @@ fn ticket_of_another_tokenizer_is_refused_by_name() {
     let (bytes, ours) = (plan(4, 64, 0.5), subword(4, 64, 0.5));
     let error = world.batch(&world.first(&bytes), &ours).unwrap_err();
     assert!(matches!(error, ReplayError::OtherConfig { .. }));
-    assert!(perennial_program::error::Fault::hint(&error).unwrap().contains("tokenizer"));
+    assert!(perennial_program::error::ProgramError::hint(&error).unwrap().contains("tokenizer"));
 }
 
 #[test]

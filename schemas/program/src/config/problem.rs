@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::layer::{Origin, Origins};
-use crate::error::{Fault, Kind};
+use crate::error::{Kind, ProgramError};
 
 /// The most problems reported in one run.
 pub(super) const MOST: usize = 100;
@@ -112,7 +112,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-impl Fault for ConfigError {
+impl ProgramError for ConfigError {
     fn kind(&self) -> Kind {
         Kind::Config
     }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::*;
-use crate::error::{Fault, Kind, render};
+use crate::error::{Kind, ProgramError, render};
 
 /// A configuration with everything a program's may have.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -516,8 +516,8 @@ fn required_key_of_the_root_is_told_without_a_place() {
     assert_eq!(error.to_string(), "missing key `path`");
     // A key that is there but wrong is not also missing.
     let wrong = given("path = 3\n");
-    let told = wrong.loader.clone().load::<Source>().unwrap_err();
-    assert_eq!(wrong.short(&told.to_string()), "replay.toml:1: `path` must be a string; found `3`");
+    let said = wrong.loader.clone().load::<Source>().unwrap_err();
+    assert_eq!(wrong.short(&said.to_string()), "replay.toml:1: `path` must be a string; found `3`");
 }
 
 #[test]
@@ -780,9 +780,9 @@ fn every_syntax_error_is_told_and_those_of_the_other_layers() {
 fn lines_are_right_with_crlf_and_a_byte_order_mark() {
     let config = given("\u{feff}seed = 3\r\n\r\n[store]\r\nurl = \"a\"\r\n");
     assert_eq!(config.load().value.seed, 3);
-    let told = given("\u{feff}sed = 3\r\n\r\n[store]\r\nulr = \"a\"\r\n").refusal();
+    let said = given("\u{feff}sed = 3\r\n\r\n[store]\r\nulr = \"a\"\r\n").refusal();
     assert_eq!(
-        told,
+        said,
         "replay.toml:1: unknown key `sed`; did you mean `seed`?\n\
          replay.toml:4: unknown key `store.ulr`; did you mean `url`?"
     );
@@ -813,13 +813,13 @@ fn deep_files_and_variables_are_refused_before_the_stack_ends() {
         within(15, 30),
         within(79, 79),
     ] {
-        let told = given(&text).refusal();
-        assert!(told.starts_with("replay.toml:1:") && told.ends_with("is nested too deeply"), "{told:.200}");
+        let said = given(&text).refusal();
+        assert!(said.starts_with("replay.toml:1:") && said.ends_with("is nested too deeply"), "{said:.200}");
     }
-    let told = given("").env(&"__A".repeat(10_000), "1").refusal();
-    assert!(told.ends_with("is nested too deeply"));
-    let told = given("").env("__TAGS", &"[".repeat(100_000)).refusal();
-    assert!(told.contains("`tags` must be an array of strings; found string"), "{told:.300}");
+    let said = given("").env(&"__A".repeat(10_000), "1").refusal();
+    assert!(said.ends_with("is nested too deeply"));
+    let said = given("").env("__TAGS", &"[".repeat(100_000)).refusal();
+    assert!(said.contains("`tags` must be an array of strings; found string"), "{said:.300}");
 }
 
 #[test]
@@ -836,12 +836,12 @@ fn dots_and_brackets_in_strings_and_comments_are_not_depth() {
 #[test]
 fn wrong_file_of_many_lines_is_told_in_part() {
     let text: String = (0..5000).map(|line| format!("key{line} = 1\n")).collect();
-    let told = given(text).refusal();
-    assert_eq!(told.lines().count(), 101);
-    assert!(told.ends_with("\nand 4900 more"), "{told}");
+    let said = given(text).refusal();
+    assert_eq!(said.lines().count(), 101);
+    assert!(said.ends_with("\nand 4900 more"), "{said}");
     let text: String = (0..2000).map(|line| format!("w{line} = 'x'\n")).collect();
-    let told = given(format!("[weights]\n{text}")).refusal();
-    assert_eq!(told.lines().count(), 100);
+    let said = given(format!("[weights]\n{text}")).refusal();
+    assert_eq!(said.lines().count(), 100);
 }
 
 /// Any configuration that a file can hold: odd strings, odd names, every finite float.
