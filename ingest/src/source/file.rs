@@ -167,7 +167,7 @@ struct Start {
     /// Bytes from `at` on that were decoded already.
     ready: Vec<u8>,
     /// What broke right behind them, if anything did.
-    broken: Option<ProgramError>,
+    broken: Option<Fault>,
     rest: Box<dyn Read>,
 }
 
@@ -379,7 +379,7 @@ impl Input<'_> {
     }
 
     /// Reads once: how many bytes (0 at the end), or what broke.
-    fn read(self, from: &mut dyn Read, into: &mut [u8]) -> Result<Result<usize, ProgramError>, SourceError> {
+    fn read(self, from: &mut dyn Read, into: &mut [u8]) -> Result<Result<usize, Fault>, SourceError> {
         loop {
             let error = match from.read(into) {
                 Ok(count) => return Ok(Ok(count)),
@@ -405,7 +405,7 @@ impl Input<'_> {
     }
 
     /// Up to `count` bytes, fewer at the end or where it breaks.
-    fn take(self, from: &mut dyn Read, count: usize) -> Result<(Vec<u8>, Option<ProgramError>), SourceError> {
+    fn take(self, from: &mut dyn Read, count: usize) -> Result<(Vec<u8>, Option<Fault>), SourceError> {
         let mut taken = vec![0; count];
         let mut filled = 0;
         let mut broken = None;
@@ -428,7 +428,7 @@ impl Input<'_> {
         self,
         from: &mut dyn Read,
         count: u64,
-        broken: &mut Option<ProgramError>,
+        broken: &mut Option<Fault>,
         outlet: &Outlet,
     ) -> Result<u64, End> {
         let mut chunk = vec![0; CHUNK];
