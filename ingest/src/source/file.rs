@@ -18,7 +18,7 @@ use super::walk::{Found, Packing, Walk, packing};
 use super::{
     End, FileName, MARKED, Outlet, Position, SourceError, digest, mark, marked_length, parquet, record,
 };
-use crate::block::{Place, ProgramError};
+use crate::block::{Fault, Place};
 use crate::config::{self, Format, Record};
 
 /// The largest window a zstd frame may have, as a power of two: 128 MiB.
@@ -391,12 +391,9 @@ impl Input<'_> {
                 return Err(self.failed("read", error));
             }
             return Ok(Err(if error.kind() == ErrorKind::UnexpectedEof {
-                ProgramError {
-                    reason: Reason::Truncated,
-                    detail: "the compressed data end too early".to_owned(),
-                }
+                Fault { reason: Reason::Truncated, detail: "the compressed data end too early".to_owned() }
             } else {
-                ProgramError {
+                Fault {
                     reason: Reason::CorruptSource,
                     detail: format!("the compressed data do not decode ({error})"),
                 }
