@@ -261,7 +261,7 @@ impl Follow {
         blocks: &[(Seen, Vec<Change>)],
         version: Version,
     ) -> Result<(arrow::array::RecordBatch, Revision)> {
-        let capacity = self.spec.config.capacity();
+        let capacity = self.spec.settings.capacity();
         let mut builder = Builder::new();
         let mut number = self.log.newest();
         for (seen, changes) in blocks {

@@ -6,8 +6,8 @@
 use std::sync::{Arc, Once};
 
 use deltalake::logstore::{
-    LogStore, LogStoreFactory, ObjectStoreFactory, ObjectStoreRef, StorageConfig, default_logstore,
-    logstore_factories, object_store_factories,
+    LogStore, LogStoreFactory, ObjectStoreFactory, ObjectStoreRef, StorageConfig,
+    client_options_from_certificate, default_logstore, logstore_factories, object_store_factories,
 };
 use deltalake::{DeltaResult, DeltaTableError};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
@@ -31,7 +31,11 @@ struct Bucket;
 impl ObjectStoreFactory for Bucket {
     fn parse_url_opts(&self, url: &Url, config: &StorageConfig) -> DeltaResult<(ObjectStoreRef, Path)> {
         let mut builder = AmazonS3Builder::from_env().with_url(url.as_str()).with_retry(config.retry.clone());
-        for (name, value) in &config.raw {
+        if let Some(path) = config.certificate.as_ref().and_then(|given| given.certificate_path.as_ref()) {
+            builder = builder.with_client_options(client_options_from_certificate(path)?);
+        }
+        // Those that are not of retries, limits or certificates.
+        for (name, value) in &config.unknown_properties {
             let key: AmazonS3ConfigKey = name
                 .to_ascii_lowercase()
                 .parse()

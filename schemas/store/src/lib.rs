@@ -266,4 +266,6 @@ async fn transaction_of(delta: &DeltaTable, table: Table, app_id: &str) -> Resul
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

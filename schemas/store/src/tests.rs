@@ -8,6 +8,7 @@ use super::*;
 use crate::commit::Committer;
 use crate::follow::{Follower, News};
 use crate::lock::ShardLock;
+use crate::testing::{delete, optimize};
 use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{Seq, Shard};
 use perennial_schemas::table::records::{Builder, Outcome, Row, View};
@@ -204,11 +205,8 @@ async fn compaction_is_no_news_and_a_delete_is_a_rewrite() {
         let from = (batch as u64 - 1) * 10;
         committer.commit(&[rows(from, from + 10, batch)], transactions(batch, batch * 10)).await.unwrap();
     }
-    let delta = store.newest(Table::Records).await.unwrap();
-    let (delta, metrics) = delta.optimize().await.unwrap();
-    assert!(metrics.num_files_removed > 0);
-    let (_, metrics) = delta.delete().with_predicate("seq = 4").await.unwrap();
-    assert_eq!(metrics.num_deleted_rows, Some(1));
+    optimize(&store).await;
+    assert_eq!(delete(&store, |row| row.seq == Some(4)).await, 1);
     let mut follower = Follower::new(&store, Table::Records, Some(Version(3)), None).await.unwrap();
     assert_eq!(follower.next().await.unwrap(), Some(News::Nothing { version: Version(4) }));
     assert_eq!(follower.next().await.unwrap(), Some(News::Rewritten { version: Version(5) }));

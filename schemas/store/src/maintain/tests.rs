@@ -13,6 +13,7 @@ use super::*;
 use crate::Scan;
 use crate::check::check;
 use crate::follow::{Follower, News};
+use crate::testing::delete;
 use perennial_program::clock::Clock;
 use perennial_schemas::id::{Seq, Shard};
 use perennial_schemas::table::buffers;
@@ -410,9 +411,7 @@ async fn second_of_two_maintenances_gets_a_conflict_and_doubles_nothing() {
 async fn compaction_gives_way_to_a_delete_that_came_first_and_brings_no_row_back() {
     let (_folder, store) = new_store().await;
     let (mut main, mut committer, bins) = planned(&store).await;
-    let delta = store.newest(Table::Records).await.unwrap();
-    let (_, metrics) = delta.delete().with_predicate("outcome = 'kept' and seq = 7").await.unwrap();
-    assert_eq!(metrics.num_deleted_rows, Some(1));
+    assert_eq!(delete(&store, |row| row.outcome == "kept" && row.seq == Some(7)).await, 1);
     let mut done = Done::default();
     compact(&store, &mut committer, bins, &options(), &Stop::new(), &mut done).await.unwrap();
     assert_eq!(done.joined, 0, "its plan is stale");
@@ -436,8 +435,7 @@ async fn compaction_gives_way_to_a_delete_that_came_first_and_brings_no_row_back
     let mut live = live(committer.delta(), Table::Records).await.unwrap();
     live.retain(|file| file.data.partition["outcome"].as_deref() == Some("dead_letter"));
     let bins = plan(live, &options(), day_name(store.clock().now_us()).as_deref());
-    let delta = store.newest(Table::Records).await.unwrap();
-    delta.delete().with_predicate("outcome = 'kept' and seq = 8").await.unwrap();
+    assert_eq!(delete(&store, |row| row.outcome == "kept" && row.seq == Some(8)).await, 1);
     let mut done = Done::default();
     compact(&store, &mut committer, bins, &options(), &Stop::new(), &mut done).await.unwrap();
     assert_eq!((done.joined, done.made), (3, 1));
