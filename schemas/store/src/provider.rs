@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::pruning::PrunableStatistics;
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, DFSchema, Result, ScalarValue, Statistics};
+use datafusion::common::{ColumnStatistics, DFSchema, Result, ScalarValue, Statistics, project_schema};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
@@ -18,6 +18,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 use deltalake::DeltaTable;
 use deltalake::kernel::LogicalFileView;
@@ -69,7 +70,9 @@ impl LiveFiles {
 
     /// The files in which rows may be for which `predicate` holds; all where it says nothing of statistics.
     fn matching(&self, predicate: Option<&Arc<dyn PhysicalExpr>>) -> Result<Vec<PartitionedFile>> {
-        let Some(predicate) = predicate else { return Ok(self.files.clone()) };
+        let Some(predicate) = predicate.filter(|_| !self.files.is_empty()) else {
+            return Ok(self.files.clone());
+        };
         let schema = Arc::clone(self.schema.table_schema());
         let pruning = PruningPredicateBuilder::new()
             .with_file_schema(Arc::clone(&schema))
@@ -111,6 +114,10 @@ impl TableProvider for LiveFiles {
             predicate = Some(filter);
         }
         let files = self.matching(predicate.as_ref())?;
+        if files.is_empty() {
+            let schema = project_schema(self.schema.table_schema(), projection)?;
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
         let groups = FileGroup::new(files).split_files(state.config().target_partitions());
         let config = FileScanConfigBuilder::new(self.store.clone(), Arc::new(source))
             .with_file_groups(groups)

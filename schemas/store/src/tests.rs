@@ -198,6 +198,38 @@ async fn version_that_does_not_exist_is_refused_and_a_bad_filter_is_the_callers_
 }
 
 #[tokio::test]
+async fn scan_opens_no_file_that_a_partition_or_a_statistic_of_the_log_rules_out() {
+    let (folder, store) = new_store().await;
+    let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
+    let mut paths = Vec::new();
+    for (commit, from) in [(1, 0), (2, 100)] {
+        committer.commit(&[rows(from, from + 20, commit)], transactions(commit, 20)).await.unwrap();
+        let live = file::live(committer.delta(), Table::Records).await.unwrap();
+        paths.push(live.into_iter().map(|file| file.path).collect::<Vec<_>>());
+    }
+    // Every file of the second commit, and the dead letters of the first, cannot be read.
+    let is_first = |path: &&String| paths[0].contains(path) && !path.contains("dead_letter");
+    for path in paths[1].iter().filter(|path| !is_first(path)) {
+        let place = folder.path().join("records").join(path);
+        let size = std::fs::metadata(&place).unwrap().len() as usize;
+        std::fs::write(place, vec![0; size]).unwrap();
+    }
+    let version = committer.version();
+    let found = async |filter: &str| {
+        let scan = Scan { columns: &["seq"], filter: Some(filter.to_owned()), order: &["seq"] };
+        store.scan(Table::Records, version, &scan).await.map(|batches| seqs(&batches))
+    };
+    assert_eq!(found("outcome = 'kept' and seq < 4").await.unwrap(), [0, 1, 3]);
+    assert_eq!(found("outcome in ('kept', 'duplicate') and seq between 1 and 3").await.unwrap(), [1, 2, 3]);
+    assert_eq!(found("outcome = 'kept' and shard = 'other'").await.unwrap(), [0_i64; 0]);
+    assert_eq!(found("seq > 1000").await.unwrap(), [0_i64; 0]);
+    assert_eq!(found("outcome = 'kept' and seq >= 100").await.unwrap_err().kind(), Kind::Corrupt);
+    // The first dead letter has seq 6.
+    assert_eq!(found("seq < 6").await.unwrap(), [0, 1, 2, 3, 4, 5]);
+    assert_eq!(found("seq <= 6").await.unwrap_err().kind(), Kind::Corrupt);
+}
+
+#[tokio::test]
 async fn compaction_is_no_news_and_a_delete_is_a_rewrite() {
     let (_folder, store) = new_store().await;
     let mut committer = Committer::open(&store, Table::Records, "ingest/main").await.unwrap();
