@@ -48,7 +48,7 @@ fn ticket() -> Ticket {
 fn ticket_survives_json_and_refuses_what_it_does_not_know() {
     let json = ticket().to_json();
     assert_eq!(Ticket::from_json(json.as_bytes()).unwrap(), ticket());
-    let other = json.replace("\"format\":1", "\"format\":9");
+    let other = json.replace(&format!("\"format\":{WIRE_FORMAT}"), "\"format\":9");
     assert!(matches!(Ticket::from_json(other.as_bytes()), Err(WireError::Format { found: 9 })));
     let extra = json.replacen('{', "{\"extra\":1,", 1);
     assert!(matches!(Ticket::from_json(extra.as_bytes()), Err(WireError::Ticket(_))));
