@@ -42,7 +42,7 @@ impl Telling {
     /// Asks it to stop, and waits until it says that it has heard.
     fn ask_to_stop(&mut self) {
         self.running.ask_to_stop();
-        self.until("stopping: finishing what is under way");
+        self.until("stopping: finishing the work in progress");
     }
 
     /// Waits for its end, and gives what it printed.
