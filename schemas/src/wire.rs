@@ -65,7 +65,7 @@ pub struct Ticket {
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// Not the JSON of a ticket.
-    #[error("this is not a ticket")]
+    #[error("invalid ticket")]
     Ticket(#[source] serde_json::Error),
     /// A ticket or batch of another format.
     #[error("format {found} of the replay API is not {WIRE_FORMAT}, the one this program speaks")]

@@ -229,7 +229,7 @@ async fn requests_that_are_none_are_refused_by_http_in_words() {
         ticket.to_json()
     };
     let cases: Vec<(&str, &str, String, u16, &str, &str)> = vec![
-        ("POST", "/v1/batches", "{".into(), 400, "input", "this is not a ticket"),
+        ("POST", "/v1/batches", "{".into(), 400, "input", "invalid ticket"),
         ("POST", "/v1/batches", json(&|t| t.format = 99), 400, "input", "format 99"),
         (
             "POST",
@@ -277,7 +277,7 @@ async fn requests_that_are_none_are_refused_by_flight_with_the_code_of_their_kin
     let other = Ticket { config: "0".into(), ..ticket.clone() };
     let unknown = Ticket { records: Version(99), ..ticket.clone() };
     for (bytes, code, text) in [
-        (String::from("\u{0}nonsense"), Code::InvalidArgument, "this is not a ticket"),
+        (String::from("\u{0}nonsense"), Code::InvalidArgument, "invalid ticket"),
         ("x".repeat(70_000), Code::OutOfRange, "too large"),
         (other.to_json(), Code::Aborted, "hint: use the config"),
         (unknown.to_json(), Code::NotFound, "99"),

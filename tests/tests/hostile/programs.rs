@@ -176,13 +176,13 @@ fn tickets_that_are_none_are_refused_as_input() {
     assert!(with(ticket).status.success(), "{}", said(&with(ticket)));
     let unknown = ticket.replacen('{', "{\"more\":1,", 1);
     for malformed in ["", "{", "[]", "null", "{}", "ticket", &ticket[..ticket.len() - 1], &unknown] {
-        assert_failed(&with(malformed), Kind::Input, &["this is not a ticket", "because: "]);
+        assert_failed(&with(malformed), Kind::Input, &["invalid ticket", "because: "]);
     }
-    let format = ticket.replacen("\"format\":1", "\"format\":7", 1);
+    let format = ticket.replacen("\"format\":2", "\"format\":7", 1);
     assert_ne!(format, ticket);
     assert_failed(
         &with(&format),
         Kind::Input,
-        &["format 7 of the replay API is not 1", "hint: run the same release"],
+        &["format 7 of the replay API is not 2", "hint: run the same release"],
     );
 }
