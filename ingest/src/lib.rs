@@ -22,6 +22,7 @@
 
 pub mod block;
 pub mod channel;
+pub mod cli;
 pub mod config;
 pub mod dedup;
 pub mod error;

@@ -26,6 +26,7 @@
 
 pub mod batch;
 pub mod buffer;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod draw;

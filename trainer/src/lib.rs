@@ -20,6 +20,7 @@ pub mod average;
 pub mod batches;
 pub mod branch;
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod device;
 pub mod evaluate;
