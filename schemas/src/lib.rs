@@ -7,9 +7,9 @@
 //! seed     all randomness
 //! text     the normal form that an id hashes
 //! ```
-//! Two crates beside this one complete what all programs share: `perennial-program` (configuration,
-//! errors, clock, log, clean stop) and `perennial-store` (the tables on an object store). Only the store
-//! links DataFusion and Delta.
+//! Three more crates complete what the programs share: `perennial-program` (configuration, errors, clock,
+//! log, clean stop), `perennial-report` (HTML pages) and `perennial-store` (the tables on an object store).
+//! Only the store links DataFusion and Delta.
 //!
 //! # Where to start
 //! [`table::records`], the row that everything else is about.
