@@ -3,7 +3,8 @@
 //! Sets of shingles are compared whole; their signatures decide nothing.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, VecDeque};
+
+use lru::LruCache;
 
 /// How many shingles two sets have, and have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,15 +62,11 @@ fn ratio(part: usize, whole: usize) -> f64 {
 
 /// Sets of shingles of kept records: those added or used last that fit into a number of bytes.
 ///
-/// A cache: a set that is not here is computed again from the text.
+/// A cache: a set that is not here is computed again from the text. Strictly the least recently used set
+/// leaves first: what a block needs can be fetched at once only if nothing that was just used can leave.
 #[derive(Debug)]
 pub(super) struct Cache {
-    // Only ever looked up, never walked in its order.
-    sets: HashMap<u64, (u64, Box<[u64]>)>,
-    /// Uses, from the oldest: the record and the time of the use, which counts uses. Of a record's uses
-    /// only the one with the time in `sets` counts.
-    uses: VecDeque<(u64, u64)>,
-    time: u64,
+    sets: LruCache<u64, Box<[u64]>>,
     bytes: usize,
     limit: usize,
 }
@@ -77,26 +74,17 @@ pub(super) struct Cache {
 impl Cache {
     /// An empty one of at most `limit` bytes of shingles.
     pub(super) fn new(limit: usize) -> Self {
-        Self { sets: HashMap::new(), uses: VecDeque::new(), time: 0, bytes: 0, limit }
+        Self { sets: LruCache::unbounded(), bytes: 0, limit }
     }
 
     /// The set of the record with this number.
     pub(super) fn get(&self, number: u64) -> Option<&[u64]> {
-        self.sets.get(&number).map(|(_, set)| &**set)
+        self.sets.peek(&number).map(|set| &**set)
     }
 
     /// Whether it has the set of the record with this number, which then is the one used last.
     pub(super) fn touch(&mut self, number: u64) -> bool {
-        let Some((used, _)) = self.sets.get_mut(&number) else { return false };
-        self.time += 1;
-        *used = self.time;
-        self.uses.push_back((number, self.time));
-        // One use per set counts: the others are removed before they outnumber them.
-        if self.uses.len() > 2 * self.sets.len() + 16 {
-            let sets = &self.sets;
-            self.uses.retain(|(number, time)| sets.get(number).is_some_and(|(used, _)| used == time));
-        }
-        true
+        self.sets.get(&number).is_some()
     }
 
     /// Adds the set of a record, in place of those not used for longest; one that does not fit is not added.
@@ -106,14 +94,11 @@ impl Cache {
             return;
         }
         while self.bytes + size > self.limit {
-            let Some((oldest, time)) = self.uses.pop_front() else { break };
-            if self.sets.get(&oldest).is_some_and(|(used, _)| *used == time) {
-                self.bytes -= self.sets.remove(&oldest).map_or(0, |(_, set)| size_of_val(&*set));
-            }
+            let Some((_, set)) = self.sets.pop_lru() else { break };
+            self.bytes -= size_of_val(&*set);
         }
         self.bytes += size;
-        self.sets.insert(number, (0, shingles.into()));
-        self.touch(number);
+        self.sets.put(number, shingles.into());
     }
 
     /// Bytes of shingles that it holds.
@@ -184,7 +169,6 @@ mod tests {
                     prop_assert_eq!(cache.get(number), expected.as_deref());
                 }
                 prop_assert_eq!(cache.bytes() as u64, model.iter().map(|number| number * 8).sum::<u64>());
-                prop_assert!(cache.uses.len() <= 2 * 12 + 17);
             }
         }
     }
