@@ -2,7 +2,7 @@
 //!
 //! A commit carries the transactions `ingest/<shard>` (its number, dense from 1: the fence),
 //! `seq/<shard>` (the next seq) and `src/<source>/<hash of the path>.<generation>` (where each file
-//! stands that it has rows of).
+//! stands that it has rows of). After the commit its readings get their place in the order of the store.
 //!
 //! What a daemon needs to go on is rebuilt from the table alone when it opens: where each file stands,
 //! the next seq and the texts that are kept. The transactions must agree with the rows, or the daemon
@@ -18,6 +18,7 @@ use perennial_schemas::table::Table;
 use perennial_schemas::table::column::pack_u32;
 use perennial_schemas::table::records::{self, MatchKind, Outcome, Reason, View, day_of};
 use perennial_store::commit::Committer;
+use perennial_store::order::{Claim, OrderLog};
 use perennial_store::{Scan, Store};
 
 use crate::block::{Block, Counts, Document, Marks, Place, Reading, Row, Rows, Verdict};
@@ -77,8 +78,12 @@ pub async fn open(store: &Store, shard: &Shard, config: &config::Config) -> Resu
     let mut scores = Scores::new(&config.score.enabled, &context);
     restore(&mut dedup, &mut scores, store, version).await?;
     let commit = committer.last(&fence(shard)).await?.unwrap_or(0);
+    let mut order = OrderLog::open(store).await?;
+    // A daemon that was killed between its commit and the order left its last readings without a place.
+    order.append(&[Claim::readings(shard, stand.next)]).await?;
     let writer = Writer {
         committer,
+        order,
         store: store.clone(),
         shard: shard.clone(),
         limits: config.commit,
@@ -153,6 +158,7 @@ impl Stand {
 #[derive(Debug)]
 pub struct Writer {
     committer: Committer,
+    order: OrderLog,
     store: Store,
     shard: Shard,
     limits: config::Commit,
@@ -283,6 +289,8 @@ impl Writer {
         failpoint::hit("ingest.write.before_commit");
         let version = self.committer.commit(&[rows], transactions).await?;
         failpoint::hit("ingest.write.after_commit");
+        // A failure here loses nothing: the next start, or a reader, gives the readings their place.
+        self.order.append(&[Claim::readings(&self.shard, next)]).await?;
         let total = counts.total();
         tracing::debug!(%version, commit, read = total.read, kept = total.kept, "committed");
         self.commit = commit;

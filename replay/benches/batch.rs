@@ -179,8 +179,7 @@ impl Steps<'_, '_> {
     /// Tokens into rows and columns, of a batch that is laid out and whose text was read.
     fn packing(&mut self, library: &Library, members: &BTreeMap<String, Arc<Members>>, ticket: &Ticket) {
         let (runtime, store) = (self.runtime, self.runtime.block_on(self.world.store()));
-        let (index, marks) = (library.index(), library.index().high_water_marks());
-        let view = View { index, marks: &marks, members, permutation: None };
+        let view = View { index: library.index(), members, permutation: None };
         // With bytes for tokens no text is needed before.
         let laid = match layout(ticket, library.plan(), view, &Contents::new()) {
             Ok(LayoutOutcome::Whole(laid)) => Some(laid),

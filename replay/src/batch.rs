@@ -1,5 +1,5 @@
 //! READ THIS FIRST. A ticket becomes a batch: a pure function of the ticket, the plan and what the
-//! store holds at the versions that the ticket names.
+//! store holds below the ticket's limit in the order.
 //!
 //! ```text
 //! ticket --check--> rows --mix--> new text: new_text  \
@@ -9,30 +9,28 @@
 //! [`layout`] decides which tokens of which records go where; [`fill`] writes them. The server
 //! fetches the texts in between, all at once. With bytes for tokens a layout needs no text at all;
 //! with a subword tokenizer it may say which texts it needs to go on, and is asked again with them.
-//! How often, and what was read beside, plays no part in what comes of it.
+//! How often, and which other texts were read, does not change the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use perennial_schemas::id::{Seq, Shard, Step};
+use perennial_schemas::id::{Offset, Step};
 use perennial_schemas::wire::{Batch, BatchRow, Cursor, Ticket};
 
 use crate::buffer::Members;
 use crate::draw::{Drawn, Draws};
 use crate::error::{ReplayError, Result};
-use crate::index::{HighWaterMarks, Index};
+use crate::index::Index;
 use crate::new_text::{Held, NewTextReader, Permutation};
 use crate::pack::{self, PlannedRow};
-use crate::plan::{Plan, refused};
+use crate::plan::Plan;
 use crate::tokenise::Contents;
 
-/// What a batch needs to know of the store, at the versions that its ticket names.
+/// What a batch needs to know of the store.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    /// Kept records: at least those of the ticket's version.
+    /// Kept records: at least those below the ticket's limit.
     pub index: &'a Index,
-    /// The first seq of each shard that the ticket's version of `records` does not have.
-    pub marks: &'a HighWaterMarks,
     /// The members of each buffer at the ticket's revision.
     pub members: &'a BTreeMap<String, Arc<Members>>,
     /// In permuted order, the records in it, if they were sorted before.
@@ -55,11 +53,10 @@ pub struct BatchLayout {
 impl BatchLayout {
     /// The records whose text it needs, each once, in order.
     #[must_use]
-    pub fn records(&self) -> Vec<(Shard, Seq)> {
+    pub fn records(&self) -> Vec<Offset> {
         let segments = self.rows.iter().flat_map(|row| &row.segments);
-        let places: BTreeSet<(Shard, Seq)> =
-            segments.map(|segment| (segment.shard.clone(), segment.seq)).collect();
-        places.into_iter().collect()
+        let offsets: BTreeSet<Offset> = segments.map(|segment| segment.offset).collect();
+        offsets.into_iter().collect()
     }
 }
 
@@ -69,34 +66,32 @@ pub enum LayoutOutcome {
     /// It is whole.
     Whole(BatchLayout),
     /// Records whose text it needs first, none of which was read, at least one, in order.
-    Unread(Vec<(Shard, Seq)>),
+    Unread(Vec<Offset>),
 }
 
 /// Which tokens of which records go where, as far as `contents`, what was read, goes.
 ///
 /// # Errors
-/// A ticket that the plan refuses ([`Plan::check`]), or whose cursor stands nowhere
-/// ([`ReplayError::Ticket`]).
+/// A ticket that the plan refuses ([`Plan::check`]), or that names a revision which `view` lacks.
 pub fn layout(ticket: &Ticket, plan: &Plan, view: View<'_>, contents: &Contents) -> Result<LayoutOutcome> {
     plan.check(ticket)?;
     let length = plan.length as u64;
+    let limit = ticket.limit;
     let mut new_text =
-        NewTextReader::new(plan, view.index, view.marks, view.permutation, &ticket.new_text, contents)
-            .map_err(|why| refused(ticket, why))?;
-    let mut layout = BatchLayout { rows: Vec::new(), after: Cursor::new(), new_text: 0, missing: 0 };
+        NewTextReader::new(plan, view.index, limit, view.permutation, ticket.new_text, contents);
+    let mut layout = BatchLayout { rows: Vec::new(), after: Cursor::default(), new_text: 0, missing: 0 };
     let mut unread = BTreeSet::new();
     let mut wanted = 0_u64;
     let end = ticket.row.saturating_add(u64::from(plan.rows));
     for row in ticket.row..end {
         if let Some(buffer) = plan.mix.buffer(row) {
             let members = members(ticket, view, buffer)?;
-            let View { index, marks, .. } = view;
-            let (job, tokenizer) = (ticket.seed, &plan.tokenizer);
-            let draws = Draws { job, buffer, members, index, marks, tokenizer, contents };
+            let (job, index, tokenizer) = (ticket.seed, view.index, &plan.tokenizer);
+            let draws = Draws { job, buffer, members, index, limit, tokenizer, contents };
             let segments = match draws.row(row, length) {
                 Drawn::Row(segments) => segments,
-                Drawn::Unread(places) => {
-                    unread.extend(places);
+                Drawn::Unread(offsets) => {
+                    unread.extend(offsets);
                     continue;
                 }
             };
@@ -118,7 +113,7 @@ pub fn layout(ticket: &Ticket, plan: &Plan, view: View<'_>, contents: &Contents)
             layout.rows.push(PlannedRow { row, buffer: None, segments });
         }
     }
-    layout.after.clone_from(new_text.cursor());
+    layout.after = new_text.cursor();
     if new_text.held() == Some(Held::Unread) {
         unread.extend(new_text.ahead(wanted));
     }

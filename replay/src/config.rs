@@ -146,7 +146,7 @@ pub struct FollowConfig {
     /// `cursor`: a batch draws from the buffer as it was at the job's position in the stream; `store`: from
     /// the newest buffer.
     pub visible_until: VisibleUntil,
-    /// Seqs of a shard that are offered to the policies at a time. A buffer's members depend on it.
+    /// Offsets of the order that are offered to the policies at a time. A buffer's members may depend on it.
     pub block: u64,
 }
 

@@ -10,18 +10,18 @@
 //! Because spans begin at passages, the first tokens of a passage are read a little more often than
 //! its last; the record's boundary token comes with the first passage.
 //!
-//! A member that the ticket's version of `records` has not (it was removed while the job stood before
-//! the change that took it out) is drawn again: the others take its share.
+//! An erased member keeps its shape: it is drawn as before, and its tokens are padding. A member of which the
+//! store does not even have the shape is drawn again: the others take its share.
 //!
-//! With a subword tokenizer a row waits for the texts of its draws, and a removed text, of which
-//! nobody knows any more how many tokens it had, ends the row: what follows is padding. So whatever a
-//! removal leaves of the row of an older ticket stands where it stood.
+//! With a subword tokenizer a row waits for the texts of its draws, and an erased text, whose number of
+//! tokens is not known, ends the row: what follows is padding. So the spans that an erase leaves in the row
+//! of an older ticket stay where they were.
 
-use perennial_schemas::id::{Seq, Shard};
+use perennial_schemas::id::Offset;
 use perennial_schemas::seed::Seed;
 
 use crate::buffer::Members;
-use crate::index::{HighWaterMarks, Index, Record};
+use crate::index::{Index, Record};
 use crate::pack::Segment;
 use crate::tokenise::{Contents, Known, Tokenizer, byte_tokens};
 
@@ -47,8 +47,8 @@ pub struct Draws<'a> {
     pub members: &'a Members,
     /// Where their passages are.
     pub index: &'a Index,
-    /// What the ticket's version has of the index.
-    pub marks: &'a HighWaterMarks,
+    /// The first offset that the ticket may not depend on.
+    pub limit: Offset,
     /// How their texts become tokens.
     pub tokenizer: &'a Tokenizer,
     /// Those that were read.
@@ -61,7 +61,7 @@ pub enum Drawn {
     /// Its segments; none when nothing can be drawn from the buffer.
     Row(Vec<Segment>),
     /// Texts that must be read first.
-    Unread(Vec<(Shard, Seq)>),
+    Unread(Vec<Offset>),
 }
 
 impl<'a> Draws<'a> {
@@ -69,14 +69,14 @@ impl<'a> Draws<'a> {
     #[must_use]
     pub fn row(&self, row: u64, length: u64) -> Drawn {
         let (mut segments, mut room) = (Vec::new(), length);
-        for Draw { j, shard, record, place } in self.draws(row, 0) {
-            let known = self.known(shard, record);
+        for Draw { j, record, place } in self.draws(row, 0) {
+            let known = self.known(record);
             if matches!(known, Known::Unread) {
                 return Drawn::Unread(self.ahead(row, j, room));
             }
             let first = known.passage_start(&record.passages, place);
             let tokens = known.count().map_or(room, |count| count.saturating_sub(first).min(room));
-            segments.push(Segment::of(shard, record, first, tokens));
+            segments.push(Segment::of(record, first, tokens));
             room -= tokens;
             if room < LEAST {
                 break;
@@ -86,11 +86,11 @@ impl<'a> Draws<'a> {
     }
 
     /// The records not read yet among draw `j` of a row and those after it that about fill `room`.
-    fn ahead(&self, row: u64, j: u64, room: u64) -> Vec<(Shard, Seq)> {
-        let (mut places, mut bytes) = (Vec::new(), 0_u64);
-        for Draw { shard, record, place, .. } in self.draws(row, j) {
-            if matches!(self.known(shard, record), Known::Unread) {
-                places.push((shard.clone(), record.seq));
+    fn ahead(&self, row: u64, j: u64, room: u64) -> Vec<Offset> {
+        let (mut offsets, mut bytes) = (Vec::new(), 0_u64);
+        for Draw { record, place, .. } in self.draws(row, j) {
+            if matches!(self.known(record), Known::Unread) {
+                offsets.push(record.offset);
             }
             let first = Known::Bytes(record.bytes).passage_start(&record.passages, place);
             bytes = bytes.saturating_add(byte_tokens(record.bytes).saturating_sub(first));
@@ -98,7 +98,7 @@ impl<'a> Draws<'a> {
                 break;
             }
         }
-        places
+        offsets
     }
 
     /// Draw `first` of a row and those after it, but for those of members that are not there.
@@ -107,20 +107,16 @@ impl<'a> Draws<'a> {
         let mut missed = 0;
         let draw = move |j| {
             let (member, place) = self.members.draw(seed, row, j)?;
-            let below = |limit: &Seq| member.seq < *limit;
-            let record = self
-                .index
-                .get(&member.shard, member.seq)
-                .filter(|record| record.id == member.id && self.marks.get(&member.shard).is_some_and(below));
+            let record = self.index.get(member.offset).filter(|record| record.offset < self.limit);
             missed = if record.is_some() { 0 } else { missed + 1 };
-            let draw = record.map(|record| Draw { j, shard: &member.shard, record, place });
+            let draw = record.map(|record| Draw { j, record, place });
             (missed < MISSES).then_some(draw)
         };
         (first..).map_while(draw).flatten()
     }
 
-    fn known(&self, shard: &Shard, record: &Record) -> Known<'a> {
-        self.tokenizer.known(self.contents, shard, record.seq, record.bytes)
+    fn known(&self, record: &Record) -> Known<'a> {
+        self.tokenizer.known(self.contents, record.offset, record.bytes)
     }
 }
 
@@ -128,7 +124,6 @@ impl<'a> Draws<'a> {
 struct Draw<'a> {
     /// Its number in its row.
     j: u64,
-    shard: &'a Shard,
     record: &'a Record,
     /// The byte token of the record.
     place: u64,

@@ -2,7 +2,7 @@
 
 use perennial_program::config::ConfigError;
 use perennial_program::error::{Kind, ProgramError};
-use perennial_schemas::id::{IdError, Revision, Seq, Shard, Version};
+use perennial_schemas::id::{IdError, Offset, Revision, Seq, Shard};
 use perennial_schemas::table::TableError;
 use perennial_schemas::wire::{WIRE_FORMAT, WireError};
 use perennial_store::StoreError;
@@ -43,13 +43,13 @@ pub enum ReplayError {
         /// The step.
         step: u64,
     },
-    /// A version of `records` does not exist or was not read yet.
-    #[error("table `records` has no version {asked}: the newest that was read is {newest}")]
-    NoVersion {
-        /// The requested version.
-        asked: Version,
-        /// The newest version that was read.
-        newest: Version,
+    /// A part of the order that does not exist or was not read yet.
+    #[error("the order does not reach offset {asked}: it was read up to {newest}")]
+    NoOffset {
+        /// The requested limit.
+        asked: Offset,
+        /// The limit that was read.
+        newest: Offset,
     },
     /// A revision that a buffer has not reached.
     #[error("buffer `{buffer}` has no revision {asked}: its newest is {newest}")]
@@ -121,7 +121,7 @@ impl ProgramError for ReplayError {
         match self {
             Self::OtherConfig { .. } | Self::Served { .. } => Kind::Conflict,
             Self::Ticket { .. } => Kind::Input,
-            Self::NoVersion { .. } | Self::NoRevision { .. } => Kind::NotFound,
+            Self::NoOffset { .. } | Self::NoRevision { .. } => Kind::NotFound,
             Self::OtherPolicy { .. } | Self::Text { .. } => Kind::Config,
             Self::Encoder(_) => Kind::Bug,
             Self::Inconsistent { .. } => Kind::Corrupt,
@@ -141,7 +141,7 @@ impl ProgramError for ReplayError {
             Self::Served { .. } => {
                 Some("choose another job name, or use the config that the job started with".into())
             }
-            Self::NoVersion { .. } | Self::NoRevision { .. } => {
+            Self::NoOffset { .. } | Self::NoRevision { .. } => {
                 Some("read the store again: another process may be ahead of this one".into())
             }
             Self::OtherPolicy { buffer, .. } => Some(format!(

@@ -1,33 +1,35 @@
 //! Keeps one buffer: offers the stream to its policy, and writes what changes to `buffers`.
 //!
-//! Records are offered in blocks of a fixed number of seqs of one shard, as soon as the last seq of
-//! a block is known; of several whole blocks the one that lies earliest in its shard comes first.
-//! Each change says up to which seq of each shard the policy had seen the stream, so a reader can
-//! choose the buffer as it was at any place of it.
+//! Records are offered in blocks of a fixed number of offsets of the store's order, as soon as all
+//! offsets of a block are known. Each change says how much of the order the policy had seen, so a reader
+//! can choose the buffer as it was at any place of it.
 //!
-//! Whoever opens the store through this library is the same follower. The changes of buffer b are
-//! committed under the transaction `buffer/<b>`, whose number is that of the last change: of two
-//! followers at the same changes one gets a conflict, throws its own away and takes the other's,
-//! which are equal: of one shard the changes are a function of the store. Of several shards the order
-//! in which their blocks became whole shows in the changes; who commits first decides it for all.
+//! Every process that opens the store through this library is the same follower: the changes are a
+//! function of the order, the settings and the seed. The changes of buffer b are committed under the
+//! transaction `buffer/<b>`, whose number is that of the last change. The follower that committed last
+//! goes on at once; another one waits for it for [`PATIENCE`], so that N followers do not race for every
+//! commit. Of two that commit at once one gets a conflict, throws its own changes away and reads the other's.
 //! The policy's state is never stored: it is made again by offering the records up to what the newest
 //! change had seen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use perennial_program::error::{Kind, ProgramError as _};
 use perennial_program::failpoint;
-use perennial_schemas::id::{Revision, Seq, Shard, Version};
+use perennial_schemas::id::{Offset, Revision};
 use perennial_schemas::table::Table;
 use perennial_schemas::table::buffers::{Builder, Op, Row, View};
 use perennial_store::commit::Committer;
+use perennial_store::follow::{Follower, News};
 use perennial_store::{Scan, Store};
 
-use crate::buffer::{Candidate, Change, Log, Members, Policy, Seen, Spec, seen_to_json};
+use crate::buffer::{Candidate, Change, Log, Members, Policy, Spec};
 use crate::error::{ReplayError, Result};
 use crate::index::Index;
 use crate::plan::Plan;
+use crate::records::PATIENCE;
 
 /// The most changes in one commit, but for those of its last block.
 const MOST: usize = 1 << 16;
@@ -42,9 +44,16 @@ pub struct Follow {
     block: u64,
     log: Log,
     committer: Committer,
+    follower: Follower,
     policy: Box<dyn Policy>,
-    /// Blocks of each shard that the policy was offered.
-    offered: BTreeMap<Shard, u64>,
+    /// Blocks that the policy was offered.
+    offered: u64,
+    /// The revision that the policy's state agrees with.
+    agreed: Revision,
+    /// Whether the newest change is this follower's, or it has just opened.
+    leads: bool,
+    /// Since when blocks are whole that another follower is expected to offer, on the store's clock.
+    waiting: Option<Duration>,
     /// Whether the policy's state is still to be made from the records.
     stale: bool,
     /// Whether a commit failed in a way that leaves open whether it is in the store.
@@ -56,8 +65,8 @@ pub struct Follow {
 pub enum Progress {
     /// Everything that can be offered was.
     UpToDate,
-    /// The changes were read from the store again, as another follower was faster or a commit's fate
-    /// was unknown. Read the records again before going on: the changes may have seen more of them.
+    /// The changes of another follower were read, or a commit's fate was unknown. Read the records again
+    /// before going on: the changes may have seen more of them.
     Overtaken,
 }
 
@@ -70,6 +79,7 @@ impl Follow {
     /// the store's errors.
     pub async fn open(store: &Store, plan: &Plan, spec: &Spec) -> Result<Self> {
         let committer = Committer::open(store, Table::Buffers, &fence(&spec.name)).await?;
+        let follower = Follower::new(store, Table::Buffers, Some(committer.version()), None).await?;
         let mut follow = Self {
             store: store.clone(),
             spec: spec.clone(),
@@ -78,8 +88,12 @@ impl Follow {
             block: plan.block.max(1),
             log: Log::new(&spec.name),
             committer,
+            follower,
             policy: spec.policy(plan.seed),
-            offered: BTreeMap::new(),
+            offered: 0,
+            agreed: Revision(0),
+            leads: true,
+            waiting: None,
             stale: true,
             unsure: false,
         };
@@ -122,38 +136,91 @@ impl Follow {
     ///
     /// # Errors
     /// The store's errors. Nothing is lost by one: the next call goes on from what was committed.
-    pub async fn advance(&mut self, index: &Index, version: Version) -> Result<Progress> {
+    pub async fn advance(&mut self, index: &Index) -> Result<Progress> {
         if self.unsure {
-            // What is read now may have seen records that `index` does not have yet.
             self.reopen().await?;
+        } else {
+            self.read_others().await?;
+        }
+        if self.log.seen() > index.limit() {
             return Ok(Progress::Overtaken);
+        }
+        if !self.stale && self.agreed < self.log.newest() {
+            self.catch_up(index);
         }
         if self.stale {
             let changes = self.rebuild(index)?;
-            if self.commit(&[(self.log.seen().clone(), changes)], version).await? == Progress::Overtaken {
+            if self.commit(&[(self.log.seen(), changes)]).await? == Progress::Overtaken {
                 return Ok(Progress::Overtaken);
             }
-            self.stale = false;
+            self.agree();
         }
-        loop {
+        while self.is_due(index) {
             let mut blocks = Vec::new();
             let mut rows = 0;
-            while rows < MOST {
-                let Some((number, shard)) = self.next_block(index) else { break };
-                let changes = self.offer(index, &shard, number);
+            while rows < MOST && self.is_whole(index) {
+                let changes = self.offer(index);
                 rows += changes.len();
                 blocks.push((self.seen(), changes));
             }
-            if rows == 0 {
-                return Ok(Progress::UpToDate);
-            }
             // Until it is committed, what the policy knows is ahead of the store.
             self.stale = true;
-            if self.commit(&blocks, version).await? == Progress::Overtaken {
+            if self.commit(&blocks).await? == Progress::Overtaken {
                 return Ok(Progress::Overtaken);
             }
-            self.stale = false;
+            self.agree();
         }
+        Ok(Progress::UpToDate)
+    }
+
+    fn agree(&mut self) {
+        (self.stale, self.agreed) = (false, self.log.newest());
+    }
+
+    /// Offers the policy what another follower's policy had seen. If it decides otherwise (records were
+    /// removed in between), its state is made again from the start.
+    fn catch_up(&mut self, index: &Index) {
+        let mut ours = Vec::new();
+        while self.seen() < self.log.seen() {
+            let changes = self.offer(index);
+            ours.extend(changes.iter().map(|change| (change.op == Op::Admit, change.candidate.offset)));
+        }
+        self.stale = !ours.into_iter().eq(self.log.since(self.agreed));
+        self.agreed = self.log.newest();
+    }
+
+    /// Whether the next block is whole, and not another follower's for now.
+    fn is_due(&mut self, index: &Index) -> bool {
+        if !self.is_whole(index) {
+            self.waiting = None;
+            return false;
+        }
+        let now = self.store.clock().monotonic();
+        self.leads || now.saturating_sub(*self.waiting.get_or_insert(now)) >= PATIENCE
+    }
+
+    /// Reads the changes that other followers have committed since.
+    async fn read_others(&mut self) -> Result<()> {
+        while let Some(news) = self.follower.next().await? {
+            match news {
+                News::Nothing { .. } => {}
+                News::Rewritten { .. } => self.read_log().await?,
+                News::Appended { batches, .. } => {
+                    let newest = self.log.newest();
+                    for batch in &batches {
+                        for row in View::new(batch)?.iter() {
+                            if row.buffer == self.spec.name && row.revision > self.log.newest().to_i64() {
+                                self.add(&row)?;
+                            }
+                        }
+                    }
+                    if self.log.newest() > newest {
+                        (self.leads, self.waiting) = (false, None);
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes the policy's state again: of all blocks that the newest change had seen. What its
@@ -161,28 +228,22 @@ impl Follow {
     /// or several shards hold the same text.
     fn rebuild(&mut self, index: &Index) -> Result<Vec<Change>> {
         self.policy = self.spec.policy(self.seed);
-        self.offered.clear();
-        let seen = self.log.seen().iter();
-        let mut blocks: Vec<(u64, Shard)> = seen
-            .flat_map(|(shard, seq)| (0..(seq.0 + 1) / self.block).map(|number| (number, shard.clone())))
-            .collect();
-        blocks.sort();
-        let mut ours: BTreeMap<(Shard, Seq), Change> = BTreeMap::new();
-        for (number, shard) in blocks {
-            for change in self.offer(index, &shard, number) {
-                let place = (change.candidate.shard.clone(), change.candidate.seq);
+        self.offered = 0;
+        let mut ours: BTreeMap<Offset, Change> = BTreeMap::new();
+        while self.seen() < self.log.seen() {
+            for change in self.offer(index) {
                 match change.op {
-                    Op::Admit => drop(ours.insert(place, change)),
-                    Op::Evict | Op::Range => drop(ours.remove(&place)),
+                    Op::Admit => drop(ours.insert(change.candidate.offset, change)),
+                    Op::Evict | Op::Range => drop(ours.remove(&change.candidate.offset)),
                 }
             }
         }
         let theirs = self.log.members(self.log.newest())?;
         let mut changes = Vec::new();
         for member in theirs.list() {
-            if ours.remove(&(member.shard.clone(), member.seq)).is_none() {
-                let (shard, seq) = (member.shard.clone(), member.seq);
-                let candidate = Candidate { shard, seq, id: member.id, bytes: member.bytes };
+            if ours.remove(&member.offset).is_none() {
+                let (offset, shard, seq) = (member.offset, member.shard.clone(), member.seq);
+                let candidate = Candidate { offset, shard, seq, id: member.id, bytes: member.bytes };
                 changes.push(Change { op: Op::Evict, candidate, key: 0.0, weight: None, class: None });
             }
         }
@@ -190,52 +251,55 @@ impl Follow {
         Ok(changes)
     }
 
-    /// The earliest block that is whole and was not offered.
-    fn next_block(&self, index: &Index) -> Option<(u64, Shard)> {
-        let marks = index.high_water_marks();
-        let next = marks.into_iter().filter_map(|(shard, limit)| {
-            let number = self.offered.get(&shard).copied().unwrap_or(0);
-            let end = number.checked_add(1)?.checked_mul(self.block)?;
-            (end <= limit.0).then_some((number, shard))
-        });
-        next.min()
+    /// Whether all offsets of the next block are known.
+    fn is_whole(&self, index: &Index) -> bool {
+        self.seen().0.saturating_add(self.block) <= index.limit().0
     }
 
-    fn offer(&mut self, index: &Index, shard: &Shard, number: u64) -> Vec<Change> {
-        let start = number.saturating_mul(self.block);
-        let records = index.range(shard, Seq(start), Seq(start.saturating_add(self.block)));
+    /// Offers the next block. What was erased is not offered.
+    fn offer(&mut self, index: &Index) -> Vec<Change> {
+        let start = self.seen();
+        self.offered += 1;
         let candidate = |record: &crate::index::Record| Candidate {
-            shard: shard.clone(),
+            offset: record.offset,
+            shard: record.shard.clone(),
             seq: record.seq,
             id: record.id,
             bytes: record.bytes,
         };
-        let block: Vec<Candidate> = records.iter().map(candidate).collect();
+        let records = index.range(start, self.seen()).iter().filter(|record| !record.erased);
+        let block: Vec<Candidate> = records.map(candidate).collect();
         let mut changes = Vec::new();
         self.policy.offer(&block, &mut changes);
-        self.offered.insert(shard.clone(), number + 1);
         changes
     }
 
-    /// The last seq that was offered of each shard.
-    fn seen(&self) -> Seen {
-        let last = |blocks: u64| Seq(blocks.saturating_mul(self.block).saturating_sub(1));
-        self.offered.iter().map(|(shard, blocks)| (shard.clone(), last(*blocks))).collect()
+    /// The first offset that was not offered.
+    const fn seen(&self) -> Offset {
+        Offset(self.offered.saturating_mul(self.block))
     }
 
     /// Writes the changes of some blocks as one version.
-    async fn commit(&mut self, blocks: &[(Seen, Vec<Change>)], version: Version) -> Result<Progress> {
+    async fn commit(&mut self, blocks: &[(Offset, Vec<Change>)]) -> Result<Progress> {
         if blocks.iter().all(|(_, changes)| changes.is_empty()) {
             return Ok(Progress::UpToDate);
         }
-        let (rows, last) = self.rows(blocks, version)?;
+        if self.committed().await? < self.log.newest() {
+            // Another follower has committed since this one opened or committed.
+            self.committer = Committer::open(&self.store, Table::Buffers, &fence(&self.spec.name)).await?;
+        }
+        if self.committed().await? > self.log.newest() {
+            self.read_others().await?;
+            return Ok(Progress::Overtaken);
+        }
+        let (rows, last) = self.rows(blocks)?;
         failpoint::hit("replay.follow.before_commit");
         let transaction = (fence(&self.spec.name), last.to_i64());
         self.unsure = true;
         match self.committer.commit(std::slice::from_ref(&rows), vec![transaction]).await {
             Ok(_) => {
                 failpoint::hit("replay.follow.after_commit");
-                self.unsure = false;
+                (self.unsure, self.leads, self.waiting) = (false, true, None);
                 View::new(&rows)?.iter().try_for_each(|row| self.log.push(&row))?;
                 Ok(Progress::UpToDate)
             }
@@ -248,24 +312,25 @@ impl Follow {
         }
     }
 
+    /// The newest revision in the store as far as the committer knows.
+    async fn committed(&mut self) -> Result<Revision> {
+        let last = self.committer.last(&fence(&self.spec.name)).await?;
+        Ok(Revision::from_i64(last.unwrap_or(0)))
+    }
+
     /// Throws away what the store does not have, and reads what it has.
     async fn reopen(&mut self) -> Result<()> {
         self.committer = Committer::open(&self.store, Table::Buffers, &fence(&self.spec.name)).await?;
         self.read_log().await?;
-        (self.stale, self.unsure) = (true, false);
+        (self.unsure, self.leads, self.waiting) = (false, false, None);
         Ok(())
     }
 
-    fn rows(
-        &self,
-        blocks: &[(Seen, Vec<Change>)],
-        version: Version,
-    ) -> Result<(arrow::array::RecordBatch, Revision)> {
+    fn rows(&self, blocks: &[(Offset, Vec<Change>)]) -> Result<(arrow::array::RecordBatch, Revision)> {
         let capacity = self.spec.settings.capacity();
         let mut builder = Builder::new();
         let mut number = self.log.newest();
         for (seen, changes) in blocks {
-            let seen = seen_to_json(seen);
             for change in changes {
                 number = number.next();
                 let candidate = &change.candidate;
@@ -275,6 +340,7 @@ impl Follow {
                     op: change.op.as_str(),
                     shard: candidate.shard.as_str(),
                     seq: candidate.seq.to_i64(),
+                    offset: candidate.offset.to_i64(),
                     last_seq: None,
                     id: Some(candidate.id.as_bytes()),
                     bytes: i64::try_from(candidate.bytes).ok(),
@@ -285,10 +351,7 @@ impl Follow {
                     capacity: capacity.and_then(|capacity| i64::try_from(capacity.limit()).ok()),
                     capacity_unit: capacity.map(|capacity| capacity.unit()),
                     policy_digest: &self.digest,
-                    seen: &seen,
-                    seen_signals: None,
-                    seen_evaluations: None,
-                    records_version: version.to_i64(),
+                    seen: seen.to_i64(),
                 });
             }
         }
@@ -301,22 +364,27 @@ impl Follow {
         let version = self.store.version(Table::Buffers).await?;
         let filter = Some(format!("buffer = '{name}'"));
         let scan = Scan { columns: &[], filter, order: &["revision"] };
-        let mut log = Log::new(name);
-        for batch in self.store.scan(Table::Buffers, version, &scan).await? {
-            for row in View::new(&batch)?.iter() {
-                if row.policy_digest != self.digest {
-                    return Err(ReplayError::OtherPolicy {
-                        buffer: name.clone(),
-                        policy: row.policy.to_owned(),
-                        found: row.policy_digest.to_owned(),
-                        ours: self.digest.clone(),
-                    });
-                }
-                log.push(&row)?;
-            }
+        let batches = self.store.scan(Table::Buffers, version, &scan).await?;
+        self.follower = Follower::new(&self.store, Table::Buffers, Some(version), None).await?;
+        self.log = Log::new(name);
+        self.stale = true;
+        for batch in &batches {
+            View::new(batch)?.iter().try_for_each(|row| self.add(&row))?;
         }
-        self.log = log;
         Ok(())
+    }
+
+    /// Adds the next change of the store.
+    fn add(&mut self, row: &Row<'_>) -> Result<()> {
+        if row.policy_digest != self.digest {
+            return Err(ReplayError::OtherPolicy {
+                buffer: self.spec.name.clone(),
+                policy: row.policy.to_owned(),
+                found: row.policy_digest.to_owned(),
+                ours: self.digest.clone(),
+            });
+        }
+        self.log.push(row)
     }
 }
 

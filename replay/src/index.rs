@@ -1,26 +1,28 @@
 //! What replay keeps of every kept record in memory: all but its text.
 //!
-//! A function of the store: it is built from `records` at open and grown version by version.
-//! About 100 bytes a record, and 4 for each of its passages.
+//! A function of the store: it is built from `records` and `order` at open and grown version by version.
+//! About 120 bytes a record, and 4 for each of its passages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use perennial_schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::id::{Offset, RecordId, Seq, Shard};
 
 use crate::error::{ReplayError, Result};
 
-/// The first seq of each shard that a version of `records` does not have; a shard that is absent
-/// has none.
-pub type HighWaterMarks = BTreeMap<Shard, Seq>;
-
-/// A kept record.
+/// A kept record, or the shape of one that was erased.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
+    /// Its place in the order of the store.
+    pub offset: Offset,
+    /// Its shard.
+    pub shard: Shard,
     /// Its place in its shard.
     pub seq: Seq,
-    /// The id of its text.
+    /// The id of its text; zero where it was erased.
     pub id: RecordId,
+    /// The keyed hash of its id, which it keeps when it is erased.
+    pub key: u64,
     /// Bytes of its text.
     pub bytes: u64,
     /// Ends of its passages in bytes of its text, rising.
@@ -29,12 +31,15 @@ pub struct Record {
     pub source: Arc<str>,
     /// When the source says it happened, microseconds since 1970 UTC.
     pub event_time: Option<i64>,
+    /// Whether its text was removed from the store.
+    pub erased: bool,
 }
 
-/// All kept records by shard, in the order of their seq.
+/// All kept records in the order of the store.
 #[derive(Debug, Default, Clone)]
 pub struct Index {
-    shards: BTreeMap<Shard, Vec<Record>>,
+    records: Vec<Record>,
+    limit: Offset,
     /// One allocation for each source's name.
     sources: BTreeSet<Arc<str>>,
 }
@@ -46,83 +51,72 @@ impl Index {
         Self::default()
     }
 
-    /// Adds a record, which must come after all of its shard.
+    /// Adds records, which must come after all others, and raises the limit to `limit`, which must be above
+    /// all of them.
     ///
     /// # Errors
-    /// [`ReplayError::Inconsistent`] when its seq is not above the last one of its shard.
-    pub fn push(&mut self, shard: &Shard, mut record: Record) -> Result<()> {
+    /// [`ReplayError::Inconsistent`] for a record outside of its place.
+    pub fn extend(&mut self, records: impl IntoIterator<Item = Record>, limit: Offset) -> Result<()> {
+        for record in records {
+            self.push(record, limit)?;
+        }
+        self.limit = self.limit.max(limit);
+        Ok(())
+    }
+
+    fn push(&mut self, mut record: Record, limit: Offset) -> Result<()> {
+        let last = self.records.last().map(|last| last.offset);
+        if record.offset < self.limit || record.offset >= limit || last >= Some(record.offset) {
+            let (seq, shard, offset) = (record.seq, &record.shard, record.offset);
+            let why = format!(
+                "record {seq} of shard `{shard}` has offset {offset}, which is taken or beyond {limit}"
+            );
+            return Err(ReplayError::Inconsistent { table: "records", why });
+        }
         match self.sources.get(&record.source) {
             Some(known) => record.source = Arc::clone(known),
             None => drop(self.sources.insert(Arc::clone(&record.source))),
         }
-        let records = match self.shards.get_mut(shard) {
-            Some(records) => records,
-            None => self.shards.entry(shard.clone()).or_default(),
-        };
-        if let Some(last) = records.last().filter(|last| last.seq >= record.seq) {
-            let why = format!("record {} of shard `{shard}` was added after record {}", record.seq, last.seq);
-            return Err(ReplayError::Inconsistent { table: "records", why });
-        }
-        records.push(record);
+        self.records.push(record);
         Ok(())
     }
 
-    /// The first seq of each shard after its last record.
+    /// The first offset that is not known: every kept record below it is here.
     #[must_use]
-    pub fn high_water_marks(&self) -> HighWaterMarks {
-        let last = |records: &Vec<Record>| records.last().map(|record| record.seq.next());
-        self.shards.iter().filter_map(|(shard, records)| Some((shard.clone(), last(records)?))).collect()
+    pub const fn limit(&self) -> Offset {
+        self.limit
     }
 
-    /// The shards in order.
-    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
-        self.shards.keys()
-    }
-
-    /// The records of a shard with `from <= seq < to`, in order.
+    /// The records with `from <= offset < to`, in order.
     #[must_use]
-    pub fn range(&self, shard: &Shard, from: Seq, to: Seq) -> &[Record] {
-        let records = self.shards.get(shard).map_or(&[][..], Vec::as_slice);
-        let start = records.partition_point(|record| record.seq < from);
-        let end = records.partition_point(|record| record.seq < to);
-        records.get(start..end).unwrap_or(&[])
+    pub fn range(&self, from: Offset, to: Offset) -> &[Record] {
+        let start = self.records.partition_point(|record| record.offset < from);
+        let end = self.records.partition_point(|record| record.offset < to);
+        self.records.get(start..end).unwrap_or(&[])
     }
 
-    /// The records of a shard below its limit, from `from` on.
+    /// The record at an offset.
     #[must_use]
-    pub fn visible(&self, shard: &Shard, from: Seq, marks: &HighWaterMarks) -> &[Record] {
-        marks.get(shard).map_or(&[], |limit| self.range(shard, from, *limit))
+    pub fn get(&self, offset: Offset) -> Option<&Record> {
+        let at = self.records.binary_search_by_key(&offset, |record| record.offset).ok()?;
+        self.records.get(at)
     }
 
-    /// The record at a place.
+    /// All records in order.
     #[must_use]
-    pub fn get(&self, shard: &Shard, seq: Seq) -> Option<&Record> {
-        let records = self.shards.get(shard)?;
-        let at = records.binary_search_by_key(&seq, |record| record.seq).ok()?;
-        records.get(at)
-    }
-
-    /// As [`Index::get`], with the shard's name as the index holds it.
-    #[must_use]
-    pub fn entry(&self, shard: &Shard, seq: Seq) -> Option<(&Shard, &Record)> {
-        let (shard, _) = self.shards.get_key_value(shard)?;
-        Some((shard, self.get(shard, seq)?))
-    }
-
-    /// All records, by shard and seq.
-    pub fn iter(&self) -> impl Iterator<Item = (&Shard, &Record)> {
-        self.shards.iter().flat_map(|(shard, records)| records.iter().map(move |record| (shard, record)))
+    pub fn records(&self) -> &[Record] {
+        &self.records
     }
 
     /// How many records there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shards.values().map(Vec::len).sum()
+        self.records.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.records.is_empty()
     }
 }

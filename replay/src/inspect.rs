@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use perennial_schemas::id::{Revision, Version};
+use perennial_schemas::id::{Offset, Revision, Version};
 use serde::Serialize;
 
-use crate::buffer::Seen;
 use crate::error::Result;
 use crate::index::Record;
 use crate::library::Library;
@@ -42,11 +41,11 @@ pub struct BufferCensus {
     pub capacity: Option<String>,
     /// Its newest revision.
     pub revision: Revision,
-    /// The last seq of each shard that its policy had seen.
-    pub seen: Seen,
+    /// How much of the order its policy had seen: the first offset that it had not.
+    pub seen: Offset,
     /// Its members.
     pub members: Census,
-    /// Members whose record is no longer in the store.
+    /// Members whose text is no longer in the store.
     pub removed: Count,
 }
 
@@ -98,12 +97,12 @@ pub fn inspect(library: &mut Library) -> Result<Inspection> {
             policy: follow.spec().policy_name,
             capacity: follow.spec().settings.capacity().map(|capacity| capacity.to_string()),
             revision: members.revision(),
-            seen: follow.log().seen().clone(),
+            seen: follow.log().seen(),
             members: Census::default(),
             removed: Count::default(),
         };
         for member in members.list() {
-            match library.index().get(&member.shard, member.seq).filter(|record| record.id == member.id) {
+            match library.index().get(member.offset).filter(|record| !record.erased) {
                 Some(record) => census.members.add(record),
                 None => census.removed.add(byte_tokens(member.bytes)),
             }
@@ -111,7 +110,7 @@ pub fn inspect(library: &mut Library) -> Result<Inspection> {
         buffers.insert(name, census);
     }
     let mut stream = Census::default();
-    library.index().iter().for_each(|(_, record)| stream.add(record));
+    library.index().records().iter().filter(|record| !record.erased).for_each(|record| stream.add(record));
     Ok(Inspection { records: library.version(), config: library.plan().digest(), stream, buffers })
 }
 

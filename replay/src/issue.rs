@@ -1,13 +1,12 @@
-//! Who serves chooses tickets: which version, and which revision of each buffer.
+//! The server chooses what a ticket names: the limit in the order, and the revision of each buffer.
 
 use std::collections::BTreeMap;
 
-use perennial_schemas::id::{Revision, Seq, Step, Version};
+use perennial_schemas::id::{Offset, Revision, Step};
 use perennial_schemas::wire::{Cursor, Ticket, WIRE_FORMAT};
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::{Log, Seen};
-use crate::index::HighWaterMarks;
+use crate::buffer::Log;
 use crate::plan::{Order, Plan, VisibleUntil};
 
 /// Where a job stands when it asks for its next batch.
@@ -31,18 +30,13 @@ impl Request {
     /// Of a job that begins at the start of the stream.
     #[must_use]
     pub fn first(job: &str) -> Self {
-        Self { job: job.to_owned(), step: Step(0), row: 0, new_text: Cursor::new() }
+        Self { job: job.to_owned(), step: Step(0), row: 0, new_text: Cursor::default() }
     }
 
     /// For what comes after a ticket that [`following`](crate::batch::following) made.
     #[must_use]
     pub fn of(ticket: &Ticket) -> Self {
-        Self {
-            job: ticket.job.clone(),
-            step: ticket.step,
-            row: ticket.row,
-            new_text: ticket.new_text.clone(),
-        }
+        Self { job: ticket.job.clone(), step: ticket.step, row: ticket.row, new_text: ticket.new_text }
     }
 }
 
@@ -59,49 +53,41 @@ pub enum Issued {
     },
 }
 
-/// Whether a buffer that had seen this much may be drawn from.
+/// How much of the order a buffer may have seen to be drawn from.
 ///
-/// With [`VisibleUntil::Cursor`] it may know nothing that the job has not wholly read: of every shard at
-/// most what lies before the cursor. A job in permuted order is at no place of the stream: then only
-/// the empty buffer will do.
+/// With [`VisibleUntil::Cursor`] it may know nothing that the job has not wholly read: at most what lies
+/// before the cursor. A job in permuted order is at no place of the stream: then only the empty buffer
+/// will do.
 #[must_use]
-pub fn allows(plan: &Plan, marks: &HighWaterMarks, cursor: &Cursor, seen: &Seen) -> bool {
-    let before = |next: Option<Seq>, seq: &Seq| next.is_some_and(|next| *seq < next);
-    let in_store = seen.iter().all(|(shard, seq)| before(marks.get(shard).copied(), seq));
-    let read = || seen.iter().all(|(shard, seq)| before(cursor.get(shard).map(|place| place.seq), seq));
-    in_store
-        && match (plan.visible_until, plan.order) {
-            (VisibleUntil::Store, _) => true,
-            (VisibleUntil::Cursor, Order::Stream) => read(),
-            (VisibleUntil::Cursor, Order::Permuted) => false,
-        }
+pub fn visible(plan: &Plan, limit: Offset, cursor: Cursor) -> Offset {
+    match (plan.visible_until, plan.order) {
+        (VisibleUntil::Store, _) => limit,
+        (VisibleUntil::Cursor, Order::Stream) => cursor.offset.min(limit),
+        (VisibleUntil::Cursor, Order::Permuted) => Offset(0),
+    }
 }
 
-/// The ticket for a request at `records`, whose marks are `marks`: with the newest revision of each
-/// buffer that [`allows`] admits.
+/// The ticket for a request, with the newest revision of each buffer that [`visible`] admits.
 #[must_use]
 pub fn ticket<'a>(
     plan: &Plan,
     request: &Request,
-    records: Version,
-    marks: &HighWaterMarks,
+    limit: Offset,
     log: impl Fn(&str) -> Option<&'a Log>,
 ) -> Ticket {
-    let revision = |name: &str| {
-        log(name)
-            .map_or(Revision(0), |log| log.newest_where(|seen| allows(plan, marks, &request.new_text, seen)))
-    };
+    let visible = visible(plan, limit, request.new_text);
+    let revision = |name: &str| log(name).map_or(Revision(0), |log| log.newest_within(visible));
     let buffers: BTreeMap<String, Revision> =
         plan.mix.buffers().map(|name| (name.to_owned(), revision(name))).collect();
     Ticket {
         format: WIRE_FORMAT,
         job: request.job.clone(),
         step: request.step,
-        records,
+        limit,
         buffers,
         config: plan.digest(),
         seed: plan.job_seed(&request.job),
         row: request.row,
-        new_text: request.new_text.clone(),
+        new_text: request.new_text,
     }
 }

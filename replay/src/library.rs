@@ -1,21 +1,22 @@
 //! Replay in one process: an open store, what is known of it, and the batches that come of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use perennial_program::config::Bytes;
-use perennial_schemas::id::{Revision, Seq, Shard, Version, check_name};
+use perennial_schemas::id::{Offset, Revision, Seq, Shard, Version, check_name};
 use perennial_schemas::table::column::unpack_u32;
 use perennial_schemas::table::records::View as Rows;
 use perennial_schemas::wire::{Batch, Ticket};
 use perennial_store::Store;
+use perennial_store::order::OrderLog;
 use rayon::prelude::*;
 
 use crate::batch::{self, BatchLayout, LayoutOutcome, View};
 use crate::buffer::Members;
 use crate::error::{ReplayError, Result};
 use crate::follow::{Follow, Progress};
-use crate::index::{HighWaterMarks, Index};
+use crate::index::Index;
 use crate::issue::{self, Issued, Request};
 use crate::new_text::Permutation;
 use crate::plan::{Order, Plan};
@@ -33,8 +34,8 @@ pub struct Library {
     /// How many rewrites of the records the buffers and the texts know of.
     rewrites: u64,
     texts: Texts,
-    /// The order of the version read last, where the plan permutes.
-    permutation: Option<(Version, Arc<Permutation>)>,
+    /// The order below the limit of the last ticket, where the plan permutes.
+    permutation: Option<(Offset, Arc<Permutation>)>,
     /// What was laid out last: a ticket is issued, evaluated and followed by the next one in turn.
     laid: Option<Laid>,
 }
@@ -48,20 +49,19 @@ struct Laid {
 }
 
 /// Records that cannot be tokenised, of which none is known to be needed.
-type Failed = BTreeMap<(Shard, Seq), EncodeError>;
+type Failed = BTreeMap<Offset, EncodeError>;
 
 /// What is known of the store at a ticket.
 struct Known {
     index: Arc<Index>,
-    marks: Arc<HighWaterMarks>,
     members: BTreeMap<String, Arc<Members>>,
     permutation: Option<Arc<Permutation>>,
 }
 
 impl Known {
     fn view(&self) -> View<'_> {
-        let Self { index, marks, members, permutation } = self;
-        View { index, marks, members, permutation: permutation.as_ref() }
+        let Self { index, members, permutation } = self;
+        View { index, members, permutation: permutation.as_ref() }
     }
 }
 
@@ -95,7 +95,7 @@ impl Library {
         self.follow_records().await?;
         for name in self.buffers.keys().cloned().collect::<Vec<_>>() {
             while let Some(buffer) = self.buffers.get_mut(&name) {
-                match buffer.advance(self.records.index(), self.records.version()).await? {
+                match buffer.advance(self.records.index()).await? {
                     Progress::UpToDate => break,
                     // The other follower may have read further.
                     Progress::Overtaken => self.follow_records().await?,
@@ -130,10 +130,15 @@ impl Library {
         self.records.version()
     }
 
-    /// The records of that version.
+    /// The records that have an offset.
     #[must_use]
     pub fn index(&self) -> &Index {
         self.records.index()
+    }
+
+    /// To append to the order of the store.
+    pub const fn order_log(&mut self) -> &mut OrderLog {
+        self.records.order_log()
     }
 
     /// The buffers that are kept, by name.
@@ -158,15 +163,14 @@ impl Library {
         }
     }
 
-    /// The ticket of the next batch of a job, at the newest version that was read.
+    /// The ticket of the next batch of a job, whose limit is the end of the order that was read.
     ///
     /// # Errors
-    /// A cursor that stands nowhere, and the store's errors.
+    /// The store's errors.
     pub async fn ticket(&mut self, request: &Request) -> Result<Issued> {
-        let (version, marks) = (self.records.version(), self.records.high_water_marks());
-        let ticket = issue::ticket(&self.plan, request, version, &marks, |name| {
-            self.buffers.get(name).map(Follow::log)
-        });
+        let limit = self.records.index().limit();
+        let ticket =
+            issue::ticket(&self.plan, request, limit, |name| self.buffers.get(name).map(Follow::log));
         let layout = self.layout(&ticket).await?;
         let enough = layout.missing == 0 || (self.plan.drain && layout.new_text > 0);
         Ok(if enough { Issued::Ticket(ticket) } else { Issued::NotYet { missing: layout.missing } })
@@ -175,8 +179,7 @@ impl Library {
     /// The batch that a ticket names.
     ///
     /// # Errors
-    /// A ticket that the plan refuses, a version that the store no longer keeps, a revision that nobody
-    /// made, and the store's errors.
+    /// A ticket that the plan refuses, a limit or a revision that was not read yet, and the store's errors.
     pub async fn batch(&mut self, ticket: &Ticket) -> Result<Batch> {
         let layout = self.layout(ticket).await?;
         let mut contents =
@@ -184,7 +187,7 @@ impl Library {
         let records = layout.records();
         let read = self.read(&mut contents, &records).await;
         let batch = read.and_then(|failed| {
-            raise(failed, &records)?;
+            self.raise(failed, &records)?;
             batch::fill(&layout, &self.plan, &contents)
         });
         if let Some(laid) = &mut self.laid {
@@ -199,7 +202,7 @@ impl Library {
     /// As [`Library::batch`].
     pub async fn after(&mut self, ticket: &Ticket) -> Result<Request> {
         let layout = self.layout(ticket).await?;
-        Ok(Request::of(&batch::following(ticket, &self.plan, layout.after.clone())))
+        Ok(Request::of(&batch::following(ticket, &self.plan, layout.after)))
     }
 
     /// The layout of a ticket, which then is the one laid out last.
@@ -214,50 +217,56 @@ impl Library {
         let layout = loop {
             match batch::layout(ticket, &self.plan, known.view(), &contents)? {
                 LayoutOutcome::Whole(layout) => break Arc::new(layout),
-                LayoutOutcome::Unread(places) => {
-                    failed.extend(self.read(&mut contents, &places).await?);
+                LayoutOutcome::Unread(offsets) => {
+                    failed.extend(self.read(&mut contents, &offsets).await?);
                     // As if removed: such a record is in the layout where, and only where, it is needed.
-                    contents.extend(failed.keys().map(|place| (place.clone(), None)));
+                    contents.extend(failed.keys().map(|offset| (*offset, None)));
                 }
             }
         };
-        contents.retain(|place, _| !failed.contains_key(place));
-        raise(failed, &layout.records())?;
+        contents.retain(|offset, _| !failed.contains_key(offset));
+        self.raise(failed, &layout.records())?;
         self.laid = Some(Laid { ticket: ticket.clone(), layout: Arc::clone(&layout), contents });
         Ok(layout)
     }
 
     async fn known(&mut self, ticket: &Ticket) -> Result<Known> {
-        let (index, marks) = self.records.at(ticket.records).await?;
+        let index = self.records.at(ticket.limit)?;
         let mut members = BTreeMap::new();
         for (buffer, revision) in &ticket.buffers {
             members.insert(buffer.clone(), self.members(buffer, *revision)?);
         }
         let permutation = match (&self.permutation, self.plan.order) {
             (_, Order::Stream) => None,
-            (Some((version, permutation)), _) if *version == ticket.records => Some(Arc::clone(permutation)),
+            (Some((limit, permutation)), _) if *limit == ticket.limit => Some(Arc::clone(permutation)),
             _ => {
-                let permutation = Arc::new(Permutation::new(&self.plan, &index, &marks));
-                self.permutation = Some((ticket.records, Arc::clone(&permutation)));
+                let permutation = Arc::new(Permutation::new(&self.plan, &index, ticket.limit));
+                self.permutation = Some((ticket.limit, Arc::clone(&permutation)));
                 Some(permutation)
             }
         };
-        Ok(Known { index, marks, members, permutation })
+        Ok(Known { index, members, permutation })
     }
 
     /// Adds the tokens of these records to `contents`, of their texts as the newest version has them:
     /// none for what was removed since. Those that cannot be tokenised are returned, not added: not
     /// every record that is read ahead is needed.
-    async fn read(&mut self, contents: &mut Contents, places: &[(Shard, Seq)]) -> Result<Failed> {
+    async fn read(&mut self, contents: &mut Contents, offsets: &[Offset]) -> Result<Failed> {
         let mut wanted = Vec::new();
-        for place in places {
-            if contents.contains_key(place) {
+        let mut removed: BTreeMap<(Shard, Seq), Offset> = BTreeMap::new();
+        for offset in offsets {
+            if contents.contains_key(offset) {
                 continue;
             }
-            let laid = self.laid.as_ref().and_then(|laid| laid.contents.get(place).cloned().flatten());
-            match laid.or_else(|| self.texts.get(place)) {
-                Some(tokens) => drop(contents.insert(place.clone(), Some(tokens))),
-                None => wanted.push(place.clone()),
+            let laid = self.laid.as_ref().and_then(|laid| laid.contents.get(offset).cloned().flatten());
+            match (laid.or_else(|| self.texts.get(offset)), self.records.index().get(*offset)) {
+                (Some(tokens), _) => drop(contents.insert(*offset, Some(tokens))),
+                (None, Some(record)) if !record.erased => {
+                    let place = (record.shard.clone(), record.seq);
+                    wanted.push(place.clone());
+                    removed.insert(place, *offset);
+                }
+                (None, _) => drop(contents.insert(*offset, None)),
             }
         }
         if wanted.is_empty() {
@@ -271,38 +280,39 @@ impl Library {
         let mut texts: Vec<Text> = Vec::new();
         for row in Rows::new(&rows)?.iter() {
             let (Some(seq), Some(text)) = (row.seq, row.text) else { continue };
-            let place = (row.shard.parse::<Shard>()?, Seq::from_i64(seq));
+            let Some(offset) = removed.remove(&(row.shard.parse()?, Seq::from_i64(seq))) else { continue };
             let passages = row.passages.map(|blob| unpack_u32(blob).collect()).unwrap_or_default();
-            texts.push(Text { place, text: text.into(), passages });
+            texts.push(Text { offset, text: text.into(), passages });
         }
-        let mut removed: BTreeSet<(Shard, Seq)> = wanted.into_iter().collect();
         let mut failed = Failed::new();
-        for (place, tokens) in encode(&self.plan.tokenizer, texts).await? {
-            removed.remove(&place);
+        for (offset, tokens) in encode(&self.plan.tokenizer, texts).await? {
             match tokens {
                 Ok(tokens) => {
-                    self.texts.insert(place.clone(), tokens.clone());
-                    contents.insert(place, Some(tokens));
+                    self.texts.insert(offset, tokens.clone());
+                    contents.insert(offset, Some(tokens));
                 }
-                Err(error) => drop(failed.insert(place, error)),
+                Err(error) => drop(failed.insert(offset, error)),
             }
         }
-        contents.extend(removed.into_iter().map(|place| (place, None)));
+        contents.extend(removed.into_values().map(|offset| (offset, None)));
         Ok(failed)
     }
-}
 
-/// Refuses `records` of which one failed.
-fn raise(mut failed: Failed, records: &[(Shard, Seq)]) -> Result<()> {
-    match records.iter().find_map(|place| failed.remove_entry(place)) {
-        Some(((shard, seq), source)) => Err(ReplayError::Text { shard, seq, source }),
-        None => Ok(()),
+    /// Refuses `records` of which one failed.
+    fn raise(&self, mut failed: Failed, records: &[Offset]) -> Result<()> {
+        let Some((offset, source)) = records.iter().find_map(|offset| failed.remove_entry(offset)) else {
+            return Ok(());
+        };
+        match self.records.index().get(offset) {
+            Some(record) => Err(ReplayError::Text { shard: record.shard.clone(), seq: record.seq, source }),
+            None => Ok(()),
+        }
     }
 }
 
 /// A record's text as it was fetched.
 struct Text {
-    place: (Shard, Seq),
+    offset: Offset,
     text: Arc<str>,
     passages: Vec<u32>,
 }
@@ -311,10 +321,10 @@ struct Text {
 async fn encode(
     tokenizer: &Tokenizer,
     texts: Vec<Text>,
-) -> Result<Vec<((Shard, Seq), Result<Tokens, EncodeError>)>> {
+) -> Result<Vec<(Offset, Result<Tokens, EncodeError>)>> {
     let bytes = matches!(tokenizer, Tokenizer::Bytes);
     let tokenizer = tokenizer.clone();
-    let one = move |text: Text| (text.place, tokenizer.encode(text.text, &text.passages));
+    let one = move |text: Text| (text.offset, tokenizer.encode(text.text, &text.passages));
     if bytes {
         return Ok(texts.into_iter().map(one).collect());
     }

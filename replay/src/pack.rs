@@ -10,7 +10,7 @@
 //! Every input of a segment has a target in its own record, so every prediction counts. Tokens outside of
 //! segments and tokens of a removed record are padding with mask false.
 
-use perennial_schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::id::{Offset, RecordId, Seq, Shard};
 use perennial_schemas::wire::{BatchRow, Span};
 
 use crate::error::{ReplayError, Result};
@@ -20,6 +20,8 @@ use crate::tokenise::{Contents, Tokenizer};
 /// A segment of a record: tokens `first .. first + tokens` of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
+    /// The record's place in the order of the store.
+    pub offset: Offset,
     /// The record's shard.
     pub shard: Shard,
     /// Its seq in the shard.
@@ -37,8 +39,9 @@ pub struct Segment {
 impl Segment {
     /// These tokens of a record.
     #[must_use]
-    pub fn of(shard: &Shard, record: &Record, first: u64, tokens: u64) -> Self {
-        Self { shard: shard.clone(), seq: record.seq, id: record.id, bytes: record.bytes, first, tokens }
+    pub fn of(record: &Record, first: u64, tokens: u64) -> Self {
+        let Record { offset, seq, id, bytes, .. } = *record;
+        Self { offset, shard: record.shard.clone(), seq, id, bytes, first, tokens }
     }
 }
 
@@ -72,7 +75,7 @@ pub fn fill(row: &PlannedRow, length: usize, tokenizer: &Tokenizer, contents: &C
     let mut start = 0;
     for segment in &row.segments {
         let end = start + segment.tokens.min((length - start) as u64) as usize;
-        let content = contents.get(&(segment.shard.clone(), segment.seq)).and_then(Option::as_ref);
+        let content = contents.get(&segment.offset).and_then(Option::as_ref);
         spans.push(Span {
             start: position(start),
             tokens: position(end - start),

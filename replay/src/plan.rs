@@ -19,7 +19,7 @@ use crate::tokenise::Tokenizer;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// The order of ingest: by seq, with the shards interleaved.
+    /// The order of the store.
     #[default]
     Stream,
     /// A keyed permutation of all kept records: training without drift. It is a bound for comparisons, not a
@@ -57,7 +57,7 @@ pub struct Plan {
     pub mix: Mix,
     /// Every buffer, by name, including those of the mix.
     pub buffers: BTreeMap<String, Spec>,
-    /// Seqs of a shard that are offered to the policies at a time.
+    /// Offsets of the order that are offered to the policies at a time.
     pub block: u64,
     /// The part of the stream that a buffer may have seen.
     pub visible_until: VisibleUntil,

@@ -1,12 +1,16 @@
 //! Receives the trainers' evaluations and writes them once per step and job.
 //!
+//! After the commit they get their place in the order of the store.
+//!
 //! A trainer that was killed and resumed sends the same evaluations again; the fence
 //! `evaluations/<job>/<series>`, which holds the last received step plus one, makes that a no-op.
 
 use perennial_schemas::id::{Step, Version, check_name};
 use perennial_schemas::table::evaluations::{Builder, Row};
+use perennial_schemas::table::order::Kind;
 use perennial_schemas::table::{Table, TableError};
 use perennial_store::commit::Committer;
+use perennial_store::order::{Claim, OrderLog};
 use perennial_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +44,7 @@ pub enum Received {
     Before,
 }
 
-/// Writes the evaluations of `job` at `step`, after `tokens` trained tokens. Steps ascend within a `series`:
+/// Writes the evaluations of `job` at `step`, after `tokens` trained tokens, and their place in the order. Steps ascend within a `series`:
 /// the evaluations during a job are one series, those of averaged weights at its end another.
 ///
 /// # Errors
@@ -48,6 +52,7 @@ pub enum Received {
 /// another process that receives for the same job.
 pub async fn evaluations(
     store: &Store,
+    order: &mut OrderLog,
     job: &str,
     series: &str,
     step: Step,
@@ -56,10 +61,15 @@ pub async fn evaluations(
 ) -> Result<Received> {
     check_name("job", job)?;
     check_name("series", series)?;
-    let fence = format!("evaluations/{job}/{series}");
+    let source = format!("{job}/{series}");
+    let fence = Kind::Evaluation.transaction(&source);
     let mut committer = Committer::open(store, Table::Evaluations, &fence).await?;
     let number = step.next().to_i64();
-    if committer.last(&fence).await?.is_some_and(|last| last >= number) {
+    let mut claim = Claim { kind: Kind::Evaluation, source: source.into(), next: step.next().0 };
+    if let Some(last) = committer.last(&fence).await?.filter(|last| *last >= number) {
+        // A trainer that was killed in between left them without a place.
+        claim.next = last.unsigned_abs();
+        order.append(&[claim]).await?;
         return Ok(Received::Before);
     }
     let mut rows = Builder::new();
@@ -67,6 +77,7 @@ pub async fn evaluations(
     for score in scores {
         rows.push(Row {
             job,
+            series,
             weights: &score.weights,
             step: step.to_i64(),
             tokens: long(tokens),
@@ -80,7 +91,9 @@ pub async fn evaluations(
     }
     let wrong = |source: TableError| StoreError::Rows { table: Table::Evaluations, source };
     let batch = rows.finish().map_err(wrong)?;
-    Ok(Received::Written(committer.commit(&[batch], vec![(fence, number)]).await?))
+    let version = committer.commit(&[batch], vec![(fence, number)]).await?;
+    order.append(&[claim]).await?;
+    Ok(Received::Written(version))
 }
 
 fn long(number: u64) -> i64 {
@@ -109,22 +122,32 @@ mod tests {
     #[tokio::test]
     async fn evaluations_are_written_once_per_step_however_often_they_are_sent() {
         let (_folder, store) = store(5).await;
+        let mut order = OrderLog::open(&store).await.unwrap();
         let first = [score("law", 1.0), score("speech", 2.0)];
         assert_eq!(
-            evaluations(&store, "job", "live", Step(0), 0, &first).await.unwrap(),
+            evaluations(&store, &mut order, "job", "live", Step(0), 0, &first).await.unwrap(),
             Received::Written(Version(1))
         );
-        assert_eq!(evaluations(&store, "job", "live", Step(0), 0, &first).await.unwrap(), Received::Before);
         assert_eq!(
-            evaluations(&store, "job", "live", Step(9), 90, &first).await.unwrap(),
+            evaluations(&store, &mut order, "job", "live", Step(0), 0, &first).await.unwrap(),
+            Received::Before
+        );
+        assert_eq!(
+            evaluations(&store, &mut order, "job", "live", Step(9), 90, &first).await.unwrap(),
             Received::Written(Version(2))
         );
-        assert_eq!(evaluations(&store, "job", "live", Step(4), 40, &first).await.unwrap(), Received::Before);
         assert_eq!(
-            evaluations(&store, "other", "live", Step(4), 40, &first).await.unwrap(),
+            evaluations(&store, &mut order, "job", "live", Step(4), 40, &first).await.unwrap(),
+            Received::Before
+        );
+        assert_eq!(
+            evaluations(&store, &mut order, "other", "live", Step(4), 40, &first).await.unwrap(),
             Received::Written(Version(3))
         );
-        assert!(evaluations(&store, "a/b", "live", Step(4), 40, &first).await.is_err());
+        assert!(evaluations(&store, &mut order, "a/b", "live", Step(4), 40, &first).await.is_err());
+        let events = order.order().events();
+        let placed: Vec<_> = events.iter().map(|event| (&*event.source, event.steps.clone())).collect();
+        assert_eq!(placed, [("job/live", 0..1), ("job/live", 1..10), ("other/live", 0..5)]);
 
         let scan = Scan { order: &["job", "step", "slice"], ..Scan::default() };
         let batches = store.scan(Table::Evaluations, Version(3), &scan).await.unwrap();

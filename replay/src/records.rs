@@ -1,113 +1,204 @@
-//! The kept records of a store, version by version.
+//! The kept records of a store in its order, version by version.
 //!
-//! One [`Index`] holds the newest version; because records are only ever added at the end of their
-//! shard, an older version is the same index below its own [`HighWaterMarks`]. Where an erase or another
-//! rewrite lies in between, that version is read from the store as it was: an old ticket keeps its shape.
+//! The order is read before `records`, so that of everything that has an offset the record is known, or was
+//! removed. A record becomes visible when its offset is known: readings that a killed ingest left without
+//! one get theirs here, after [`PATIENCE`].
+//!
+//! An erased record keeps its shape (bytes, passages, a keyed hash of its id), so an older ticket needs
+//! no older version: it reads the same index below its own limit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use perennial_schemas::id::{RecordId, Seq, Shard, Version};
+use perennial_schemas::id::{Offset, RecordId, Seq, Shard, Version};
 use perennial_schemas::table::Table;
 use perennial_schemas::table::column::unpack_u32;
-use perennial_schemas::table::records::{Outcome, Row, View};
+use perennial_schemas::table::records::{Outcome, Reason, Row, View};
 use perennial_store::follow::{Follower, News};
-use perennial_store::{Scan, Store};
+use perennial_store::order::{self, Claim, Order, OrderLog};
+use perennial_store::{Scan, Store, StoreError};
 
 use crate::error::{ReplayError, Result};
-use crate::index::{HighWaterMarks, Index, Record};
+use crate::index::{Index, Record};
 
 /// What the index is made of, beside what every row has.
-const COLUMNS: &[&str] = &["seq", "origin", "event_time", "id", "passages"];
+const COLUMNS: &[&str] = &["seq", "origin", "event_time", "id", "passages", "reason", "id_key"];
 
-/// Without what only a record's use needs.
-const PLACES: &[&str] = &["seq"];
+/// How long readings may lack a place in the order before a reader gives them one: the ingest that read
+/// them does it at once, unless it was killed.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Versions that were read one by one whose marks are held.
-const FOLLOWED: usize = 4096;
+/// How often a whole version is read again because its files were replaced meanwhile.
+const TRIES: usize = 8;
 
-/// Versions before those that are held at once.
-const OLDER: usize = 4;
-
-/// What a version had: the newest index below its marks, or an index of its own.
-#[derive(Debug, Clone)]
-struct Older {
-    version: Version,
-    marks: Arc<HighWaterMarks>,
-    index: Option<Arc<Index>>,
-}
-
-/// Follows `records`.
+/// Follows `records` and `order`.
 #[derive(Debug)]
 pub struct Records {
     store: Store,
+    order_log: OrderLog,
+    /// The order as it was before the records were last read: of everything in it the record was read.
+    order: Arc<Order>,
     follower: Follower,
     version: Version,
     index: Arc<Index>,
-    /// The marks from each version on at which they changed, since the newest rewrite or the open.
-    history: BTreeMap<Version, Arc<HighWaterMarks>>,
-    older: Vec<Older>,
+    /// Records that were read and have no offset yet.
+    pending: Vec<Record>,
+    /// The next seq of each shard, as far as its rows were read.
+    read: BTreeMap<Shard, Seq>,
+    /// Since when readings lack a place, on the store's clock.
+    lacking: Option<Duration>,
     rewrites: u64,
-    /// A version that was seen and is still to be read as a whole.
-    unread: Option<Version>,
+    /// Whether the newest version is still to be read as a whole.
+    stale: bool,
 }
 
 impl Records {
-    /// Reads the newest version.
+    /// Reads the newest version. Readings without a place in the order get one.
     ///
     /// # Errors
     /// Where the store cannot be read, or holds kept records that are not whole.
     pub async fn open(store: &Store) -> Result<Self> {
+        let mut order_log = OrderLog::open(store).await?;
+        order_log.append(&order::claims(store).await?).await?;
+        let order = Arc::clone(order_log.order());
         let version = store.version(Table::Records).await?;
         let follower = Follower::new(store, Table::Records, Some(version), Some(COLUMNS)).await?;
-        let index = read(store, version).await?;
-        let history = [(version, Arc::new(index.high_water_marks()))].into();
-        let (store, index) = (store.clone(), Arc::new(index));
-        Ok(Self { store, follower, version, index, history, older: Vec::new(), rewrites: 0, unread: None })
+        let mut records = Self {
+            store: store.clone(),
+            order_log,
+            order,
+            follower,
+            version,
+            index: Arc::default(),
+            pending: Vec::new(),
+            read: BTreeMap::new(),
+            lacking: None,
+            rewrites: 0,
+            stale: true,
+        };
+        records.reread().await?;
+        records.rewrites = 0;
+        Ok(records)
     }
 
-    /// Reads the versions that came since.
+    /// Reads what came since.
     ///
     /// # Errors
     /// As [`Records::open`]. The next call goes on from there.
     pub async fn follow(&mut self) -> Result<()> {
-        self.reread().await?;
-        while let Some(news) = self.follower.next().await? {
-            let version = news.version();
-            match news {
-                News::Appended { batches, .. } => {
-                    // Of rows that contradict each other the index may have some: then all are read again.
-                    self.unread = Some(version);
-                    // Nobody else holds it between two calls, so nothing is copied.
-                    extend(Arc::make_mut(&mut self.index), &batches)?;
-                    self.unread = None;
-                    self.history.insert(version, Arc::new(self.index.high_water_marks()));
-                    if self.history.len() > FOLLOWED {
-                        self.history.pop_first();
-                    }
-                }
-                News::Rewritten { .. } => {
-                    self.unread = Some(version);
-                    self.reread().await?;
-                }
-                News::Nothing { .. } => {}
-            }
-            self.version = version;
+        self.order_log.follow().await?;
+        self.read_on().await?;
+        if self.complete().await? {
+            // The order may now have more than was read.
+            self.read_on().await?;
         }
         Ok(())
     }
 
-    /// Reads the version that is still to be read as a whole, if there is one.
+    async fn read_on(&mut self) -> Result<()> {
+        self.order = Arc::clone(self.order_log.order());
+        if self.stale {
+            self.reread().await?;
+        }
+        while let Some(news) = self.follower.next().await? {
+            match news {
+                News::Appended { version, batches } => {
+                    // Of rows that contradict each other the index may have some: then all are read again.
+                    self.stale = true;
+                    self.add(&batches)?;
+                    self.stale = false;
+                    self.version = version;
+                }
+                News::Rewritten { .. } => {
+                    self.stale = true;
+                    self.reread().await?;
+                }
+                News::Nothing { version } => self.version = version,
+            }
+        }
+        self.place()
+    }
+
+    /// Reads the newest version as a whole. The version that was announced may have lost its files since.
     async fn reread(&mut self) -> Result<()> {
-        let Some(version) = self.unread else { return Ok(()) };
-        self.index = Arc::new(read(&self.store, version).await?);
-        self.history = [(version, Arc::new(self.index.high_water_marks()))].into();
-        self.older.clear();
+        let mut tries = TRIES;
+        let (version, batches) = loop {
+            tries -= 1;
+            let version = self.store.version(Table::Records).await?;
+            match scan(&self.store, version).await {
+                Ok(batches) => break (version, batches),
+                // Only if the files were replaced meanwhile is it worth another look.
+                Err(error) if tries > 0 && self.store.version(Table::Records).await? > version => {
+                    tracing::debug!(%error, %version, "the table was rewritten while it was read");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let follower = Follower::new(&self.store, Table::Records, Some(version), Some(COLUMNS)).await?;
+        // Of rows that contradict each other nothing is taken over.
+        let known = (std::mem::take(&mut self.index), std::mem::take(&mut self.pending));
+        if let Err(error) = self.add(&batches) {
+            (self.index, self.pending) = known;
+            return Err(error);
+        }
+        (self.follower, self.version) = (follower, version);
         self.rewrites += 1;
-        self.version = version;
-        self.unread = None;
+        self.stale = false;
         Ok(())
+    }
+
+    /// Adds the records among these rows, whatever their order.
+    fn add(&mut self, batches: &[RecordBatch]) -> Result<()> {
+        let secret = self.store.secret();
+        for batch in batches {
+            for row in View::new(batch)?.iter() {
+                let known = self.pending.last().filter(|record| record.shard.as_str() == row.shard);
+                let shard = known.map_or_else(|| row.shard.parse(), |record| Ok(record.shard.clone()))?;
+                if let Some(seq) = row.seq {
+                    let next = Seq::from_i64(seq).next();
+                    match self.read.get_mut(&shard) {
+                        Some(known) => *known = next.max(*known),
+                        None => drop(self.read.insert(shard.clone(), next)),
+                    }
+                }
+                self.pending.extend(record(&row, shard, secret)?);
+            }
+        }
+        self.place()
+    }
+
+    /// Moves the records whose offset is known into the index.
+    fn place(&mut self) -> Result<()> {
+        let mut placed = Vec::with_capacity(self.pending.len());
+        for record in std::mem::take(&mut self.pending) {
+            match self.order.offset(&record.shard, record.seq) {
+                Some(offset) => placed.push(Record { offset, ..record }),
+                None => self.pending.push(record),
+            }
+        }
+        placed.sort_by_key(|record| record.offset);
+        // Nobody else holds it between two calls, so nothing is copied.
+        Arc::make_mut(&mut self.index).extend(placed, self.order.end())
+    }
+
+    /// Gives readings that lack a place for too long one; whether there were any.
+    async fn complete(&mut self) -> Result<bool> {
+        let claims: Vec<Claim> =
+            self.read.iter().map(|(shard, next)| Claim::readings(shard, *next)).collect();
+        if claims.iter().all(|claim| self.order.covers(claim)) {
+            self.lacking = None;
+            return Ok(false);
+        }
+        let now = self.store.clock().monotonic();
+        if now.saturating_sub(*self.lacking.get_or_insert(now)) < PATIENCE {
+            return Ok(false);
+        }
+        tracing::warn!("an ingest has left readings without a place in the order: they get one now");
+        self.order_log.append(&claims).await?;
+        self.lacking = None;
+        Ok(true)
     }
 
     /// The newest version that was read.
@@ -116,117 +207,75 @@ impl Records {
         self.version
     }
 
-    /// How many rewrites were seen since the open: what was derived before one is derived again.
+    /// How often all records were read again since the open: what was derived before is derived again.
     #[must_use]
     pub const fn rewrites(&self) -> u64 {
         self.rewrites
     }
 
-    /// The newest version's records.
+    /// The records that have an offset.
     #[must_use]
     pub const fn index(&self) -> &Arc<Index> {
         &self.index
     }
 
-    /// The newest version's marks.
+    /// The order as far as it was read.
     #[must_use]
-    pub fn high_water_marks(&self) -> Arc<HighWaterMarks> {
-        self.history.last_key_value().map(|(_, marks)| Arc::clone(marks)).unwrap_or_default()
+    pub const fn order(&self) -> &Arc<Order> {
+        &self.order
     }
 
-    /// The records of any version up to the newest: an index, and the marks below which it counts.
+    /// To append to the order.
+    pub const fn order_log(&mut self) -> &mut OrderLog {
+        &mut self.order_log
+    }
+
+    /// The index, for a ticket with this limit.
     ///
     /// # Errors
-    /// [`ReplayError::NoVersion`] for a version that was not read yet, the store's own error for
-    /// one that it no longer keeps.
-    pub async fn at(&mut self, version: Version) -> Result<(Arc<Index>, Arc<HighWaterMarks>)> {
-        if version > self.version {
-            return Err(ReplayError::NoVersion { asked: version, newest: self.version });
+    /// [`ReplayError::NoOffset`] for a limit that was not read yet.
+    pub fn at(&self, limit: Offset) -> Result<Arc<Index>> {
+        let newest = self.index.limit();
+        if limit > newest {
+            return Err(ReplayError::NoOffset { asked: limit, newest });
         }
-        if let Some((_, marks)) = self.history.range(..=version).next_back() {
-            return Ok((Arc::clone(&self.index), Arc::clone(marks)));
-        }
-        let known = self.older.iter().find(|older| older.version == version).cloned();
-        let older = match known {
-            Some(older) => older,
-            None => self.read_older(version).await?,
-        };
-        let index = older.index.unwrap_or_else(|| Arc::clone(&self.index));
-        Ok((index, older.marks))
-    }
-
-    async fn read_older(&mut self, version: Version) -> Result<Older> {
-        let mut counts: BTreeMap<Shard, (Seq, usize)> = BTreeMap::new();
-        for batch in scan(&self.store, version, PLACES).await? {
-            for row in View::new(&batch)?.iter() {
-                let seq = seq_of(&row)?;
-                let (limit, count) = counts.entry(row.shard.parse()?).or_default();
-                *limit = (*limit).max(seq.next());
-                *count += 1;
-            }
-        }
-        let kept_since = |(shard, (limit, count)): (&Shard, &(Seq, usize))| {
-            self.index.range(shard, Seq(0), *limit).len() == *count
-        };
-        // Records are only added at the end or removed: as many are the same ones.
-        let same = counts.iter().all(kept_since);
-        let marks = Arc::new(counts.into_iter().map(|(shard, (limit, _))| (shard, limit)).collect());
-        let index = if same { None } else { Some(Arc::new(read(&self.store, version).await?)) };
-        let older = Older { version, marks, index };
-        if self.older.len() == OLDER {
-            self.older.remove(0);
-        }
-        self.older.push(older.clone());
-        Ok(older)
+        Ok(Arc::clone(&self.index))
     }
 }
 
-async fn scan(store: &Store, version: Version, columns: &[&str]) -> Result<Vec<RecordBatch>> {
-    let filter = Some(format!("outcome = '{}'", Outcome::Kept));
-    Ok(store.scan(Table::Records, version, &Scan { columns, filter, order: &["shard", "seq"] }).await?)
+async fn scan(store: &Store, version: Version) -> Result<Vec<RecordBatch>, StoreError> {
+    let filter = Some(format!("outcome = '{}' or reason = '{}'", Outcome::Kept, Reason::Erased));
+    store.scan(Table::Records, version, &Scan { columns: COLUMNS, filter, order: &["shard", "seq"] }).await
 }
 
-async fn read(store: &Store, version: Version) -> Result<Index> {
-    let mut index = Index::new();
-    extend(&mut index, &scan(store, version, COLUMNS).await?)?;
-    Ok(index)
+/// The keyed hash of an id: nobody without the store's secret can tell from it whether a text was here.
+pub(crate) fn id_key(id: RecordId, secret: u64) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), secret)
 }
 
-/// Adds the kept records among these rows, whatever their order.
-fn extend(index: &mut Index, batches: &[RecordBatch]) -> Result<()> {
-    let mut records: Vec<(Shard, Record)> = Vec::new();
-    for batch in batches {
-        let rows = View::new(batch)?;
-        for row in rows.iter().filter(|row| row.outcome == Outcome::Kept.as_str()) {
-            let known = records.last().filter(|(shard, _)| shard.as_str() == row.shard);
-            let shard = known.map_or_else(|| row.shard.parse(), |(shard, _)| Ok(shard.clone()))?;
-            records.push((shard, record(&row)?));
-        }
+/// The record in a row, without its offset; `None` for a row of another outcome.
+fn record(row: &Row<'_>, shard: Shard, secret: u64) -> Result<Option<Record>> {
+    let erased = row.reason == Some(Reason::Erased.as_str());
+    if row.outcome != Outcome::Kept.as_str() && !erased {
+        return Ok(None);
     }
-    records.sort_by(|(a, left), (b, right)| (a, left.seq).cmp(&(b, right.seq)));
-    records.into_iter().try_for_each(|(shard, record)| index.push(&shard, record))
-}
-
-fn record(row: &Row<'_>) -> Result<Record> {
-    let seq = seq_of(row)?;
-    let lacks = |what: &str| {
-        let why = format!("kept record {seq} of shard `{}` has no {what}", row.shard);
-        ReplayError::Inconsistent { table: "records", why }
+    let seq = row.seq.and_then(|seq| u64::try_from(seq).ok()).map(Seq);
+    let inconsistent = |why: String| ReplayError::Inconsistent { table: "records", why };
+    let seq = seq.ok_or_else(|| {
+        inconsistent(format!("a kept record of shard `{shard}` and commit {} has no seq", row.commit))
+    })?;
+    let lacks = |what: &str| inconsistent(format!("record {seq} of shard `{shard}` has no {what}"));
+    let (id, key) = if erased {
+        (RecordId::from_hash(0), row.id_key.ok_or_else(|| lacks("id_key"))?.cast_unsigned())
+    } else {
+        let id = row.id.and_then(RecordId::from_bytes).ok_or_else(|| lacks("id"))?;
+        (id, id_key(id, secret))
     };
-    let id = row.id.and_then(RecordId::from_bytes).ok_or_else(|| lacks("id"))?;
     let passages: Box<[u32]> = row.passages.map(|blob| unpack_u32(blob).collect()).unwrap_or_default();
-    let bytes = passages.last().copied().ok_or_else(|| lacks("passages"))?;
+    let bytes = passages.last().copied().ok_or_else(|| lacks("passages"))?.into();
     if !passages.is_sorted() {
         return Err(lacks("passages that rise"));
     }
-    let (source, event_time) = (row.origin.unwrap_or(row.source).into(), row.event_time);
-    Ok(Record { seq, id, bytes: bytes.into(), passages, source, event_time })
-}
-
-fn seq_of(row: &Row<'_>) -> Result<Seq> {
-    let seq = row.seq.and_then(|seq| u64::try_from(seq).ok()).map(Seq);
-    seq.ok_or_else(|| {
-        let why = format!("a kept record of shard `{}` and commit {} has no seq", row.shard, row.commit);
-        ReplayError::Inconsistent { table: "records", why }
-    })
+    let (offset, source, event_time) = (Offset(0), row.origin.unwrap_or(row.source).into(), row.event_time);
+    Ok(Some(Record { offset, shard, seq, id, key, bytes, passages, source, event_time, erased }))
 }

@@ -1,16 +1,18 @@
 //! Helpers of several modules' tests: a store in its own folder, its readings, and a plan.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use arrow::array::RecordBatch;
 use perennial_program::clock::Clock;
 use perennial_program::config::{Bytes, Share};
-use perennial_schemas::id::Shard;
+use perennial_schemas::id::{RecordId, Seq, Shard, Version};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::Table;
 use perennial_schemas::table::column::pack_u32;
-use perennial_schemas::table::records::{Builder, Outcome, Row};
+use perennial_schemas::table::records::{Builder, Outcome, Reason, Row, View};
 use perennial_store::commit::Committer;
-use perennial_store::{Store, StoreUrl};
+use perennial_store::order::{Claim, OrderLog};
+use perennial_store::{Scan, Store, StoreUrl};
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -18,6 +20,7 @@ use crate::buffer::{Capacity, PolicyConfig, Spec, reservoir};
 use crate::library::Library;
 use crate::mix::Mix;
 use crate::plan::{Order, Plan, VisibleUntil};
+use crate::records::id_key;
 use crate::tokenise::Tokenizer;
 
 /// An empty store whose clock stands at `now`.
@@ -36,6 +39,11 @@ pub(crate) fn shard(name: &str) -> Shard {
 pub(crate) fn text(name: &str, seq: i64) -> String {
     let repeated = if seq % 11 == 10 { seq - 3 } else { seq };
     format!("{name} {repeated} {}", "lorem ipsum ".repeat(usize::try_from(repeated % 7).unwrap()))
+}
+
+/// The shard and seq of each row.
+fn places(batch: &RecordBatch) -> Vec<(String, i64)> {
+    View::new(batch).unwrap().iter().map(|row| (row.shard.to_owned(), row.seq.unwrap())).collect()
 }
 
 /// What became of a reading.
@@ -61,8 +69,14 @@ impl World {
         Self { _folder: folder, store, next: BTreeMap::new() }
     }
 
-    /// One commit of `count` readings of a shard.
+    /// One commit of `count` readings of a shard, with their place in the order.
     pub(crate) async fn write(&mut self, name: &'static str, count: i64) {
+        self.write_unplaced(name, count).await;
+        self.place(name).await;
+    }
+
+    /// As an ingest that is killed between its commit and the order.
+    pub(crate) async fn write_unplaced(&mut self, name: &'static str, count: i64) {
         let first = self.next.get(name).copied().unwrap_or(0);
         let mut builder = Builder::new();
         // The order of rows in a file is not guaranteed.
@@ -84,7 +98,7 @@ impl World {
                 ..Row::new(outcome, name, if seq % 3 == 0 { "web" } else { "files" })
             });
         }
-        self.commit(name, count, builder).await;
+        self.commit_unplaced(name, count, builder).await;
     }
 
     /// One commit of these texts of a shard, all kept.
@@ -108,7 +122,17 @@ impl World {
     }
 
     /// One commit of the next `count` readings of a shard, in `builder`.
-    pub(crate) async fn commit(&mut self, name: &'static str, count: i64, mut builder: Builder) {
+    pub(crate) async fn commit(&mut self, name: &'static str, count: i64, builder: Builder) {
+        self.commit_unplaced(name, count, builder).await;
+        self.place(name).await;
+    }
+
+    async fn place(&self, name: &'static str) {
+        let claim = Claim::readings(&shard(name), Seq::from_i64(self.next[name]));
+        OrderLog::open(&self.store).await.unwrap().append(&[claim]).await.unwrap();
+    }
+
+    async fn commit_unplaced(&mut self, name: &'static str, count: i64, mut builder: Builder) {
         let fence = format!("ingest/{name}");
         let mut committer = Committer::open(&self.store, Table::Records, &fence).await.unwrap();
         let next = self.next.entry(name).or_default();
@@ -117,11 +141,49 @@ impl World {
         committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
     }
 
-    /// Takes the kept records of one version out of `records`, as an erase or a retention rule does.
-    pub(crate) async fn remove(&self, version: u64) {
+    /// Erases the kept records of one version of `records`: only their shape stays.
+    pub(crate) async fn erase(&self, version: u64) {
+        let scan = Scan {
+            columns: &["seq", "id", "passages"],
+            filter: Some("outcome = 'kept'".into()),
+            order: &["seq"],
+        };
+        let rows = |version| self.store.scan(Table::Records, Version(version), &scan);
+        let (before, after) = (rows(version - 1).await.unwrap(), rows(version).await.unwrap());
+        let known: BTreeSet<(String, i64)> = before.iter().flat_map(|batch| places(batch)).collect();
+        let mut builder = Builder::new();
+        for batch in &after {
+            for row in View::new(batch)
+                .unwrap()
+                .iter()
+                .filter(|row| !known.contains(&(row.shard.to_owned(), row.seq.unwrap())))
+            {
+                let id = RecordId::from_bytes(row.id.unwrap()).unwrap();
+                builder.push(Row {
+                    seq: row.seq,
+                    start: row.start,
+                    end: row.end,
+                    passages: row.passages,
+                    reason: Some(Reason::Erased.as_str()),
+                    id_key: Some(id_key(id, self.store.secret()).cast_signed()),
+                    ..Row::new(Outcome::DeadLetter, row.shard, row.source)
+                });
+            }
+        }
+        // One version adds the shapes and takes out the records: through a store of its own, whose caches go.
+        let store = Store::open(self.store.url(), &HashMap::new(), self.store.clock().clone()).await.unwrap();
+        let mut committer = Committer::open(&store, Table::Records, "erase").await.unwrap();
+        let number = committer.last("erase").await.unwrap().unwrap_or(0) + 1;
+        let rows = builder.finish().unwrap();
+        let newest = committer.commit(&[rows], vec![("erase".into(), number)]).await.unwrap();
+        self.remove(version, newest.0);
+    }
+
+    /// Lets the version `by` also take out the kept records that the version `of` added.
+    fn remove(&self, of: u64, by: u64) {
         let log = self.store.url().local_path().unwrap().join("records/_delta_log");
         let file = |version: u64| log.join(format!("{version:020}.json"));
-        let text = std::fs::read_to_string(file(version)).unwrap();
+        let text = std::fs::read_to_string(file(of)).unwrap();
         let actions = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let kept = actions
             .filter_map(|action| action.get("add").cloned())
@@ -135,9 +197,8 @@ impl World {
             "partitionValues": kept["partitionValues"],
             "size": kept["size"],
         }});
-        let newest = self.store.version(Table::Records).await.unwrap();
-        let information = serde_json::json!({"commitInfo": {"operation": "DELETE", "timestamp": 0}});
-        std::fs::write(file(newest.0 + 1), format!("{information}\n{remove}\n")).unwrap();
+        let entry = std::fs::read_to_string(file(by)).unwrap();
+        std::fs::write(file(by), format!("{}\n{remove}\n", entry.trim_end())).unwrap();
     }
 
     /// A folder of a partition that nothing can be written to until it is dropped.

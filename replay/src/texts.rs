@@ -1,26 +1,24 @@
 //! Tokens of records that were read recently, up to a number of bytes. With bytes they are the texts.
 
 use perennial_program::config::Bytes;
-use perennial_schemas::id::{Seq, Shard};
+use perennial_schemas::id::Offset;
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
 use crate::tokenise::Tokens;
-
-type RecordKey = (Shard, Seq);
 
 /// About how many bytes an entry takes besides its tokens: its key and its share of the cache's tables.
 const ENTRY: usize = 200;
 
 /// A cache of records' tokens. Records that are read again stay longest.
 #[derive(Debug)]
-pub struct Texts(Cache<RecordKey, Tokens, ByBytes>);
+pub struct Texts(Cache<Offset, Tokens, ByBytes>);
 
 #[derive(Debug, Clone, Copy)]
 struct ByBytes;
 
-impl Weighter<RecordKey, Tokens> for ByBytes {
-    fn weight(&self, _: &RecordKey, tokens: &Tokens) -> u64 {
+impl Weighter<Offset, Tokens> for ByBytes {
+    fn weight(&self, _: &Offset, tokens: &Tokens) -> u64 {
         ENTRY.saturating_add(tokens.memory()) as u64
     }
 }
@@ -35,14 +33,14 @@ impl Texts {
         Self(Cache::with_weighter(records, limit as u64, ByBytes))
     }
 
-    /// The tokens of the record at a place, if they are in the cache.
-    pub fn get(&self, place: &RecordKey) -> Option<Tokens> {
-        self.0.get(place).cloned()
+    /// The tokens of the record at an offset, if they are in the cache.
+    pub fn get(&self, offset: &Offset) -> Option<Tokens> {
+        self.0.get(offset).cloned()
     }
 
     /// Keeps a record's tokens, if they fit into the cache at all.
-    pub fn insert(&mut self, place: RecordKey, tokens: Tokens) {
-        self.0.insert(place, tokens);
+    pub fn insert(&mut self, offset: Offset, tokens: Tokens) {
+        self.0.insert(offset, tokens);
     }
 
     /// Forgets everything: the store was rewritten.
@@ -73,9 +71,9 @@ mod tests {
         ) {
             let mut texts = Texts::new(Bytes::new(LIMIT as u64));
             // What was inserted last at each place.
-            let mut twin: std::collections::BTreeMap<RecordKey, Arc<str>> = Default::default();
+            let mut twin: std::collections::BTreeMap<Offset, Arc<str>> = Default::default();
             for (seq, length) in uses {
-                let place = ("main".parse().unwrap(), Seq(seq));
+                let place = Offset(seq);
                 if let Some(found) = texts.get(&place) {
                     prop_assert_eq!(Some(text(&found)), twin.get(&place).map(|text| &**text));
                 }
@@ -95,7 +93,7 @@ mod tests {
     #[test]
     fn records_read_again_and_again_stay_while_others_are_read_once() {
         let mut texts = Texts::new(Bytes::new(LIMIT as u64));
-        let place = |seq| -> RecordKey { ("main".parse().unwrap(), Seq(seq)) };
+        let place = Offset;
         let mut hits = 0;
         for round in 0..100 {
             for seq in (0..4).chain([1_000 + 2 * round, 1_001 + 2 * round]) {
@@ -112,7 +110,7 @@ mod tests {
     fn records_without_text_fill_the_cache_too() {
         let mut texts = Texts::new(Bytes::new(1_000));
         for seq in 0..100 {
-            texts.insert(("main".parse().unwrap(), Seq(seq)), Tokens::Bytes("".into()));
+            texts.insert(Offset(seq), Tokens::Bytes("".into()));
         }
         assert_eq!((texts.0.len(), texts.0.weight()), (5, 1_000));
     }
@@ -120,7 +118,7 @@ mod tests {
     #[test]
     fn text_larger_than_the_cache_is_not_kept() {
         let mut texts = Texts::new(Bytes::new(1_000));
-        let place: RecordKey = ("main".parse().unwrap(), Seq(1));
+        let place = Offset(1);
         texts.insert(place.clone(), Tokens::Bytes("x".repeat(801).into()));
         assert_eq!((texts.get(&place).is_none(), texts.0.weight()), (true, 0));
         texts.insert(place.clone(), Tokens::Bytes("abc".into()));

@@ -18,7 +18,7 @@ mod subword;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use perennial_schemas::id::{Seq, Shard};
+use perennial_schemas::id::Offset;
 use xxhash_rust::xxh3::xxh3_128;
 
 pub use subword::{EncodeError, Encoding, LoadError, Subword};
@@ -112,10 +112,10 @@ impl Tokenizer {
 
     /// What is known about a record of `bytes` bytes before the layout of a batch.
     #[must_use]
-    pub fn known<'a>(&self, contents: &'a Contents, shard: &Shard, seq: Seq, bytes: u64) -> Known<'a> {
+    pub fn known<'a>(&self, contents: &'a Contents, offset: Offset, bytes: u64) -> Known<'a> {
         match self {
             Self::Bytes => Known::Bytes(bytes),
-            Self::Subword(_) => match contents.get(&(shard.clone(), seq)) {
+            Self::Subword(_) => match contents.get(&offset) {
                 None => Known::Unread,
                 Some(Some(Tokens::Subword(encoding))) => Known::Subword(encoding),
                 Some(_) => Known::Removed,
@@ -125,7 +125,7 @@ impl Tokenizer {
 }
 
 /// The tokens of the records that were read; `None` for a removed text.
-pub type Contents = BTreeMap<(Shard, Seq), Option<Tokens>>;
+pub type Contents = BTreeMap<Offset, Option<Tokens>>;
 
 /// The tokens of one record. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -187,6 +187,10 @@ number!(
     Seq
 );
 number!(
+    /// The place of a reading in the order of the store: dense from 0 over all shards, and the same for ever.
+    Offset
+);
+number!(
     /// A version of one table of the store.
     Version
 );

@@ -1,7 +1,7 @@
 //! What the programs of Perennial say to each other: names, tables, messages. No policy, no model, no I/O.
 //!
 //! ```text
-//! table    the five tables: records, signals, evaluations, buffers, draws   what is stored
+//! table    the six tables: records, order, signals, evaluations, buffers, draws  what is stored
 //! wire     ticket, batch                                                     what replay and trainer exchange
 //! id       what names a text, a reading, a step
 //! seed     all randomness

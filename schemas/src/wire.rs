@@ -1,7 +1,8 @@
 //! The messages of the replay API: the ticket that names a batch, and the batch.
 //!
 //! A [`Ticket`] determines a batch bit for bit, on any machine and after any restart: it is the
-//! whole input of `replay::batch` beside the store. Its JSON (keys in the order below) is its form
+//! whole input of `replay::batch` beside the store. It names no version of Delta, so it outlives
+//! compaction, vacuum and the clean-up of logs. Its JSON (keys in the order below) is its form
 //! on the wire, in `draws`, and in checkpoints.
 
 use std::collections::BTreeMap;
@@ -15,27 +16,25 @@ use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, Sc
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::id::{RecordId, Revision, Seq, Shard, Step, Version};
+use crate::id::{Offset, RecordId, Revision, Seq, Shard, Step};
 use crate::seed::Seed;
 use perennial_program::error::{Kind, ProgramError};
 
 /// The version of ticket and batch that this program speaks. It changes whenever the same ticket
 /// would give other bytes.
-pub const WIRE_FORMAT: u32 = 2;
+pub const WIRE_FORMAT: u32 = 3;
 
-/// Where reading of new text goes on in one shard: token `token` of record `seq`.
+/// Where reading of new text goes on: token `token` of the reading at `offset`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ShardPosition {
-    /// In stream order the first record not wholly delivered; in permuted order the one read last, also
+#[serde(deny_unknown_fields)]
+pub struct Cursor {
+    /// In stream order the first reading not wholly delivered; in permuted order the record read last, also
     /// where all of it was.
-    pub seq: Seq,
-    /// Tokens of that record already delivered (its boundary token counts as one).
+    pub offset: Offset,
+    /// Tokens of that record already delivered (its boundary token counts as one). In permuted order 0
+    /// stands for the start of the order.
     pub token: u64,
 }
-
-/// Where reading of new text goes on, by shard. A shard that is absent begins at its start. In permuted
-/// order it names at most one record, of all shards.
-pub type Cursor = BTreeMap<Shard, ShardPosition>;
 
 /// Names one batch: evaluated against the store it gives the same bytes for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +46,8 @@ pub struct Ticket {
     pub job: String,
     /// The optimiser step it feeds.
     pub step: Step,
-    /// The version of `records` that is read.
-    pub records: Version,
+    /// The first offset that the batch may not depend on.
+    pub limit: Offset,
     /// The revision of each buffer that is drawn from.
     pub buffers: BTreeMap<String, Revision>,
     /// Digest of everything in the config that reaches a batch, 32 hexadecimal digits.

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use perennial_program::failpoint;
+use perennial_schemas::id::Offset;
 use perennial_schemas::table::Table;
 use perennial_store::Scan;
+use perennial_store::order::OrderLog;
 use perennial_tests::world::World;
 
 use crate::walk::{INGEST, TRAIN, ingested};
@@ -20,7 +22,7 @@ async fn ingest_killed_at_any_failpoint_loses_nothing_and_reads_nothing_twice() 
         .iter()
         .filter(|name| name.starts_with("ingest.") || name.starts_with("store."))
         .collect();
-    assert_eq!(points.len(), 4);
+    assert_eq!(points.len(), 6);
     for point in points {
         let world = ingested();
         for passage in [1, 2] {
@@ -30,6 +32,8 @@ async fn ingest_killed_at_any_failpoint_loses_nothing_and_reads_nothing_twice() 
         world.succeed("perennial-ingest", INGEST);
         assert_eq!(world.readings().await, whole, "{point}");
         world.checked().await;
+        let order = OrderLog::open(&world.store().await).await.unwrap();
+        assert_eq!(order.order().end(), Offset(1013), "{point}: every reading has its place");
     }
 }
 

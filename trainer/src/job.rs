@@ -201,7 +201,7 @@ fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, JobP
         job: config.job.name.clone(),
         tokens: 0,
         row: 0,
-        next: perennial_schemas::wire::Cursor::new(),
+        next: perennial_schemas::wire::Cursor::default(),
         config: digest.to_owned(),
         start,
         branched: None,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use perennial_schemas::id::{RecordId, Seq, Step, Version};
+use perennial_schemas::id::{Offset, RecordId, Seq, Step};
 use perennial_schemas::seed::{Seed, below};
 use perennial_schemas::wire::{Batch, BatchRow, Cursor, Span, Ticket, WIRE_FORMAT};
 use tch::{Device, Tensor};
@@ -74,12 +74,12 @@ pub fn ticket(step: u64) -> Ticket {
         format: WIRE_FORMAT,
         job: "test".into(),
         step: Step(step),
-        records: Version(0),
+        limit: Offset(0),
         buffers: BTreeMap::new(),
         config: "0".repeat(32),
         seed: Seed::new(0),
         row: step * 2,
-        new_text: BTreeMap::new(),
+        new_text: Cursor::default(),
     }
 }
 
@@ -95,10 +95,7 @@ pub fn delivery(step: u64, model: &ModelConfig) -> Delivery {
         [row(step * 2, 24, &[a, b, a], 0, &shifted, false), row(step * 2 + 1, 24, &[b, 10], 1, TEXT, true)];
     let batch = Batch::from_rows(24, &rows).unwrap();
     let packed = PackedBatch::of_batch(&batch, model, 1.0).unwrap();
-    let next = BTreeMap::from([(
-        "main".parse().unwrap(),
-        perennial_schemas::wire::ShardPosition { seq: Seq(step + 1), token: 3 },
-    )]);
+    let next = Cursor { offset: Offset(step + 1), token: 3 };
     Delivery { ticket: ticket(step), packed, next }
 }
 
@@ -139,7 +136,7 @@ pub fn position() -> JobPosition {
         job: "test".into(),
         tokens: 0,
         row: 0,
-        next: Cursor::new(),
+        next: Cursor::default(),
         config: "0".repeat(32),
         start: Start::Seed(Seed::new(11)),
         branched: None,

@@ -1,8 +1,8 @@
 use super::*;
 
 use perennial_program::config::Share;
-use perennial_schemas::id::{RecordId, Revision, Step, Version};
-use perennial_schemas::wire::{ShardPosition, Span, WIRE_FORMAT};
+use perennial_schemas::id::{RecordId, Revision, Seq, Shard, Step};
+use perennial_schemas::wire::{Span, WIRE_FORMAT};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -19,8 +19,8 @@ mod subword;
 #[derive(Debug)]
 struct World {
     index: Index,
-    marks: HighWaterMarks,
-    texts: BTreeMap<(Shard, Seq), Arc<str>>,
+    limit: Offset,
+    texts: BTreeMap<Offset, Arc<str>>,
     members: BTreeMap<String, Arc<Members>>,
 }
 
@@ -29,70 +29,73 @@ fn shard(name: &str) -> Shard {
 }
 
 impl World {
-    /// Records (shard, seq, text) with passages of `passage` bytes.
+    /// Records (shard, seq, text) with passages of `passage` bytes, in the order of seq and shard. Between two
+    /// offsets of records lies one of another reading.
     fn new(records: &[(&str, u64, String)], passage: usize) -> Self {
         let mut index = Index::new();
         let mut texts = BTreeMap::new();
-        for (name, seq, text) in records {
+        let mut records: Vec<_> = records.iter().collect();
+        records.sort_by_key(|(name, seq, _)| (*seq, *name));
+        for (offset, (name, seq, text)) in (1..).step_by(2).map(Offset).zip(records) {
             let bytes = u32::try_from(text.len()).unwrap();
             let passages = (1..).map(|n| n * u32::try_from(passage).unwrap()).take_while(|end| *end < bytes);
+            let hash = xxh3_128(text.as_bytes());
             let record = Record {
+                offset,
+                shard: shard(name),
                 seq: Seq(*seq),
-                id: RecordId::from_hash(xxh3_128(text.as_bytes())),
+                id: RecordId::from_hash(hash),
+                key: hash as u64,
                 bytes: bytes.into(),
                 passages: passages.chain([bytes]).collect(),
                 source: "files".into(),
                 event_time: None,
+                erased: false,
             };
-            index.push(&shard(name), record).unwrap();
-            texts.insert((shard(name), Seq(*seq)), Arc::from(text.as_str()));
+            index.extend([record], offset.next()).unwrap();
+            texts.insert(offset, Arc::from(text.as_str()));
         }
-        let marks = index.high_water_marks();
-        Self { index, marks, texts, members: [("main".to_owned(), Arc::new(Members::none()))].into() }
+        let limit = index.limit();
+        Self { index, limit, texts, members: [("main".to_owned(), Arc::new(Members::none()))].into() }
     }
 
     /// Puts these records into the buffer `main`, at change 1.
     fn fill_buffer(&mut self, keep: impl Fn(&Record) -> bool) {
-        let member = |shard: &Shard, record: &Record| Member {
-            shard: shard.clone(),
+        let member = |record: &Record| Member {
+            offset: record.offset,
+            shard: record.shard.clone(),
             seq: record.seq,
             id: record.id,
             bytes: record.bytes,
             weight: None,
         };
-        let list = self.index.shards().flat_map(|shard| {
-            let records = self.index.visible(shard, Seq(0), &self.marks).iter();
-            records.filter(|record| keep(record)).map(move |record| member(shard, record))
-        });
+        let list = self.index.records().iter().filter(|record| keep(record)).map(member);
         let members = Members::new(Revision(1), list.collect());
         self.members.insert("main".into(), Arc::new(members));
     }
 
     fn view(&self) -> View<'_> {
-        View { index: &self.index, marks: &self.marks, members: &self.members, permutation: None }
+        View { index: &self.index, members: &self.members, permutation: None }
     }
 
-    /// The tokens of the record at a place.
-    fn tokens(&self, plan: &Plan, shard: &Shard, seq: Seq) -> Option<Tokens> {
-        let text = self.texts.get(&(shard.clone(), seq))?;
-        let passages = &self.index.get(shard, seq).unwrap().passages;
+    /// The tokens of a record.
+    fn tokens(&self, plan: &Plan, offset: Offset) -> Option<Tokens> {
+        let text = self.texts.get(&offset)?;
+        let passages = &self.index.get(offset).unwrap().passages;
         Some(plan.tokenizer.encode(Arc::clone(text), passages).unwrap())
     }
 
     /// The layout of a ticket's batch, and the tokens that it asked for or holds.
     fn laid_out(&self, ticket: &Ticket, plan: &Plan) -> Result<(BatchLayout, Contents)> {
         let mut contents = Contents::new();
-        let read = |(shard, seq): (Shard, Seq)| {
-            let tokens = self.tokens(plan, &shard, seq);
-            ((shard, seq), tokens)
-        };
+        let read = |offset: Offset| (offset, self.tokens(plan, offset));
         loop {
             match layout(ticket, plan, self.view(), &contents)? {
                 LayoutOutcome::Whole(layout) => {
                     contents.extend(layout.records().into_iter().map(read));
                     return Ok((layout, contents));
                 }
-                LayoutOutcome::Unread(places) => contents.extend(places.into_iter().map(read)),
+                LayoutOutcome::Unread(offsets) => contents.extend(offsets.into_iter().map(read)),
             }
         }
     }
@@ -102,17 +105,19 @@ impl World {
         fill(&layout, plan, &contents)
     }
 
-    /// Without a record, as a version after its removal has it.
-    fn without(&self, gone: &(Shard, Seq)) -> Self {
+    /// Without a record, of which not even the shape is left.
+    fn without(&self, gone: Offset) -> Self {
         let mut index = Index::new();
-        let left = |(shard, record): &(&Shard, &Record)| (*shard, record.seq) != (&gone.0, gone.1);
-        for (shard, record) in self.index.iter().filter(left) {
-            index.push(shard, record.clone()).unwrap();
-        }
-        let (marks, members, mut texts) =
-            (index.high_water_marks(), self.members.clone(), self.texts.clone());
-        texts.remove(gone);
-        Self { index, marks, texts, members }
+        let left = self.index.records().iter().filter(|record| record.offset != gone).cloned();
+        index.extend(left, self.index.limit()).unwrap();
+        let (members, mut texts) = (self.members.clone(), self.texts.clone());
+        texts.remove(&gone);
+        Self { index, limit: self.limit, texts, members }
+    }
+
+    fn offset(&self, shard: &Shard, seq: Seq) -> Offset {
+        let record = self.index.records().iter().find(|record| (&record.shard, record.seq) == (shard, seq));
+        record.unwrap().offset
     }
 
     fn first(&self, plan: &Plan) -> Ticket {
@@ -120,7 +125,7 @@ impl World {
             format: WIRE_FORMAT,
             job: "demo".into(),
             step: Step(0),
-            records: Version(1),
+            limit: self.limit,
             buffers: plan
                 .mix
                 .buffers()
@@ -129,7 +134,7 @@ impl World {
             config: plan.digest(),
             seed: plan.job_seed("demo"),
             row: 0,
-            new_text: Cursor::new(),
+            new_text: Cursor::default(),
         }
     }
 
@@ -146,7 +151,7 @@ impl World {
             if layout.new_text == 0 && layout.missing > 0 {
                 return walked;
             }
-            let next = following(&ticket, plan, layout.after.clone());
+            let next = following(&ticket, plan, layout.after);
             walked.push((ticket, fill(&layout, plan, &contents).unwrap()));
             ticket = next;
         }
@@ -155,14 +160,15 @@ impl World {
     /// Each record's tokens between its boundaries, by the definition.
     fn records(&self, plan: &Plan) -> BTreeMap<(Shard, Seq), Vec<i32>> {
         let boundary = plan.tokenizer.boundary();
-        let record = |(place, text): (&(Shard, Seq), &Arc<str>)| {
+        let record = |(offset, text): (&Offset, &Arc<str>)| {
             let mut tokens = vec![boundary];
-            match self.tokens(plan, &place.0, place.1).unwrap() {
+            match self.tokens(plan, *offset).unwrap() {
                 Tokens::Bytes(_) => tokens.extend(text.bytes().map(i32::from)),
                 Tokens::Subword(encoding) => tokens.extend(encoding.tokens()),
             }
             tokens.push(boundary);
-            (place.clone(), tokens)
+            let record = self.index.get(*offset).unwrap();
+            ((record.shard.clone(), record.seq), tokens)
         };
         self.texts.iter().map(record).collect()
     }
@@ -251,8 +257,8 @@ fn batch_has_the_same_digest_in_every_build() {
     world.fill_buffer(|record| record.seq.0 % 2 == 0);
     let plan = plan(4, 64, 0.5);
     let batch = world.batch(&world.first(&plan), &plan).unwrap();
-    assert_eq!(format!("{:032x}", batch.digest()), "7ad11ad0159754b7c98167b028dac933");
-    assert_eq!(plan.digest(), "b6bcd6237f58ed713b6eee1ce3f9ce3c");
+    assert_eq!(format!("{:032x}", batch.digest()), "5c392da4c9359653bad5f0f0440d871a");
+    assert_eq!(plan.digest(), "2b044479f45b48855713f324e5bac5a4");
 }
 
 #[test]
@@ -306,7 +312,7 @@ fn removed_text_is_padding_of_the_same_shape() {
     let whole = world.batch(&ticket, &plan).unwrap();
     let gone = whole.spans(1).unwrap()[0].clone();
     let (layout, mut contents) = world.laid_out(&ticket, &plan).unwrap();
-    contents.insert((gone.shard.clone(), gone.seq), None);
+    contents.insert(world.offset(&gone.shard, gone.seq), None);
     let erased = fill(&layout, &plan, &contents).unwrap();
     let (mut places, mut count) = (vec![true; 4 * 64], 0);
     for row in 0..4 {
@@ -337,21 +343,21 @@ fn text_of_another_length_is_refused() {
 }
 
 #[test]
-fn limits_hide_what_a_later_version_brought() {
+fn limit_hides_what_came_later() {
     let mut world = World::new(&corpus(), 24);
     let plan = plan(4, 512, 0.0);
-    world.marks = [(shard("a"), Seq(5))].into();
+    world.limit = world.offset(&shard("a"), Seq(5));
     let seen: BTreeSet<(Shard, Seq)> =
         new_text(&world.all(&plan)).into_iter().map(|(shard, seq, _)| (shard, seq)).collect();
-    assert_eq!(seen, [1, 2, 4].map(|seq| (shard("a"), Seq(seq))).into());
+    let expected = [("a", 1), ("a", 2), ("a", 4), ("b", 0), ("b", 3)];
+    assert_eq!(seen, expected.map(|(name, seq)| (shard(name), Seq(seq))).into());
 }
 
 #[test]
 fn cursor_beyond_all_text_gives_an_empty_batch() {
     let world = World::new(&corpus(), 24);
     let plan = plan(2, 64, 0.0);
-    let far = ShardPosition { seq: Seq(u64::MAX), token: u64::MAX };
-    let new_text = [(shard("a"), far), (shard("b"), far), (shard("c"), far)].into();
+    let new_text = Cursor { offset: Offset(u64::MAX), token: u64::MAX };
     assert_eq!(
         world.batch(&Ticket { new_text, row: u64::MAX, ..world.first(&plan) }, &plan).unwrap().rows(),
         0
@@ -359,17 +365,7 @@ fn cursor_beyond_all_text_gives_an_empty_batch() {
 }
 
 #[test]
-fn permuted_order_refuses_a_cursor_of_two_records() {
-    let world = World::new(&corpus(), 24);
-    let plan = Plan { order: Order::Permuted, ..plan(2, 64, 0.0) };
-    let place = ShardPosition { seq: Seq(1), token: 0 };
-    let new_text = [(shard("a"), place), (shard("b"), place)].into();
-    let error = world.batch(&Ticket { new_text, ..world.first(&plan) }, &plan).unwrap_err();
-    assert!(error.to_string().contains("a cursor in permuted order names one record"), "{error}");
-}
-
-#[test]
-fn members_that_the_version_has_not_are_drawn_again_and_none_of_many_is_new_text() {
+fn members_without_a_shape_are_drawn_again_and_none_of_many_is_new_text() {
     let mut world = World::new(&corpus(), 24);
     world.fill_buffer(|_| true);
     let plan = plan(8, 64, 0.5);
@@ -383,15 +379,18 @@ fn members_that_the_version_has_not_are_drawn_again_and_none_of_many_is_new_text
     };
     let all = drawn(&world);
     let gone: Vec<_> = all.iter().take(3).cloned().collect();
-    let left = gone.iter().fold(world.without(&gone[0]), |world, gone| world.without(gone));
+    let mut left = world.without(Offset(0));
+    for (shard, seq) in &gone {
+        left = left.without(left.offset(shard, *seq));
+    }
     let again = drawn(&left);
     assert!(gone.iter().all(|gone| !again.contains(gone)));
     assert!(all.iter().filter(|place| !gone.contains(place)).all(|place| again.contains(place)));
-    // What lies beyond the version's marks is not there either, though the index holds it.
-    world.marks = [(shard("a"), Seq(3))].into();
-    assert!(drawn(&world).iter().all(|(name, seq)| *name == shard("a") && *seq < Seq(3)));
-    let one = World { marks: [(shard("a"), Seq(2))].into(), ..world.without(&(shard("a"), Seq(1))) };
-    assert_eq!(drawn(&one), BTreeSet::new());
+    // What lies beyond the ticket's limit is not there either, though the index holds it.
+    world.limit = world.offset(&shard("b"), Seq(3));
+    assert!(drawn(&world).iter().all(|(_, seq)| *seq < Seq(3)));
+    let none = World { limit: Offset(1), ..world.without(Offset(0)) };
+    assert_eq!(drawn(&none), BTreeSet::new());
 }
 
 /// Texts of two shards whose seqs have gaps.
@@ -439,16 +438,16 @@ fn permuted_text_comes_once(world: &World, plan: Plan) -> Result<(), TestCaseErr
 fn job_goes_on_though_a_record_was_removed(
     world: &World,
     plan: &Plan,
-    gone: &(Shard, Seq),
+    gone: Offset,
 ) -> Result<(), TestCaseError> {
     let left = world.without(gone);
-    let stands = |ticket: &Ticket| ticket.new_text.get(&gone.0).is_some_and(|place| place.seq == gone.1);
+    let stands = |ticket: &Ticket| ticket.new_text.offset == gone;
     let walked = world.walk(world.first(plan), plan);
     let Some(at) = walked.iter().position(|(ticket, _)| stands(ticket)) else { return Ok(()) };
     let before = walked[..at].iter().map(|(_, batch)| batch.clone());
     let after = left.walk(walked[at].0.clone(), plan).into_iter().map(|(_, batch)| batch);
     let mut read = new_text(&before.chain(after).collect::<Vec<_>>());
-    read.retain(|(shard, seq, _)| (shard, seq) != (&gone.0, &gone.1));
+    read.retain(|(shard, seq, _)| world.offset(shard, *seq) != gone);
     prop_assert_eq!(sorted(read), left.stream(plan));
     Ok(())
 }
@@ -477,9 +476,9 @@ fn draws_depend_on_the_row_alone(
     let mut room = all.length as u64;
     for (index, segment) in drawn.segments.iter().enumerate() {
         prop_assert!(index == 0 || room >= draw::LEAST);
-        let record = world.index.get(&segment.shard, segment.seq).unwrap();
+        let record = world.index.get(segment.offset).unwrap();
         prop_assert_eq!(record.seq.0 % 2, 0);
-        let tokens = world.tokens(all, &segment.shard, segment.seq).unwrap();
+        let tokens = world.tokens(all, segment.offset).unwrap();
         prop_assert!(starts(record, &tokens).contains(&segment.first));
         prop_assert_eq!(segment.tokens, (tokens.count() - segment.first).min(room));
         prop_assert!(segment.tokens > 0);
@@ -507,7 +506,7 @@ proptest! {
     fn job_goes_on_at_a_version_without_a_record_it_may_stand_at(
         world in worlds(), rows in 1_u32..3, length in 1_usize..40, gone in 0_usize..30, permuted in any::<bool>(),
     ) {
-        let Some(gone) = world.texts.keys().nth(gone % world.texts.len().max(1)) else { return Ok(()) };
+        let Some(gone) = world.texts.keys().nth(gone % world.texts.len().max(1)).copied() else { return Ok(()) };
         let order = if permuted { Order::Permuted } else { Order::Stream };
         job_goes_on_though_a_record_was_removed(&world, &Plan { order, ..plan(rows, length, 0.0) }, gone)?;
     }
@@ -544,17 +543,21 @@ proptest! {
         let mut grown = World::new(&[], 1);
         grown.index = world.index.clone();
         grown.texts = world.texts.clone();
-        grown.marks = world.marks.clone();
-        let late = Record {
+        grown.limit = world.limit;
+        let late = |offset: Offset, name: &str| Record {
+            offset,
+            shard: shard(name),
             seq: Seq(1000),
             id: RecordId::from_hash(1),
+            key: 1,
             bytes: 3,
             passages: [3].into(),
             source: "files".into(),
             event_time: None,
+            erased: false,
         };
-        grown.index.push(&shard("a"), late.clone()).unwrap();
-        grown.index.push(&shard("c"), late).unwrap();
+        let (one, two) = (grown.limit, grown.limit.next());
+        grown.index.extend([late(one, "a"), late(two, "c")], two.next()).unwrap();
         for plan in [Plan { order: Order::Permuted, ..plan.clone() }, plan] {
             let digests = |world: &World| world.all(&plan).iter().map(Batch::digest).collect::<Vec<_>>();
             prop_assert_eq!(digests(&world), digests(&grown));

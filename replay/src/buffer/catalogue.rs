@@ -14,7 +14,7 @@ use super::{PolicySettings, decay, fifo, reservoir};
 pub enum PolicyConfig {
     /// A uniform sample of all text seen, by keys.
     Reservoir(reservoir::Settings),
-    /// The newest text: the members are the records of the largest seq.
+    /// The newest text: the members are the records of the largest offset.
     Fifo(fifo::Settings),
     /// A sample that decays with age: a record is half as likely to be a member for each half-life of
     /// readings that came after it.

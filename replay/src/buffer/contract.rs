@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use perennial_program::config::{Loader, keys};
-use perennial_schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::id::{Offset, RecordId, Seq, Shard};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::buffers::Op;
 use proptest::prelude::*;
@@ -44,11 +44,11 @@ fn offer(policy: &mut dyn Policy, blocks: &[Vec<Candidate>]) -> Vec<Change> {
 }
 
 /// Applies the changes one by one and checks each against the rules.
-fn members(changes: &[Change], capacity: Capacity) -> BTreeMap<(Shard, Seq), Candidate> {
+fn members(changes: &[Change], capacity: Capacity) -> BTreeMap<Offset, Candidate> {
     let mut members = BTreeMap::new();
     for change in changes {
         let one = &change.candidate;
-        let place = (one.shard.clone(), one.seq);
+        let place = one.offset;
         match change.op {
             Op::Admit => assert_eq!(members.insert(place, one.clone()), None, "a member entered again"),
             Op::Evict => assert_eq!(members.remove(&place).as_ref(), Some(one), "no member left"),
@@ -72,7 +72,7 @@ fn capacities() -> impl Strategy<Value = Capacity> {
     ]
 }
 
-/// Blocks in the order of a store: seq ascends in each shard, some texts are repeated.
+/// Blocks in the order of a store, whose shards take turns; some texts are repeated.
 fn blocks() -> impl Strategy<Value = Vec<Vec<Candidate>>> {
     let size = prop_oneof![20 => 0_u64..50, 1 => Just(u64::MAX)];
     let record = (0_u128..40, size);
@@ -80,13 +80,15 @@ fn blocks() -> impl Strategy<Value = Vec<Vec<Candidate>>> {
     proptest::collection::vec(block, 0..12).prop_map(|blocks| {
         let shards: [Shard; 2] = ["a".parse().unwrap(), "b".parse().unwrap()];
         let mut next = [Seq(0); 2];
+        let mut offsets = (0..).map(Offset);
         let mut sizes = BTreeMap::new();
         let mut candidate = |shard: usize, (id, bytes): (u128, u64)| {
             let seq = next[shard];
             next[shard] = seq.next();
             // A repeated text has the same size.
             let bytes = *sizes.entry(id).or_insert(bytes);
-            Candidate { shard: shards[shard].clone(), seq, id: RecordId::from_hash(id), bytes }
+            let offset = offsets.next().unwrap();
+            Candidate { offset, shard: shards[shard].clone(), seq, id: RecordId::from_hash(id), bytes }
         };
         let block = |(shard, records): (usize, Vec<_>)| {
             records.into_iter().map(|one| candidate(shard, one)).collect()

@@ -2,7 +2,7 @@
 //! member.
 //!
 //! Forward decay (Cormode, Shkapenyuk, Srivastava, Xu 2009) with the keys of Efraimidis and Spirakis (2006)
-//! in Gumbel form: the key lambda * seq - ln(-ln u), u = hash(seed, id), is never rescaled, and the members
+//! in Gumbel form: the key lambda * offset - ln(-ln u), u = hash(seed, id), is never rescaled, and the members
 //! are the records of the largest keys ([`super::keyed`]), for any order of arrival.
 
 use perennial_schemas::seed::Seed;
@@ -18,7 +18,7 @@ use super::{Capacity, Policy, PolicySettings};
 pub struct Settings {
     /// Its capacity.
     pub capacity: Capacity,
-    /// Readings of its shard after which a record's probability is halved; 0 is read as 1.
+    /// Readings after which a record's probability is halved; 0 is read as 1.
     pub half_life: u64,
 }
 

@@ -1,6 +1,6 @@
-//! The newest text: the members are the records of the largest seq.
+//! The newest text: the members are the records of the largest offset.
 //!
-//! A [`super::keyed`] sample whose key is the seq. Evicted text is never replayed again: a control, and a
+//! A [`super::keyed`] sample whose key is the offset, so that it does not matter which shard read a record. Evicted text is never replayed again: a control, and a
 //! sliding window for drift that recurs soon.
 
 use super::Capacity;

@@ -25,9 +25,9 @@ use super::{Candidate, Capacity, Change, Policy, PolicySettings};
 pub enum Keys {
     /// hash(seed, id): a uniform sample.
     Uniform(Seed),
-    /// seq: the newest.
+    /// offset: the newest.
     Newest,
-    /// rate * seq - ln(-ln u), u = hash(seed, id): a sample that decays with age, never rescaled.
+    /// rate * offset - ln(-ln u), u = hash(seed, id): a sample that decays with age, never rescaled.
     Decay {
         /// The seed of u.
         seed: Seed,
@@ -43,10 +43,10 @@ impl Keys {
     fn key(self, candidate: &Candidate) -> Key {
         let rank = match self {
             Self::Uniform(seed) => seed.hash(candidate.id.as_bytes()),
-            Self::Newest => candidate.seq.0,
+            Self::Newest => candidate.offset.0,
             Self::Decay { seed, rate } => {
                 let gumbel = -(-unit(seed.hash(candidate.id.as_bytes())).ln()).ln();
-                rank_of(rate * candidate.seq.0 as f64 + gumbel)
+                rank_of(rate * candidate.offset.0 as f64 + gumbel)
             }
         };
         (rank, candidate.id)
@@ -183,7 +183,7 @@ impl Policy for Keyed {
         changes.extend(left.into_iter().map(|(key, candidate)| change(Op::Evict, key, candidate)));
         let stay = entered.iter().filter_map(|key| Some((*key, self.members.get(key)?)));
         let mut stay: Vec<(Key, &Candidate)> = stay.collect();
-        stay.sort_by(|(_, a), (_, b)| (a.seq, &a.shard).cmp(&(b.seq, &b.shard)));
+        stay.sort_by_key(|(_, candidate)| candidate.offset);
         changes.extend(stay.into_iter().map(|(key, candidate)| change(Op::Admit, key, candidate.clone())));
     }
 }

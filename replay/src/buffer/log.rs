@@ -3,30 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use perennial_schemas::id::{RecordId, Revision, Seq, Shard};
+use perennial_schemas::id::{Offset, RecordId, Revision, Seq};
 use perennial_schemas::table::buffers::{Op, Row};
 
 use super::{Member, Members};
 use crate::error::{ReplayError, Result};
-
-/// The last seq of each shard that a policy had seen.
-pub type Seen = BTreeMap<Shard, Seq>;
-
-/// The value of column `seen`: a JSON object shard -> seq.
-#[must_use]
-pub fn seen_to_json(seen: &Seen) -> String {
-    let object: serde_json::Map<String, serde_json::Value> =
-        seen.iter().map(|(shard, seq)| (shard.to_string(), seq.0.into())).collect();
-    serde_json::Value::Object(object).to_string()
-}
-
-/// The inverse of [`seen_to_json`].
-fn seen_from_json(json: &str) -> Result<Seen> {
-    serde_json::from_str(json).map_err(|error| {
-        let why = format!("`{json}` in column `seen` is not an object of shard to seq: {error}");
-        ReplayError::Inconsistent { table: "buffers", why }
-    })
-}
 
 /// One change of a buffer.
 #[derive(Debug)]
@@ -34,8 +15,8 @@ struct Logged {
     /// Whether the record was admitted.
     admit: bool,
     member: Member,
-    /// What the policy had seen at its decision.
-    seen: Arc<Seen>,
+    /// The first offset that the policy had not seen at its decision.
+    seen: Offset,
 }
 
 /// Number of revisions whose members are cached, for jobs at different positions of the stream.
@@ -46,9 +27,7 @@ const SNAPSHOTS: usize = 8;
 pub struct Log {
     buffer: String,
     rows: Vec<Logged>,
-    seen: Arc<Seen>,
-    /// The JSON of `seen`, which the rows of one block share.
-    seen_json: String,
+    seen: Offset,
     /// Members at recently requested revisions, the most recent at the end.
     snapshots: Vec<Arc<Members>>,
 }
@@ -57,13 +36,7 @@ impl Log {
     /// The log of an empty buffer.
     #[must_use]
     pub fn new(buffer: &str) -> Self {
-        Self {
-            buffer: buffer.to_owned(),
-            rows: Vec::new(),
-            seen: Arc::default(),
-            seen_json: String::new(),
-            snapshots: Vec::new(),
-        }
+        Self { buffer: buffer.to_owned(), rows: Vec::new(), seen: Offset(0), snapshots: Vec::new() }
     }
 
     /// The newest revision; 0 for an empty log.
@@ -72,10 +45,16 @@ impl Log {
         Revision(self.rows.len() as u64)
     }
 
-    /// What the policy had seen at the newest revision.
+    /// The first offset that the policy had not seen at the newest revision.
     #[must_use]
-    pub fn seen(&self) -> &Seen {
-        &self.seen
+    pub const fn seen(&self) -> Offset {
+        self.seen
+    }
+
+    /// The changes after `revision`: whether each admits, and which record.
+    pub fn since(&self, revision: Revision) -> impl Iterator<Item = (bool, Offset)> + '_ {
+        let first = usize::try_from(revision.0).unwrap_or(usize::MAX);
+        self.rows.iter().skip(first).map(|row| (row.admit, row.member.offset))
     }
 
     /// Appends the next change from the store.
@@ -103,24 +82,21 @@ impl Log {
         let bytes =
             row.bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(|| bad("has no size"))?;
         let shard = row.shard.parse()?;
-        if row.seen != self.seen_json {
-            let seen = seen_from_json(row.seen)?;
-            if self.seen.iter().any(|(shard, seq)| seen.get(shard).is_none_or(|now| now < seq)) {
-                return Err(bad("has seen less than the previous change"));
-            }
-            self.seen = Arc::new(seen);
-            row.seen.clone_into(&mut self.seen_json);
+        let seen = Offset::from_i64(row.seen);
+        if seen < self.seen {
+            return Err(bad("has seen less than the previous change"));
         }
-        let member = Member { shard, seq: Seq::from_i64(row.seq), id, bytes, weight: row.weight };
-        self.rows.push(Logged { admit, member, seen: Arc::clone(&self.seen) });
+        self.seen = seen;
+        let (offset, seq) = (Offset::from_i64(row.offset), Seq::from_i64(row.seq));
+        let member = Member { offset, shard, seq, id, bytes, weight: row.weight };
+        self.rows.push(Logged { admit, member, seen });
         Ok(())
     }
 
-    /// The newest revision whose `seen` satisfies `allows`, which must hold for every earlier one too; 0 for
-    /// none.
+    /// The newest revision whose policy had seen nothing from `limit` on; 0 for none.
     #[must_use]
-    pub fn newest_where(&self, allows: impl Fn(&Seen) -> bool) -> Revision {
-        Revision(self.rows.partition_point(|row| allows(&row.seen)) as u64)
+    pub fn newest_within(&self, limit: Offset) -> Revision {
+        Revision(self.rows.partition_point(|row| row.seen <= limit) as u64)
     }
 
     /// The members at `revision`: what remains when the rows up to it are applied to the empty set.
@@ -154,12 +130,12 @@ impl Log {
         let index = |revision: Revision| usize::try_from(revision.0).unwrap_or(usize::MAX);
         let rows = self.rows.get(index(from.revision())..index(to)).unwrap_or(&[]);
         // For each record with a change: its member, or `None` if it was evicted.
-        let mut touched: BTreeMap<(&Shard, Seq), Option<&Member>> = BTreeMap::new();
+        let mut touched: BTreeMap<Offset, Option<&Member>> = BTreeMap::new();
         for (number, row) in (from.revision().0 + 1..).zip(rows) {
-            let key = (&row.member.shard, row.member.seq);
+            let key = row.member.offset;
             let before = touched.get(&key).map_or_else(|| holds(from.list(), key), Option::is_some);
             if before == row.admit {
-                let (shard, seq) = key;
+                let (shard, seq) = (&row.member.shard, row.member.seq);
                 let verb = if row.admit { "admits a member" } else { "evicts a record that is not a member" };
                 let why = format!(
                     "revision {number} of buffer `{}` {verb}: record {seq} of shard `{shard}`",
@@ -169,16 +145,16 @@ impl Log {
             }
             touched.insert(key, row.admit.then_some(&row.member));
         }
-        let stay = from.list().iter().filter(|member| !touched.contains_key(&(&member.shard, member.seq)));
+        let stay = from.list().iter().filter(|member| !touched.contains_key(&member.offset));
         let mut list: Vec<Member> = stay.chain(touched.values().copied().flatten()).cloned().collect();
         // Two sorted runs: merged in one pass.
-        list.sort_by(|a, b| (&a.shard, a.seq).cmp(&(&b.shard, b.seq)));
+        list.sort_by_key(|member| member.offset);
         Ok(Members::new(to, list))
     }
 }
 
-fn holds(list: &[Member], key: (&Shard, Seq)) -> bool {
-    list.binary_search_by(|member| (&member.shard, member.seq).cmp(&key)).is_ok()
+fn holds(list: &[Member], offset: Offset) -> bool {
+    list.binary_search_by_key(&offset, |member| member.offset).is_ok()
 }
 
 #[cfg(test)]
@@ -187,13 +163,14 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn row<'a>(revision: i64, op: &'a str, seq: i64, id: &'a [u8; 16], seen: &'a str) -> Row<'a> {
+    fn row<'a>(revision: i64, op: &'a str, seq: i64, id: &'a [u8; 16], seen: i64) -> Row<'a> {
         Row {
             buffer: "main",
             revision,
             op,
             shard: "main",
             seq,
+            offset: seq,
             last_seq: None,
             id: Some(id),
             bytes: Some(seq + 1),
@@ -205,9 +182,6 @@ mod tests {
             policy: "reservoir",
             policy_digest: "d",
             seen,
-            seen_signals: None,
-            seen_evaluations: None,
-            records_version: 0,
         }
     }
 
@@ -221,7 +195,7 @@ mod tests {
             if op == "admit" {
                 set.insert(*seq);
             }
-            log.push(&row(revision, op, *seq, &[1; 16], &format!("{{\"main\":{}}}", revision / 3))).unwrap();
+            log.push(&row(revision, op, *seq, &[1; 16], revision / 3)).unwrap();
             sets.push(set);
         }
         (log, sets)
@@ -243,11 +217,10 @@ mod tests {
         }
 
         #[test]
-        fn newest_where_is_that_of_a_scan(touches in proptest::collection::vec(0_i64..12, 0..60), upto in 0_u64..25) {
+        fn newest_within_is_that_of_a_scan(touches in proptest::collection::vec(0_i64..12, 0..60), upto in 0_u64..25) {
             let (log, _) = log(&touches);
-            let allowed = (1..=touches.len() as u64).filter(|revision| revision / 3 < upto).max();
-            let shard: Shard = "main".parse().unwrap();
-            prop_assert_eq!(log.newest_where(|seen| seen[&shard].0 < upto).0, allowed.unwrap_or(0));
+            let allowed = (1..=touches.len() as u64).filter(|revision| revision / 3 <= upto).max();
+            prop_assert_eq!(log.newest_within(Offset(upto)).0, allowed.unwrap_or(0));
         }
     }
 
@@ -255,34 +228,23 @@ mod tests {
     fn log_refuses_changes_that_cannot_follow() {
         let fill = || {
             let mut log = Log::new("main");
-            log.push(&row(1, "admit", 4, &[1; 16], "{\"main\":9}")).unwrap();
+            log.push(&row(1, "admit", 4, &[1; 16], 9)).unwrap();
             log
         };
         for (why, bad) in [
-            ("gap", row(3, "admit", 5, &[1; 16], "{\"main\":9}")),
-            ("repeat", row(1, "admit", 5, &[1; 16], "{\"main\":9}")),
-            ("range", row(2, "range", 5, &[1; 16], "{\"main\":9}")),
-            ("word", row(2, "admitted", 5, &[1; 16], "{\"main\":9}")),
-            ("back", row(2, "admit", 5, &[1; 16], "{\"main\":8}")),
-            ("forgot", row(2, "admit", 5, &[1; 16], "{}")),
-            ("json", row(2, "admit", 5, &[1; 16], "[1]")),
+            ("gap", row(3, "admit", 5, &[1; 16], 9)),
+            ("repeat", row(1, "admit", 5, &[1; 16], 9)),
+            ("range", row(2, "range", 5, &[1; 16], 9)),
+            ("word", row(2, "admitted", 5, &[1; 16], 9)),
+            ("back", row(2, "admit", 5, &[1; 16], 8)),
         ] {
             assert!(fill().push(&bad).is_err(), "{why}");
         }
-        for bad in
-            [row(2, "admit", 4, &[1; 16], "{\"main\":9}"), row(2, "evict", 5, &[1; 16], "{\"main\":9}")]
-        {
+        for bad in [row(2, "admit", 4, &[1; 16], 9), row(2, "evict", 5, &[1; 16], 9)] {
             let mut log = fill();
             log.push(&bad).unwrap();
             assert!(log.members(Revision(2)).is_err());
         }
         assert!(matches!(fill().members(Revision(2)), Err(ReplayError::NoRevision { .. })));
-    }
-
-    #[test]
-    fn seen_survives_its_column() {
-        let seen: Seen = [("a".parse().unwrap(), Seq(3)), ("b".parse().unwrap(), Seq(0))].into();
-        assert_eq!(seen_to_json(&seen), "{\"a\":3,\"b\":0}");
-        assert_eq!(seen_from_json(&seen_to_json(&seen)).unwrap(), seen);
     }
 }

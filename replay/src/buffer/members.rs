@@ -1,6 +1,6 @@
 //! The members of a buffer at one revision, prepared for draws.
 
-use perennial_schemas::id::{RecordId, Revision, Seq, Shard};
+use perennial_schemas::id::{Offset, RecordId, Revision, Seq, Shard};
 use perennial_schemas::seed::{Seed, below};
 
 use crate::tokenise::byte_tokens;
@@ -8,6 +8,8 @@ use crate::tokenise::byte_tokens;
 /// A record in a buffer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Member {
+    /// Its place in the order of the store.
+    pub offset: Offset,
     /// Its shard.
     pub shard: Shard,
     /// Its seq in the shard.
@@ -20,7 +22,7 @@ pub struct Member {
     pub weight: Option<f32>,
 }
 
-/// The members of a buffer at one revision, in the order of (shard, seq).
+/// The members of a buffer at one revision, in the order of the store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Members {
     revision: Revision,
@@ -33,7 +35,7 @@ pub struct Members {
 const PARTS: f64 = (1_u64 << 20) as f64;
 
 impl Members {
-    /// The members at `revision`, each once, in the order of (shard, seq).
+    /// The members at `revision`, each once, in the order of the store.
     #[must_use]
     pub fn new(revision: Revision, list: Vec<Member>) -> Self {
         let mut end = 0_u64;
@@ -62,7 +64,7 @@ impl Members {
         self.revision
     }
 
-    /// The members in the order of (shard, seq).
+    /// The members in the order of the store.
     #[must_use]
     pub fn list(&self) -> &[Member] {
         &self.list
@@ -104,7 +106,14 @@ mod tests {
 
     fn member(seq: u64, bytes: u64, weight: Option<f32>) -> Member {
         let shard = "main".parse().unwrap();
-        Member { shard, seq: Seq(seq), id: RecordId::from_hash(seq.into()), bytes, weight }
+        Member {
+            offset: Offset(seq),
+            shard,
+            seq: Seq(seq),
+            id: RecordId::from_hash(seq.into()),
+            bytes,
+            weight,
+        }
     }
 
     fn counts(list: Vec<Member>, draws: u64) -> Vec<Vec<f64>> {

@@ -17,19 +17,21 @@ pub mod reservoir;
 use std::fmt;
 use std::sync::Arc;
 
-use perennial_schemas::id::{RecordId, Seq, Shard};
+use perennial_schemas::id::{Offset, RecordId, Seq, Shard};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::buffers::Op;
 use xxhash_rust::xxh3::xxh3_128;
 
 pub use capacity::Capacity;
 pub use catalogue::PolicyConfig;
-pub use log::{Log, Seen, seen_to_json};
+pub use log::Log;
 pub use members::{Member, Members};
 
 /// A record that is offered to a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
+    /// Its place in the order of the store.
+    pub offset: Offset,
     /// Its shard.
     pub shard: Shard,
     /// Its seq in the shard.
@@ -57,10 +59,10 @@ pub struct Change {
 
 /// Decides which records a buffer holds.
 ///
-/// One thread calls it, with blocks in the order of the store. Its state is a function of only its settings,
+/// One thread calls it, with blocks in the order of the store, so that every policy has one history. Its state is a function of only its settings,
 /// its seed and the blocks that it was offered.
 pub trait Policy: Send + fmt::Debug {
-    /// Offers one block, in the order of its seqs; appends the evictions, then the admissions, so that the
+    /// Offers one block, in the order of the store; appends the evictions, then the admissions, so that the
     /// capacity holds after every single change. The order of changes is part of the result.
     fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Change>);
 }

@@ -1,5 +1,5 @@
 use perennial_program::error::{Kind, ProgramError as _};
-use perennial_schemas::id::{RecordId, Seq, Version};
+use perennial_schemas::id::{Offset, RecordId, Seq};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::draws::{View, unpack_spans};
 use perennial_schemas::wire::{BatchRow, Cursor, Span, WIRE_FORMAT};
@@ -16,12 +16,12 @@ fn ticket(job: &str, step: u64) -> Ticket {
         format: WIRE_FORMAT,
         job: job.into(),
         step: Step(step),
-        records: Version(3),
+        limit: Offset(3),
         buffers: BTreeMap::new(),
         config: String::new(),
         seed: Seed::new(1),
         row: step,
-        new_text: Cursor::new(),
+        new_text: Cursor::default(),
     }
 }
 

@@ -1,12 +1,14 @@
 use std::collections::BTreeSet;
 
 use perennial_program::error::{Kind, ProgramError as _};
+use perennial_program::stop::Stop;
 use perennial_schemas::id::{RecordId, Step};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::records::{Builder, Outcome, Row};
 use perennial_schemas::table::{Table, buffers};
 use perennial_schemas::wire::Cursor;
 use perennial_store::Scan;
+use perennial_store::maintain::{self, Retention};
 
 use super::*;
 use crate::buffer::{Candidate, Capacity};
@@ -76,7 +78,7 @@ async fn tickets_give_the_same_bytes_after_everything_is_rebuilt() {
         library.follow().await.unwrap();
         served.extend(serve(&mut library, &mut request).await);
     }
-    assert!(served.iter().map(|(ticket, _)| ticket.records).collect::<BTreeSet<_>>().len() > 3);
+    assert!(served.iter().map(|(ticket, _)| ticket.limit).collect::<BTreeSet<_>>().len() > 3);
     assert!(served.iter().any(|(ticket, _)| ticket.buffers["main"] > Revision(0)));
     drop(library);
     // Backwards, so that nothing is warm.
@@ -122,7 +124,8 @@ async fn nothing_beyond_the_cursor_is_drawn_from_a_complete_store() {
         let batch = library.batch(&ticket).await.unwrap();
         for row in (0..batch.rows()).filter(|row| batch.is_replayed(*row)) {
             for span in batch.spans(row).unwrap() {
-                assert!(span.seq < ticket.new_text[&span.shard].seq, "{span:?} at {:?}", ticket.new_text);
+                let offset = library.records.order().offset(&span.shard, span.seq).unwrap();
+                assert!(offset < ticket.new_text.offset, "{span:?} at {:?}", ticket.new_text);
                 drawn += 1;
             }
         }
@@ -139,16 +142,13 @@ async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before
     let mut library = world.library(&plan).await;
     let index = Arc::clone(library.records.index());
     for next in 0..160 {
-        let new_text: Cursor =
-            [(shard("a"), perennial_schemas::wire::ShardPosition { seq: Seq(next), token: 0 })].into();
+        let new_text = Cursor { offset: Offset(next), token: 0 };
         let request = Request { new_text, ..Request::first("demo") };
-        let marks = library.records.high_water_marks();
-        let ticket = issue::ticket(&plan, &request, library.version(), &marks, |name| {
-            library.buffers.get(name).map(Follow::log)
-        });
-        // The last block is whole only if a kept record says so.
-        let whole = (next / plan.block * plan.block).min(marks[&shard("a")].0 / plan.block * plan.block);
-        let seen = index.range(&shard("a"), Seq(0), Seq(whole)).iter().map(|record| Candidate {
+        let ticket =
+            issue::ticket(&plan, &request, index.limit(), |name| library.buffers.get(name).map(Follow::log));
+        let whole = next.min(150) / plan.block * plan.block;
+        let seen = index.range(Offset(0), Offset(whole)).iter().map(|record| Candidate {
+            offset: record.offset,
             shard: shard("a"),
             seq: record.seq,
             id: record.id,
@@ -211,9 +211,13 @@ async fn followed(plan: &Plan, writes: &[(&'static str, i64)], way: u32) -> (Vec
             // The second meets what the first has committed.
             1 => {
                 libraries.rotate_left(turn % 2);
-                for library in &mut libraries {
-                    library.follow().await.unwrap();
+                for _ in 0..2 {
+                    for library in &mut libraries {
+                        library.follow().await.unwrap();
+                    }
+                    world.store.clock().advance(crate::records::PATIENCE);
                 }
+                libraries[0].follow().await.unwrap();
                 let [one, two] = &libraries[..] else { panic!("two libraries") };
                 assert_eq!(one.buffers["main"].log().newest(), two.buffers["main"].log().newest());
             }
@@ -226,11 +230,16 @@ async fn followed(plan: &Plan, writes: &[(&'static str, i64)], way: u32) -> (Vec
 #[tokio::test]
 async fn changes_are_the_same_whoever_follows_and_however_often_it_restarts() {
     let plan = plan(0.1);
-    let writes = [("a", 20), ("a", 40), ("a", 7), ("a", 50), ("a", 30)];
-    let (changes, members) = followed(&plan, &writes, 0).await;
-    assert!(changes.len() > 20);
-    for way in 1..3 {
-        assert_eq!(followed(&plan, &writes, way).await, (changes.clone(), Arc::clone(&members)), "way {way}");
+    for writes in [
+        [("a", 20), ("a", 40), ("a", 7), ("a", 50), ("a", 30)],
+        [("a", 20), ("b", 40), ("a", 7), ("a", 50), ("b", 30)],
+    ] {
+        let (changes, members) = followed(&plan, &writes, 0).await;
+        assert!(changes.len() > 20);
+        for way in 1..3 {
+            let found = followed(&plan, &writes, way).await;
+            assert_eq!(found, (changes.clone(), Arc::clone(&members)), "{writes:?}, way {way}");
+        }
     }
 }
 
@@ -244,23 +253,131 @@ async fn commit_of_unknown_fate_is_settled_by_reading_before_anything_is_written
     let theirs = world.library(&plan).await;
     // Meanwhile the other follower went further than what we have read.
     ours.buffers.get_mut("main").unwrap().doubt();
-    let (index, version) = (Arc::clone(ours.records.index()), ours.version());
+    let index = Arc::clone(ours.records.index());
     let main = ours.buffers.get_mut("main").unwrap();
-    assert_eq!(main.advance(&index, version).await.unwrap(), Progress::Overtaken);
+    assert_eq!(main.advance(&index).await.unwrap(), Progress::Overtaken);
     ours.follow().await.unwrap();
     assert_eq!(ours.buffers["main"].log().newest(), theirs.buffers["main"].log().newest());
     assert_eq!(changes(&world).await.len() as u64, theirs.buffers["main"].log().newest().0);
 }
 
 #[tokio::test]
-async fn members_are_the_same_whoever_follows_several_shards() {
-    let plan = plan(0.1);
-    let writes = [("a", 20), ("b", 40), ("a", 7), ("a", 50), ("b", 30)];
-    let (_, members) = followed(&plan, &writes, 0).await;
-    assert!(members.list().iter().any(|member| member.shard == shard("b")));
-    for way in 1..3 {
-        assert_eq!(followed(&plan, &writes, way).await.1.list(), members.list(), "way {way}");
+async fn shard_that_has_ended_does_not_hold_the_buffer_back() {
+    let mut world = World::new().await;
+    let plan = plan(0.5);
+    world.write("a", 20).await;
+    for _ in 0..5 {
+        world.write("b", 40).await;
     }
+    let mut library = world.library(&plan).await;
+    let mut request = Request::first("demo");
+    let mut last = None;
+    while let Issued::Ticket(ticket) = library.ticket(&request).await.unwrap() {
+        request = library.after(&ticket).await.unwrap();
+        last = Some(ticket);
+    }
+    let (last, log) = (last.unwrap(), library.buffers()["main"].log());
+    assert_eq!(last.buffers["main"], log.newest_within(last.new_text.offset));
+    assert!(last.buffers["main"].0 > log.newest().0 / 2, "{last:?} of {}", log.newest());
+}
+
+/// Compacts `records`, deletes every file that its newest version does not need, and every entry of its
+/// log that a checkpoint covers.
+async fn compact(world: &World) {
+    let retention = Retention::forced(std::time::Duration::ZERO);
+    let options = maintain::Options { open_files: 1, retention, ..maintain::Options::default() };
+    let run = async || {
+        // Long after all files were written, whose times are the machine's.
+        world.store.clock().advance(std::time::Duration::from_secs(1 << 33));
+        maintain::run(&world.store, Table::Records, &options, &Stop::new()).await.unwrap()
+    };
+    let (done, again) = (run().await, run().await);
+    assert!(done.joined > 0 && done.deleted + again.deleted > 0, "{done:?}, {again:?}");
+    let log = world.store.url().local_path().unwrap().join("records/_delta_log");
+    for version in 0..done.checkpoint.unwrap().0 {
+        std::fs::remove_file(log.join(format!("{version:020}.json"))).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn tickets_outlive_compaction_vacuum_and_the_clean_up_of_the_log() {
+    let mut world = World::new().await;
+    let plan = plan(0.4);
+    let mut library = world.library(&plan).await;
+    let mut request = Request::first("demo");
+    let mut served = Vec::new();
+    for name in ["a", "b", "a", "b"] {
+        world.write(name, 30).await;
+        library.follow().await.unwrap();
+        served.extend(serve(&mut library, &mut request).await);
+    }
+    compact(&world).await;
+    library.follow().await.unwrap();
+    let mut rebuilt = world.library(&plan).await;
+    for library in [&mut library, &mut rebuilt] {
+        for (ticket, digest) in &served {
+            assert_eq!(library.batch(ticket).await.unwrap().digest(), *digest, "step {}", ticket.step);
+        }
+    }
+}
+
+#[tokio::test]
+async fn follower_that_comes_after_an_erase_and_its_vacuum_goes_on() {
+    let mut world = World::new().await;
+    let plan = plan(0.4);
+    world.write("a", 30).await;
+    world.write("a", 30).await;
+    let mut library = world.library(&plan).await;
+    world.erase(2).await;
+    world.write("a", 30).await;
+    compact(&world).await;
+    library.follow().await.unwrap();
+    assert_eq!(library.index().records(), world.library(&plan).await.index().records());
+    assert_eq!(library.index().limit(), Offset(90));
+    assert!(library.newest_members("main").unwrap().list().iter().all(|m| !(30..60).contains(&m.seq.0)));
+}
+
+#[tokio::test]
+async fn readings_that_a_killed_ingest_left_without_a_place_get_one_and_are_read() {
+    let mut world = World::new().await;
+    let plan = plan(0.0);
+    world.write("a", 20).await;
+    let mut library = world.library(&plan).await;
+    world.write_unplaced("b", 20).await;
+    library.follow().await.unwrap();
+    assert_eq!(library.index().limit(), Offset(20), "another may place them first");
+    world.store.clock().advance(crate::records::PATIENCE);
+    library.follow().await.unwrap();
+    assert_eq!(library.index().limit(), Offset(40));
+    world.write_unplaced("a", 5).await;
+    assert_eq!(
+        world.library(&plan).await.index().limit(),
+        Offset(45),
+        "at the start there is nobody to wait for"
+    );
+}
+
+#[tokio::test]
+async fn follower_waits_for_the_one_that_leads_and_takes_over_when_it_is_gone() {
+    let mut world = World::new().await;
+    let plan = plan(0.1);
+    world.write("a", 40).await;
+    let mut leader = world.library(&plan).await;
+    let mut other = world.library(&plan).await;
+    world.write("a", 40).await;
+    leader.follow().await.unwrap();
+    other.follow().await.unwrap();
+    let newest = |library: &Library| library.buffers["main"].log().newest();
+    assert_eq!(newest(&other), newest(&leader));
+    let before = newest(&other);
+    world.write("a", 40).await;
+    other.follow().await.unwrap();
+    assert_eq!(newest(&other), before, "the leader is expected to go on");
+    world.store.clock().advance(crate::records::PATIENCE);
+    other.follow().await.unwrap();
+    assert!(newest(&other) > before);
+    leader.follow().await.unwrap();
+    assert_eq!(newest(&other), newest(&leader));
 }
 
 #[tokio::test]
@@ -289,8 +406,8 @@ async fn ticket_of_what_the_store_does_not_have_is_refused() {
     let Issued::Ticket(ticket) = library.ticket(&Request::first("demo")).await.unwrap() else {
         panic!("no ticket")
     };
-    let future = Ticket { records: Version(99), ..ticket.clone() };
-    assert!(matches!(library.batch(&future).await, Err(ReplayError::NoVersion { asked: Version(99), .. })));
+    let future = Ticket { limit: Offset(999), ..ticket.clone() };
+    assert!(matches!(library.batch(&future).await, Err(ReplayError::NoOffset { asked: Offset(999), .. })));
     let change = Ticket { buffers: [("main".to_owned(), Revision(9_999))].into(), ..ticket.clone() };
     assert!(matches!(library.batch(&change).await, Err(ReplayError::NoRevision { .. })));
     let other = Ticket { config: "0".repeat(32), step: Step(4), ..ticket };
@@ -315,10 +432,11 @@ async fn permuted_order_reads_the_complete_store_once() {
             read.extend(spans.map(|span| (span.shard, span.seq)));
         }
     }
-    let all: Vec<(Shard, Seq)> =
-        library.index().iter().map(|(shard, record)| (shard.clone(), record.seq)).collect();
+    let mut all: Vec<(Shard, Seq)> =
+        library.index().records().iter().map(|record| (record.shard.clone(), record.seq)).collect();
     assert_ne!(read, all);
     read.sort();
+    all.sort();
     assert_eq!(read, all);
 }
 
@@ -331,19 +449,17 @@ async fn changes_after_a_rewrite_take_out_what_was_removed() {
     let before = library.newest_members("main").unwrap();
     let gone = before.list()[0].seq;
     let mut index = Index::new();
-    for (shard, record) in library.index().iter().filter(|(_, record)| record.seq != gone) {
-        index.push(shard, record.clone()).unwrap();
-    }
-    let version = library.version();
+    let left = library.index().records().iter().filter(|record| record.seq != gone).cloned();
+    index.extend(left, library.index().limit()).unwrap();
     let follow = library.buffers.get_mut("main").unwrap();
     follow.rewritten();
-    assert_eq!(follow.advance(&index, version).await.unwrap(), Progress::UpToDate);
+    assert_eq!(follow.advance(&index).await.unwrap(), Progress::UpToDate);
     let after = library.newest_members("main").unwrap();
     assert!(after.list().iter().all(|member| member.seq != gone));
     assert_eq!(after.list().len(), 12, "the next key takes its place");
     let mut candidates: Vec<(u64, RecordId)> = Vec::new();
     let seed = plan.buffers["main"].seed(plan.seed);
-    for (_, record) in index.iter().filter(|(_, record)| record.seq.0 < 96) {
+    for record in index.records().iter().filter(|record| record.seq.0 < 96) {
         candidates.push((seed.hash(record.id.as_bytes()), record.id));
     }
     candidates.sort_unstable();
@@ -368,7 +484,7 @@ fn erased(batch: &Batch, gone: std::ops::Range<u64>) -> (Batch, BTreeSet<u64>) {
             tokens[places.clone()].fill(257);
             targets[places.clone()].fill(257);
             mask[places].fill(false);
-            span.erased = true;
+            (span.erased, span.id) = (true, RecordId::from_hash(0));
             seqs.insert(span.seq.0);
         }
         rows.push(perennial_schemas::wire::BatchRow {
@@ -384,7 +500,7 @@ fn erased(batch: &Batch, gone: std::ops::Range<u64>) -> (Batch, BTreeSet<u64>) {
 }
 
 #[tokio::test]
-async fn old_tickets_keep_their_shape_after_a_removal_and_new_ones_know_nothing_of_it() {
+async fn tickets_keep_their_shape_after_an_erase_and_buffers_let_go_of_it() {
     let mut world = World::new().await;
     let plan = plan(0.4);
     let mut library = world.library(&plan).await;
@@ -399,7 +515,7 @@ async fn old_tickets_keep_their_shape_after_a_removal_and_new_ones_know_nothing_
         }
     }
     let before = library.newest_members("main").unwrap();
-    world.remove(2).await;
+    world.erase(2).await;
     library.follow().await.unwrap();
     let mut rebuilt = world.library(&plan).await;
     let mut gone = BTreeSet::new();
@@ -417,8 +533,11 @@ async fn old_tickets_keep_their_shape_after_a_removal_and_new_ones_know_nothing_
         assert!(members.list().iter().all(|member| !(30..60).contains(&member.seq.0)));
         for (ticket, _) in serve(library, &mut Request::first("late")).await {
             let batch = library.batch(&ticket).await.unwrap();
-            let mut spans = (0..batch.rows()).flat_map(|row| batch.spans(row).unwrap());
-            assert!(spans.all(|span| !span.erased && !(30..60).contains(&span.seq.0)), "{ticket:?}");
+            for row in 0..batch.rows() {
+                // A job that reads the past draws from the buffer as it was then.
+                let mut spans = batch.spans(row).unwrap().into_iter();
+                assert!(spans.all(|span| span.erased == (30..60).contains(&span.seq.0)), "{ticket:?}");
+            }
             replayed += (0..batch.rows()).filter(|row| batch.is_replayed(*row)).count();
         }
         assert!(replayed > 10, "{replayed}");
@@ -434,12 +553,12 @@ async fn job_in_permuted_order_goes_on_though_the_record_it_stood_at_was_removed
         world.write("b", 40).await;
         let mut library = world.library(&plan).await;
         let (mut request, mut read) = (Request::first("demo"), Vec::new());
-        while !request.new_text.contains_key(&shard("b")) {
+        while request == Request::first("demo") || request.new_text.offset < Offset(40) {
             let Issued::Ticket(ticket) = library.ticket(&request).await.unwrap() else { panic!("no ticket") };
             read.extend(new_text(&library.batch(&ticket).await.unwrap()));
             request = library.after(&ticket).await.unwrap();
         }
-        world.remove(2).await;
+        world.erase(2).await;
         library.follow().await.unwrap();
         let mut rebuilt = world.library(&plan).await;
         let left = serve(&mut library, &mut request).await;
@@ -501,7 +620,7 @@ async fn inspection_counts_what_buffer_and_stream_hold() {
     );
     assert_eq!((main.members.total.records, main.members.total.tokens), (12, members.byte_tokens()));
     assert_eq!(main.members.by_source.values().map(|count| count.records).sum::<u64>(), 12);
-    assert_eq!(main.seen, [(shard("a"), Seq(95))].into());
+    assert_eq!(main.seen, Offset(96));
 }
 
 #[tokio::test]

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use perennial_program::clock::Clock;
-use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{Step, Version, check_name};
 use perennial_schemas::table::Table;
 use perennial_schemas::wire::{Batch, Ticket};
-use perennial_store::{Scan, Store, StoreError};
+use perennial_store::{Scan, Store};
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
@@ -261,12 +260,7 @@ fn in_range(what: &'static str, number: u64) -> Result<()> {
 
 /// Whether the ticket may come from another server that has read a newer version.
 const fn is_ahead(error: &ReplayError) -> bool {
-    matches!(
-        error,
-        ReplayError::NoVersion { .. }
-            | ReplayError::NoRevision { .. }
-            | ReplayError::Store(StoreError::Version { .. })
-    )
+    matches!(error, ReplayError::NoOffset { .. } | ReplayError::NoRevision { .. })
 }
 
 struct Owner {
@@ -333,7 +327,9 @@ impl Owner {
             }
             Command::Evaluations(sent, answer) => {
                 let Evaluations { job, series, step, tokens, scores } = &sent;
-                let result = receive::evaluations(&self.store, job, series, *step, *tokens, scores).await;
+                let order = self.library.order_log();
+                let result =
+                    receive::evaluations(&self.store, order, job, series, *step, *tokens, scores).await;
                 let _ = answer.send(result.map_err(ServeError::from));
             }
             Command::Buffers(answer) => {
@@ -402,9 +398,8 @@ impl Owner {
             }
             match after {
                 Ok(_) => return Ok(Some(ticket)),
-                Err(ReplayError::NoVersion { .. }) => "its version of the store is gone",
-                Err(ReplayError::Store(error)) if error.kind() != Kind::Unavailable => {
-                    "its version of the store is gone"
+                Err(ReplayError::NoOffset { .. } | ReplayError::NoRevision { .. }) => {
+                    "the store no longer has what its ticket names"
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -1,9 +1,9 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, Ticket as FlightTicket};
-use perennial_schemas::id::{Seq, Step, Version};
+use perennial_schemas::id::{Offset, Step, Version};
 use perennial_schemas::table::Table;
 use perennial_schemas::wire::{Batch, Ticket};
 use perennial_store::maintain::{Options, Retention, run};
@@ -239,7 +239,7 @@ async fn requests_that_are_none_are_refused_by_http_in_words() {
             "conflict",
             "was issued under config `0`",
         ),
-        ("POST", "/v1/batches", json(&|t| t.records = Version(99)), 404, "not_found", "99"),
+        ("POST", "/v1/batches", json(&|t| t.limit = Offset(9_999)), 404, "not_found", "9999"),
         ("POST", "/v1/batches", json(&|t| t.step = Step(u64::MAX)), 400, "input", "is above"),
         ("POST", "/v1/batches", json(&|t| t.row = u64::MAX), 400, "input", "is above"),
         ("POST", "/v1/batches", json(&|t| t.job = "a/b".into()), 400, "input", "`a/b` is not a job"),
@@ -275,7 +275,7 @@ async fn requests_that_are_none_are_refused_by_flight_with_the_code_of_their_kin
         panic!("no ticket")
     };
     let other = Ticket { config: "0".into(), ..ticket.clone() };
-    let unknown = Ticket { records: Version(99), ..ticket.clone() };
+    let unknown = Ticket { limit: Offset(9_999), ..ticket.clone() };
     for (bytes, code, text) in [
         (String::from("\u{0}nonsense"), Code::InvalidArgument, "invalid ticket"),
         ("x".repeat(70_000), Code::OutOfRange, "too large"),
@@ -482,10 +482,7 @@ async fn ticket_of_a_server_that_has_read_further_is_served() {
     let behind = world.session(&plan).await;
     world.write("a", 40).await;
     let ahead = world.session(&plan).await;
-    let new_text = BTreeMap::from([(
-        "a".parse().unwrap(),
-        perennial_schemas::wire::ShardPosition { seq: Seq(60), token: 0 },
-    )]);
+    let new_text = perennial_schemas::wire::Cursor { offset: Offset(60), token: 0 };
     let request = Request { new_text, ..Request::first("demo") };
     let Issued::Ticket(ticket) = ahead.ticket(request).await.unwrap() else { panic!("no ticket") };
     let (one, two) = (ahead.batch(ticket.clone()).await.unwrap(), behind.batch(ticket).await.unwrap());
@@ -517,7 +514,7 @@ async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_
         }
         // What was not served yet is drawn from the store as it is.
         let Issued::Ticket(next) = session.ticket(request).await.unwrap() else { panic!("no ticket") };
-        assert!(next.records > tickets[0].0.records);
+        assert!(next.limit > tickets[0].0.limit);
     };
     again(&session).await;
     session.close().await.unwrap();
@@ -530,14 +527,14 @@ async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_
 }
 
 #[tokio::test]
-async fn job_that_goes_back_gets_new_tickets_where_the_old_ones_are_of_another_place_or_gone() {
+async fn job_that_goes_back_gets_the_same_tickets_after_a_compaction_and_new_ones_at_another_place() {
     let mut world = world(80).await;
     let plan = Plan { visible_until: VisibleUntil::Store, ..plan() };
     let session = world.session(&plan).await;
     let Issued::Ticket(first) = session.ticket(Request::first("demo")).await.unwrap() else { panic!("none") };
     let second = session.batch(first.clone()).await.unwrap().next.clone();
     let Issued::Ticket(ticket) = session.ticket(second.clone()).await.unwrap() else { panic!("none") };
-    session.batch(ticket).await.unwrap();
+    session.batch(ticket.clone()).await.unwrap();
     session.close().await.unwrap();
 
     let elsewhere = Request { row: 4, ..Request::first("demo") };
@@ -545,7 +542,7 @@ async fn job_that_goes_back_gets_new_tickets_where_the_old_ones_are_of_another_p
     assert!(matches!(issued, Issued::Ticket(ticket) if ticket.row == 4));
 
     world.write("a", 8).await;
-    // The version of the first ticket goes: its files are joined into others and deleted.
+    // The files of the first tickets are joined into others and deleted.
     let retention = Retention::forced(Duration::ZERO);
     let options = Options { open_files: 1, retention, ..Options::default() };
     for _ in 0..2 {
@@ -555,14 +552,12 @@ async fn job_that_goes_back_gets_new_tickets_where_the_old_ones_are_of_another_p
     // Who opens the store now remembers nothing of its files.
     world.store = Store::open(world.store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap();
     let session = world.session(&plan).await;
-    let mut third = None;
-    for request in [Request::first("demo"), second] {
-        let Issued::Ticket(ticket) = session.ticket(request).await.unwrap() else { panic!("none") };
-        assert!(ticket.records > first.records);
-        third = Some(session.batch(ticket).await.unwrap().next.clone());
+    for (request, served) in [(Request::first("demo"), &first), (second, &ticket)] {
+        assert_eq!(session.ticket(request).await.unwrap(), Issued::Ticket(served.clone()));
+        session.batch(served.clone()).await.unwrap();
     }
     // What is served from there on is served again.
-    let third = third.unwrap();
+    let third = session.batch(ticket).await.unwrap().next.clone();
     let Issued::Ticket(served) = session.ticket(third.clone()).await.unwrap() else { panic!("none") };
     session.batch(served.clone()).await.unwrap();
     session.flush().await.unwrap();
@@ -619,7 +614,7 @@ async fn ticket_served_by_another_is_given_again_though_the_buffers_could_not_fo
     let Issued::Ticket(ticket) = one.ticket(Request::first("demo")).await.unwrap() else { panic!("none") };
     one.batch(ticket.clone()).await.unwrap();
     one.flush().await.unwrap();
-    assert_eq!(two.version(), ticket.records);
+    assert_eq!(two.version(), Version(2));
     assert_eq!(two.ticket(Request::first("demo")).await.unwrap(), Issued::Ticket(ticket));
 }
 

@@ -299,7 +299,11 @@ fn settings_that_lose_text_are_named() {
 fn text_without_tokens_is_an_error_not_a_shorter_text() {
     let tokenizer = Tokenizer::Subword(Arc::new(parse(&pieces(false), None).unwrap()));
     let source = tokenizer.encode("ab漢".into(), &[5]).unwrap_err();
-    let error = crate::error::ReplayError::Text { shard: "a".parse().unwrap(), seq: Seq(7), source };
+    let error = crate::error::ReplayError::Text {
+        shard: "a".parse().unwrap(),
+        seq: perennial_schemas::id::Seq(7),
+        source,
+    };
     assert_eq!(error.kind(), Kind::Config);
     assert_eq!(error.to_string(), "record 7 of shard `a` cannot be tokenised");
 }

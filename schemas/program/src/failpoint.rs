@@ -16,6 +16,8 @@ pub const ALL: &[&str] = &[
     "ingest.write.after_commit",
     "store.commit.after_files",
     "store.commit.after_log",
+    "store.order.before_commit",
+    "store.order.after_commit",
     "replay.follow.before_commit",
     "replay.follow.after_commit",
     "train.step.after_update",

@@ -14,6 +14,8 @@ table! { "buffers" {
     shard: Text,
     /// The seq of the record; for `range` the first member's.
     seq: Int,
+    /// The offset of the record in the order of the store.
+    offset: Int,
     /// `range`: the last member's seq.
     last_seq: OptInt,
     /// The id of the record.
@@ -34,14 +36,8 @@ table! { "buffers" {
     capacity_unit: OptText,
     /// Digest of the policy's config and seed, 32 hexadecimal digits.
     policy_digest: Text,
-    /// Up to which seq of each shard the policy had seen, as a JSON object shard -> seq.
-    seen: Text,
-    /// Up to which version of `signals` it had seen.
-    seen_signals: OptInt,
-    /// Up to which version of `evaluations` it had seen.
-    seen_evaluations: OptInt,
-    /// The version of `records` at which it decided.
-    records_version: Int,
+    /// How much of the order the policy had seen: the first offset that it had not.
+    seen: Int,
 } }
 
 /// What a change does.

@@ -5,6 +5,9 @@ use super::column::table;
 table! { "evaluations" {
     /// The job. Partition column.
     job: Text,
+    /// The series within which steps ascend: the evaluations of live weights are one, those of final
+    /// weights another.
+    series: Text,
     /// Which weights were scored: `live`, an average as `average-120` (its horizon in steps), or what lies
     /// between the start and one of these, as `live@0.5`.
     weights: Text,

@@ -1,4 +1,4 @@
-//! The five tables of the store: for each its schema, a typed builder and a typed view.
+//! The six tables of the store: for each its schema, a typed builder and a typed view.
 //!
 //! A table is declared once, as a list of columns; the row struct, the Arrow schema, the builder
 //! and the view are made from that list, so that they cannot part. Every column that any part of
@@ -17,11 +17,12 @@ pub mod buffers;
 pub mod column;
 pub mod draws;
 pub mod evaluations;
+pub mod order;
 pub mod records;
 pub mod signals;
 
 /// The version of the tables' layout that this program writes; a store of another is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// A table of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,11 +37,14 @@ pub enum Table {
     Buffers,
     /// Which spans went into which step of which job.
     Draws,
+    /// The order of all readings.
+    Order,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 5] = [Self::Records, Self::Signals, Self::Evaluations, Self::Buffers, Self::Draws];
+    pub const ALL: [Self; 6] =
+        [Self::Records, Self::Signals, Self::Evaluations, Self::Order, Self::Buffers, Self::Draws];
 
     /// Its name: the folder below the store's root.
     #[must_use]
@@ -51,6 +55,7 @@ impl Table {
             Self::Evaluations => "evaluations",
             Self::Buffers => "buffers",
             Self::Draws => "draws",
+            Self::Order => "order",
         }
     }
 
@@ -63,6 +68,7 @@ impl Table {
             Self::Evaluations => evaluations::schema(),
             Self::Buffers => buffers::schema(),
             Self::Draws => draws::schema(),
+            Self::Order => order::schema(),
         }
     }
 
@@ -74,6 +80,7 @@ impl Table {
             Self::Records => &["outcome", "day"],
             Self::Buffers => &["buffer"],
             Self::Signals | Self::Evaluations | Self::Draws => &["job"],
+            Self::Order => &[],
         }
     }
 }

@@ -58,7 +58,7 @@ table! { "records" {
     text: OptText,
     /// BCP 47 tag of its main language.
     language: OptText,
-    /// Kept: ends of its passages in bytes of `text`, little-endian u32, the last is its length.
+    /// Kept and erased: ends of its passages in bytes of `text`, little-endian u32, the last is its length.
     passages: OptBlob,
     /// Kept: the lineage it belongs to, the id of the first record of a chain of revisions.
     lineage: OptBlob,
@@ -116,6 +116,8 @@ table! { "records" {
     reason: OptText,
     /// Dead letter: the reason in words, with the place.
     detail: OptText,
+    /// Erased: the keyed hash of the id that it had, which thinning uses in place of the id.
+    id_key: OptInt,
     /// Expired: first seq of the range that a retention rule removed.
     first_seq: OptInt,
     /// Expired: last seq of that range.
@@ -276,6 +278,7 @@ impl<'a> Row<'a> {
             raw_length: None,
             reason: None,
             detail: None,
+            id_key: None,
             first_seq: None,
             last_seq: None,
             removed: None,

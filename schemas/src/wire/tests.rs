@@ -35,12 +35,12 @@ fn ticket() -> Ticket {
         format: WIRE_FORMAT,
         job: "demo".into(),
         step: Step(3),
-        records: Version(12),
+        limit: Offset(12),
         buffers: [("main".to_owned(), Revision(40))].into(),
         config: "0".repeat(32),
         seed: Seed::new(1),
         row: 12,
-        new_text: [("main".parse().unwrap(), ShardPosition { seq: Seq(7), token: 20 })].into(),
+        new_text: Cursor { offset: Offset(7), token: 20 },
     }
 }
 

@@ -16,10 +16,12 @@ use crate::cause::is_damage;
 use crate::{Scan, Store, StoreError, file, open};
 use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{RecordId, Version};
+use perennial_schemas::table::order::Kind as Placed;
 use perennial_schemas::table::records::Outcome;
 use perennial_schemas::table::{Table, TableError};
 
 mod buffers;
+mod order;
 mod records;
 
 /// An invariant that does not hold.
@@ -253,6 +255,11 @@ impl<'a> Checker<'a> {
         readable: &BTreeMap<Table, DeltaTable>,
         held_out: &BTreeSet<RecordId>,
     ) -> Result<(), StoreError> {
+        if let Some(delta) = readable.get(&Table::Order) {
+            let records = (Placed::Reading, readable.get(&Table::Records));
+            let evaluations = (Placed::Evaluation, readable.get(&Table::Evaluations));
+            self.order(delta, [records, evaluations]).await?;
+        }
         let Some(delta) = readable.get(&Table::Records) else { return Ok(()) };
         self.records(delta, held_out).await?;
         if let Some(delta) = readable.get(&Table::Buffers) {

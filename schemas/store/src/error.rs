@@ -149,6 +149,14 @@ pub enum StoreError {
         #[source]
         source: TableError,
     },
+    /// A row of the order that cannot follow the rows before it.
+    #[error("row {number} of table `order` cannot follow: {why}")]
+    Order {
+        /// Its number.
+        number: i64,
+        /// The contradiction.
+        why: String,
+    },
     /// A caller broke a rule of this crate.
     #[error("internal: {0}")]
     Misuse(&'static str),
@@ -197,9 +205,11 @@ impl ProgramError for StoreError {
     fn kind(&self) -> Kind {
         match self {
             Self::Missing { .. } | Self::Version { .. } => Kind::NotFound,
-            Self::Newer { .. } | Self::Older { .. } | Self::Foreign { .. } | Self::Rows { .. } => {
-                Kind::Corrupt
-            }
+            Self::Newer { .. }
+            | Self::Older { .. }
+            | Self::Foreign { .. }
+            | Self::Rows { .. }
+            | Self::Order { .. } => Kind::Corrupt,
             Self::Conflict { .. } | Self::Held { .. } => Kind::Conflict,
             Self::Query { .. } => Kind::Input,
             Self::Delta { act: "read", source, .. } => kind_of_reading(source.as_ref()),

@@ -1,7 +1,8 @@
-//! The store: five Delta tables below one URL, the only state that the three programs share.
+//! The store: six Delta tables below one URL, the only state that the three programs share.
 //!
 //! ```text
 //! open ─> commit (rows and positions, one transaction) ─> follow / scan / fetch ─> check
+//!                ├─> order (one number for every reading of every shard)
 //!                └─> maintain (the same rows in fewer files)
 //! ```
 //!
@@ -39,6 +40,7 @@ pub mod follow;
 pub mod lock;
 pub mod maintain;
 mod open;
+pub mod order;
 mod provider;
 mod read;
 mod retry;

@@ -222,6 +222,7 @@ fn properties(table: Table) -> Vec<(String, String)> {
         Table::Evaluations => "step,tokens,slice",
         Table::Buffers => "revision,shard,seq",
         Table::Draws => "first_step,last_step,step",
+        Table::Order => "number,offset",
     };
     vec![
         (FORMAT_KEY.to_owned(), FORMAT.to_string()),

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray as _, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreUrl;
@@ -69,6 +69,22 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The distinct values of a table's text columns, joined by `/`, in ascending order.
+pub(crate) async fn distinct(
+    delta: &DeltaTable,
+    table: Table,
+    columns: &[&str],
+) -> Result<Vec<String>, StoreError> {
+    let sql = format!(
+        "select distinct arrow_cast({}, 'Utf8') as value from t order by value",
+        columns.join(" || '/' || ")
+    );
+    let batches =
+        frame(delta, table, &sql).await?.collect().await.map_err(|source| query_error(table, source))?;
+    let strings = batches.iter().filter_map(|batch| batch.column(0).as_string_opt::<i32>());
+    Ok(strings.flatten().flatten().map(str::to_owned).collect())
 }
 
 impl Scan<'_> {

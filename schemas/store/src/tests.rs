@@ -165,10 +165,10 @@ async fn store_that_is_missing_foreign_newer_or_older_is_refused_by_name() {
     let (folder, store) = new_store().await;
     let log = folder.path().join("draws/_delta_log/00000000000000000000.json");
     let text = std::fs::read_to_string(&log).unwrap();
-    std::fs::write(&log, text.replace("\"perennial.format\":\"2\"", "\"perennial.format\":\"3\"")).unwrap();
+    std::fs::write(&log, text.replace("\"perennial.format\":\"3\"", "\"perennial.format\":\"4\"")).unwrap();
     let newer = Store::open(store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap_err();
     assert!(matches!(newer, StoreError::Newer { table: Table::Draws, .. }), "{newer}");
-    std::fs::write(&log, text.replace("\"perennial.format\":\"2\"", "\"perennial.format\":\"1\"")).unwrap();
+    std::fs::write(&log, text.replace("\"perennial.format\":\"3\"", "\"perennial.format\":\"1\"")).unwrap();
     let older = Store::open(store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap_err();
     assert!(matches!(older, StoreError::Older { table: Table::Draws, found: 1, .. }), "{older}");
     assert!(older.hint().unwrap().contains("into a new store"), "{older}");

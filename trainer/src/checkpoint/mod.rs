@@ -35,7 +35,7 @@ pub use error::CheckpointError;
 pub use tensors::{TensorFile, note, write as write_tensors};
 
 /// The format of checkpoints. It changes whenever another version of the program could misread them.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 const MODEL: &str = "model.safetensors";
 const TRAINER: &str = "trainer.safetensors";
@@ -151,7 +151,7 @@ impl State {
             job: self.job.clone(),
             tokens: self.tokens,
             row: self.row,
-            next: self.next.clone(),
+            next: self.next,
             config: self.config.clone(),
             start: self.start.clone(),
             branched: self.branched.clone(),
@@ -189,7 +189,7 @@ pub fn save(
         step: learner.at(),
         tokens: position.tokens,
         row: position.row,
-        next: position.next.clone(),
+        next: position.next,
         config: position.config.clone(),
         train_config: learner.train_config().clone(),
         start: position.start.clone(),

@@ -7,6 +7,7 @@ use perennial_replay::receive::{self, Evaluation, Received};
 use perennial_schemas::id::Step;
 use perennial_schemas::table::Table;
 use perennial_schemas::table::evaluations::View;
+use perennial_store::order::OrderLog;
 use perennial_store::{Scan, Store};
 use tokio::runtime::Handle;
 
@@ -152,8 +153,11 @@ impl<'a> Scorer<'a> {
             return Ok(());
         }
         let job = &self.config.job.name;
-        let sent = receive::evaluations(self.store, job, series, step, position.tokens, scores);
-        match self.runtime.block_on(sent)? {
+        let sent = self.runtime.block_on(async {
+            let mut order = OrderLog::open(self.store).await?;
+            receive::evaluations(self.store, &mut order, job, series, step, position.tokens, scores).await
+        })?;
+        match sent {
             Received::Written(_) => {}
             // A job that was killed, or started again, computes the same scores.
             Received::Before if self.is_new && !self.has(step, scores)? => {

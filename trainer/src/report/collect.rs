@@ -9,9 +9,10 @@ use perennial_program::error::{Failure, Kind as ErrorKind, ProgramError};
 use perennial_replay::inspect::{self, Census};
 use perennial_replay::library::Library;
 use perennial_replay::plan::{Order, Plan};
-use perennial_schemas::id::Step;
+use perennial_schemas::id::{Offset, Seq, Step};
 use perennial_schemas::table::records::{Outcome, Row, View};
 use perennial_schemas::table::{Table, TableError, evaluations};
+use perennial_store::order::{self, OrderLog};
 use perennial_store::{Scan, Store};
 
 use super::input::{
@@ -254,26 +255,33 @@ const BINS: usize = 40;
 
 async fn read_stream(store: &Store, entries: &[SliceEntry]) -> Result<Stream, Failure> {
     let columns = ["seq", "event_time", "origin", "length", "match_kind", "reason", "unseen"];
-    let scan = Scan { columns: &columns, filter: None, order: &["seq", "shard"] };
+    let scan = Scan { columns: &columns, filter: None, order: &["shard", "seq"] };
+    let mut order = OrderLog::open(store).await?;
+    order.append(&order::claims(store).await?).await?;
     let version = store.version(Table::Records).await?;
     let batches = store.scan(Table::Records, version, &scan).await?;
+    let views = batches.iter().map(View::new).collect::<Result<Vec<_>, _>>().map_err(CollectError::from)?;
+    let mut rows: Vec<(Option<Offset>, Row<'_>)> = Vec::new();
+    for row in views.iter().flat_map(|view| view.iter()) {
+        let place = row.shard.parse().ok().zip(row.seq.map(Seq::from_i64));
+        rows.push((place.and_then(|(shard, seq)| order.order().offset(&shard, seq)), row));
+    }
+    rows.sort_by_key(|(offset, _)| *offset);
     let mut stream = Stream::default();
     // The place of each of a slice's own records, and its bytes.
     let mut places: Vec<Vec<(u64, u64)>> = vec![Vec::new(); entries.len()];
     let mut scores: Vec<(u64, f32)> = Vec::new();
-    for batch in &batches {
-        for row in View::new(batch).map_err(CollectError::from)?.iter() {
-            stream.count(&row);
-            let Some(seq) = row.seq.filter(|_| row.outcome == Outcome::Kept.as_str()) else { continue };
-            let bytes = natural(row.length);
-            let before = stream.ruler.add(row.shard, seq, bytes);
-            for (entry, places) in entries.iter().zip(&mut places) {
-                if is_of(entry, &row) {
-                    places.push((before, bytes));
-                }
+    for (_, row) in &rows {
+        stream.count(row);
+        let Some(seq) = row.seq.filter(|_| row.outcome == Outcome::Kept.as_str()) else { continue };
+        let bytes = natural(row.length);
+        let before = stream.ruler.add(row.shard, seq, bytes);
+        for (entry, places) in entries.iter().zip(&mut places) {
+            if is_of(entry, row) {
+                places.push((before, bytes));
             }
-            scores.extend(row.unseen.map(|score| (before, score)));
         }
+        scores.extend(row.unseen.map(|score| (before, score)));
     }
     let whole = stream.ruler.whole().max(1) as f64;
     stream.slices = entries.iter().zip(&places).map(|(entry, places)| slice(entry, places, whole)).collect();

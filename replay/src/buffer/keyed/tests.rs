@@ -1,9 +1,10 @@
 use super::*;
-use perennial_schemas::id::Seq;
+use perennial_schemas::id::{Offset, Seq};
 use proptest::prelude::*;
 
 fn candidate(seq: u64, bytes: u64) -> Candidate {
-    Candidate { shard: "main".parse().unwrap(), seq: Seq(seq), id: RecordId::from_hash(seq.into()), bytes }
+    let (shard, id) = ("main".parse().unwrap(), RecordId::from_hash(seq.into()));
+    Candidate { offset: Offset(seq), shard, seq: Seq(seq), id, bytes }
 }
 
 fn members(capacity: Capacity, seed: Seed, seen: &[Candidate]) -> BTreeSet<RecordId> {
@@ -106,5 +107,23 @@ fn decay_keeps_records_half_as_likely_for_each_half_life_of_age() {
     for pair in by_age.windows(2) {
         let ratio = pair[1] as f64 / pair[0] as f64;
         assert!((0.42..0.60).contains(&ratio), "{by_age:?}");
+    }
+}
+
+#[test]
+fn newest_and_decay_go_by_the_order_of_the_store_whatever_the_shard() {
+    // Shard `b` began late: its seqs are small, its text is new.
+    let of = |name: &str, seq: u64, offset: u64| {
+        let id = RecordId::from_hash(u128::from(offset));
+        Candidate { offset: Offset(offset), shard: name.parse().unwrap(), seq: Seq(seq), id, bytes: 1 }
+    };
+    let seen: Vec<Candidate> =
+        (0..1_000).map(|n| of("a", n, n)).chain((0..700).map(|n| of("b", n, 1_000 + n))).collect();
+    let rate = std::f64::consts::LN_2 / 100.0;
+    for keys in [Keys::Newest, Keys::Decay { seed: Seed::new(1), rate }] {
+        let mut keyed = Keyed::new(Capacity::Records(300), keys);
+        keyed.offer(&seen, &mut Vec::new());
+        let late = keyed.members.values().filter(|member| member.shard.as_str() == "b").count();
+        assert!(late >= 290, "{keys:?}: {late} of 300");
     }
 }

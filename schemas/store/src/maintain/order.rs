@@ -29,6 +29,7 @@ const fn key(table: Table) -> &'static [&'static str] {
         Table::Evaluations => &["step", "slice", "document"],
         Table::Buffers => &["revision"],
         Table::Draws => &["first_step", "step"],
+        Table::Order => &["number"],
     }
 }
 
@@ -36,7 +37,7 @@ const fn key(table: Table) -> &'static [&'static str] {
 const fn weight(table: Table) -> Option<&'static str> {
     match table {
         Table::Records => Some("length"),
-        Table::Signals | Table::Evaluations | Table::Buffers | Table::Draws => None,
+        Table::Signals | Table::Evaluations | Table::Order | Table::Buffers | Table::Draws => None,
     }
 }
 

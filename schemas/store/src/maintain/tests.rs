@@ -257,6 +257,7 @@ async fn table_without_days_keeps_its_partitions_apart_whatever_their_names() {
                     op,
                     shard: "main",
                     seq,
+                    offset: seq,
                     last_seq: None,
                     id: None,
                     bytes: Some(1),
@@ -267,10 +268,7 @@ async fn table_without_days_keeps_its_partitions_apart_whatever_their_names() {
                     capacity: None,
                     capacity_unit: None,
                     policy_digest: "d",
-                    seen: "{}",
-                    seen_signals: None,
-                    seen_evaluations: None,
-                    records_version: 0,
+                    seen: 0,
                 };
                 builder.push(row);
             }

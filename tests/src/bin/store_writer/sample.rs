@@ -14,7 +14,7 @@ use perennial_schemas::id::Version;
 use perennial_schemas::table::buffers::Op;
 use perennial_schemas::table::draws::PackedSpan;
 use perennial_schemas::table::records::{MatchKind, Outcome, Reason, Row};
-use perennial_schemas::table::{Table, buffers, draws, evaluations, records, signals};
+use perennial_schemas::table::{Table, buffers, draws, evaluations, order, records, signals};
 use perennial_store::Store;
 use perennial_store::commit::Committer;
 use perennial_store::maintain::{self, Options};
@@ -73,6 +73,7 @@ const fn key(table: Table) -> &'static [&'static str] {
         Table::Evaluations => &["job", "step", "slice"],
         Table::Buffers => &["buffer", "revision"],
         Table::Draws => &["job", "step"],
+        Table::Order => &["number"],
     }
 }
 
@@ -105,6 +106,7 @@ fn batches(table: Table) -> Result<[RecordBatch; 2], Failure> {
         Table::Evaluations => [evaluation(0)?, evaluation(1)?],
         Table::Buffers => [change(1, Op::Admit)?, change(2, Op::Range)?],
         Table::Draws => [draw(0)?, draw(1)?],
+        Table::Order => [place(0)?, place(1)?],
     })
 }
 
@@ -246,6 +248,7 @@ fn evaluation(step: i64) -> Result<RecordBatch, Failure> {
     let mut builder = evaluations::Builder::new();
     builder.push(evaluations::Row {
         job: "walk-1",
+        series: "live",
         weights: "live",
         step,
         tokens: 1 << 40,
@@ -259,6 +262,20 @@ fn evaluation(step: i64) -> Result<RecordBatch, Failure> {
     Ok(builder.finish()?)
 }
 
+fn place(number: i64) -> Result<RecordBatch, Failure> {
+    let mut builder = order::Builder::new();
+    builder.push(order::Row {
+        number,
+        offset: 3 * number,
+        kind: order::Kind::Reading.as_str(),
+        source: "main",
+        first: 3 * number,
+        last: 3 * number + 2,
+        time: TIME,
+    });
+    Ok(builder.finish()?)
+}
+
 fn change(change: i64, op: Op) -> Result<RecordBatch, Failure> {
     let mut builder = buffers::Builder::new();
     builder.push(buffers::Row {
@@ -267,6 +284,7 @@ fn change(change: i64, op: Op) -> Result<RecordBatch, Failure> {
         op: op.as_str(),
         shard: "main",
         seq: 0,
+        offset: 0,
         last_seq: (op == Op::Range).then_some(39),
         id: full().id,
         bytes: Some(30),
@@ -277,10 +295,7 @@ fn change(change: i64, op: Op) -> Result<RecordBatch, Failure> {
         capacity: Some(1 << 30),
         capacity_unit: Some("bytes"),
         policy_digest: "00112233445566778899aabbccddeeff",
-        seen: "{\"main\":39}",
-        seen_signals: Some(2),
-        seen_evaluations: None,
-        records_version: 2,
+        seen: 39,
     });
     Ok(builder.finish()?)
 }
