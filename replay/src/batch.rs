@@ -15,15 +15,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use perennial_schemas::id::{Offset, Step};
-use perennial_schemas::wire::{Batch, BatchRow, Cursor, Ticket};
+use perennial_schemas::wire::{Batch, BatchRow, Position, Ticket};
 
 use crate::buffer::Members;
-use crate::draw::{Drawn, Draws};
+use crate::draw::{Drawn, Draws, Source};
 use crate::error::{ReplayError, Result};
 use crate::index::Index;
 use crate::new_text::{Held, NewTextReader, Permutation};
 use crate::pack::{self, PlannedRow};
-use crate::plan::Plan;
+use crate::plan::{Plan, refused};
 use crate::tokenise::Contents;
 
 /// What a batch needs to know of the store.
@@ -38,12 +38,12 @@ pub struct View<'a> {
 }
 
 /// A batch before its text is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BatchLayout {
     /// Its rows. New-text rows for which there was no text at all are not among them.
     pub rows: Vec<PlannedRow>,
-    /// Where the new text of the next batch begins.
-    pub after: Cursor,
+    /// Where the next batch begins.
+    pub after: Position,
     /// Tokens of new text that are in it.
     pub new_text: u64,
     /// Tokens of new text that would have to come to fill its rows.
@@ -61,7 +61,7 @@ impl BatchLayout {
 }
 
 /// The result of [`layout`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum LayoutOutcome {
     /// It is whole.
     Whole(BatchLayout),
@@ -77,27 +77,41 @@ pub fn layout(ticket: &Ticket, plan: &Plan, view: View<'_>, contents: &Contents)
     plan.check(ticket)?;
     let length = plan.length as u64;
     let limit = ticket.limit;
-    let mut new_text =
-        NewTextReader::new(plan, view.index, limit, view.permutation, ticket.new_text, contents);
-    let mut layout = BatchLayout { rows: Vec::new(), after: Cursor::default(), new_text: 0, missing: 0 };
+    let from = &ticket.from;
+    let mut new_text = NewTextReader::new(plan, view.index, limit, view.permutation, from.new_text, contents);
+    let mut draws = draws(ticket, plan, view, contents)?;
+    let mut layout = BatchLayout { rows: Vec::new(), after: from.clone(), new_text: 0, missing: 0 };
     let mut unread = BTreeSet::new();
     let mut wanted = 0_u64;
-    let end = ticket.row.saturating_add(u64::from(plan.rows));
-    for row in ticket.row..end {
-        if let Some(buffer) = plan.mix.buffer(row) {
-            let members = members(ticket, view, buffer)?;
-            let (job, index, tokenizer) = (ticket.seed, view.index, &plan.tokenizer);
-            let draws = Draws { job, buffer, members, index, limit, tokenizer, contents };
-            let segments = match draws.row(row, length) {
-                Drawn::Row(segments) => segments,
-                Drawn::Unread(offsets) => {
-                    unread.extend(offsets);
+    // Tokens of the rows of each buffer that wait for a text.
+    let mut held: BTreeMap<&str, u64> = BTreeMap::new();
+    layout.after.row = from.row.saturating_add(u64::from(plan.rows));
+    for row in from.row..layout.after.row {
+        if let Some((buffer, draws)) =
+            plan.mix.buffer(row).and_then(|name| draws.get_mut(name).map(|of| (name, of)))
+        {
+            if let Some(held) = held.get_mut(buffer) {
+                *held += length;
+                continue;
+            }
+            match draws.row(length) {
+                Drawn::Row(segments) if segments.is_empty() => {}
+                Drawn::Row(segments) => {
+                    layout.rows.push(PlannedRow { row, buffer: Some(buffer.to_owned()), segments });
                     continue;
                 }
-            };
-            if !segments.is_empty() {
-                layout.rows.push(PlannedRow { row, buffer: Some(buffer.to_owned()), segments });
-                continue;
+                Drawn::Padding => {
+                    layout.rows.push(PlannedRow {
+                        row,
+                        buffer: Some(buffer.to_owned()),
+                        segments: Vec::new(),
+                    });
+                    continue;
+                }
+                Drawn::Unread => {
+                    held.insert(buffer, length);
+                    continue;
+                }
             }
         }
         let segments = new_text.take(length);
@@ -113,7 +127,11 @@ pub fn layout(ticket: &Ticket, plan: &Plan, view: View<'_>, contents: &Contents)
             layout.rows.push(PlannedRow { row, buffer: None, segments });
         }
     }
-    layout.after = new_text.cursor();
+    layout.after.new_text = new_text.cursor();
+    for (name, draws) in &draws {
+        layout.after.draws.insert((*name).to_owned(), draws.place());
+        unread.extend(held.get(name).into_iter().flat_map(|room| draws.ahead(*room)));
+    }
     if new_text.held() == Some(Held::Unread) {
         unread.extend(new_text.ahead(wanted));
     }
@@ -121,6 +139,27 @@ pub fn layout(ticket: &Ticket, plan: &Plan, view: View<'_>, contents: &Contents)
         return Ok(LayoutOutcome::Whole(layout));
     }
     Ok(LayoutOutcome::Unread(unread.into_iter().collect()))
+}
+
+/// The draws of each buffer of the mix, from the ticket's place on.
+fn draws<'a>(
+    ticket: &Ticket,
+    plan: &'a Plan,
+    view: View<'a>,
+    contents: &'a Contents,
+) -> Result<BTreeMap<&'a str, Draws<'a>>> {
+    let mut draws = BTreeMap::new();
+    for buffer in plan.mix.buffers() {
+        let members = members(ticket, view, buffer)?;
+        let (index, limit, tokenizer) = (view.index, ticket.limit, &plan.tokenizer);
+        let source = Source { members, index, limit, tokenizer, contents };
+        let place = ticket.from.draws.get(buffer).copied().unwrap_or_default();
+        if place.rest.is_some_and(|rest| rest.tokens == 0) {
+            return Err(refused(ticket, format!("what is left of a draw from `{buffer}` has no token")));
+        }
+        draws.insert(buffer, Draws::new(ticket.seed, buffer, source, place));
+    }
+    Ok(draws)
 }
 
 /// The members of a buffer at the ticket's revision.
@@ -145,15 +184,10 @@ pub fn fill(layout: &BatchLayout, plan: &Plan, contents: &Contents) -> Result<Ba
     Ok(Batch::from_rows(plan.length, &rows)?)
 }
 
-/// The ticket after one whose new text ended at `after`.
+/// The ticket after one whose batch ended at `after`.
 #[must_use]
-pub fn following(ticket: &Ticket, plan: &Plan, after: Cursor) -> Ticket {
-    Ticket {
-        step: Step(ticket.step.0.saturating_add(1)),
-        row: ticket.row.saturating_add(u64::from(plan.rows)),
-        new_text: after,
-        ..ticket.clone()
-    }
+pub fn following(ticket: &Ticket, after: Position) -> Ticket {
+    Ticket { step: Step(ticket.step.0.saturating_add(1)), from: after, ..ticket.clone() }
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub struct Follow {
     digest: String,
     seed: perennial_schemas::seed::Seed,
     block: u64,
+    /// The most byte tokens of a drawn chunk.
+    chunk: u64,
     log: Log,
     committer: Committer,
     follower: Follower,
@@ -86,7 +88,8 @@ impl Follow {
             digest: spec.digest(plan.seed, plan.block),
             seed: plan.seed,
             block: plan.block.max(1),
-            log: Log::new(&spec.name),
+            chunk: plan.chunk(),
+            log: Log::new(&spec.name, plan.chunk()),
             committer,
             follower,
             policy: spec.policy(plan.seed),
@@ -366,7 +369,7 @@ impl Follow {
         let scan = Scan { columns: &[], filter, order: &["revision"] };
         let batches = self.store.scan(Table::Buffers, version, &scan).await?;
         self.follower = Follower::new(&self.store, Table::Buffers, Some(version), None).await?;
-        self.log = Log::new(name);
+        self.log = Log::new(name, self.chunk);
         self.stale = true;
         for batch in &batches {
             View::new(batch)?.iter().try_for_each(|row| self.add(&row))?;

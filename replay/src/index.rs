@@ -21,8 +21,6 @@ pub struct Record {
     pub seq: Seq,
     /// The id of its text; zero where it was erased.
     pub id: RecordId,
-    /// The keyed hash of its id, which it keeps when it is erased.
-    pub key: u64,
     /// Bytes of its text.
     pub bytes: u64,
     /// Ends of its passages in bytes of its text, rising.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use perennial_schemas::id::{Offset, Revision, Step};
-use perennial_schemas::wire::{Cursor, Ticket, WIRE_FORMAT};
+use perennial_schemas::wire::{Cursor, Position, Ticket, WIRE_FORMAT};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Log;
@@ -18,25 +18,22 @@ pub struct Request {
     /// The step that the batch will feed.
     #[serde(default)]
     pub step: Step,
-    /// Rows it was served so far.
+    /// Where its rows, its new text and its draws go on.
     #[serde(default)]
-    pub row: u64,
-    /// Where its new text goes on.
-    #[serde(default)]
-    pub new_text: Cursor,
+    pub from: Position,
 }
 
 impl Request {
     /// Of a job that begins at the start of the stream.
     #[must_use]
     pub fn first(job: &str) -> Self {
-        Self { job: job.to_owned(), step: Step(0), row: 0, new_text: Cursor::default() }
+        Self { job: job.to_owned(), step: Step(0), from: Position::default() }
     }
 
     /// For what comes after a ticket that [`following`](crate::batch::following) made.
     #[must_use]
     pub fn of(ticket: &Ticket) -> Self {
-        Self { job: ticket.job.clone(), step: ticket.step, row: ticket.row, new_text: ticket.new_text }
+        Self { job: ticket.job.clone(), step: ticket.step, from: ticket.from.clone() }
     }
 }
 
@@ -75,7 +72,7 @@ pub fn ticket<'a>(
     limit: Offset,
     log: impl Fn(&str) -> Option<&'a Log>,
 ) -> Ticket {
-    let visible = visible(plan, limit, request.new_text);
+    let visible = visible(plan, limit, request.from.new_text);
     let revision = |name: &str| log(name).map_or(Revision(0), |log| log.newest_within(visible));
     let buffers: BTreeMap<String, Revision> =
         plan.mix.buffers().map(|name| (name.to_owned(), revision(name))).collect();
@@ -87,7 +84,6 @@ pub fn ticket<'a>(
         buffers,
         config: plan.digest(),
         seed: plan.job_seed(&request.job),
-        row: request.row,
-        new_text: request.new_text,
+        from: request.from.clone(),
     }
 }

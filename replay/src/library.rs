@@ -202,7 +202,7 @@ impl Library {
     /// As [`Library::batch`].
     pub async fn after(&mut self, ticket: &Ticket) -> Result<Request> {
         let layout = self.layout(ticket).await?;
-        Ok(Request::of(&batch::following(ticket, &self.plan, layout.after)))
+        Ok(Request::of(&batch::following(ticket, layout.after.clone())))
     }
 
     /// The layout of a ticket, which then is the one laid out last.

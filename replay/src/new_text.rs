@@ -21,7 +21,8 @@ use crate::pack::Segment;
 use crate::plan::{Order, Plan};
 use crate::tokenise::{Contents, Known, Tokenizer, byte_tokens};
 
-/// Whether a record is used, by the keyed hash of its id: the same for every job of a plan.
+/// Whether a record is used, by a keyed hash of its offset: the same for every job of a plan, also after the
+/// record was erased.
 #[derive(Debug, Clone, Copy)]
 pub struct Thinning {
     seed: Seed,
@@ -38,7 +39,7 @@ impl Thinning {
     /// Whether the record is used: a smaller share's records are among a larger one's.
     #[must_use]
     pub fn keeps(&self, record: &Record) -> bool {
-        unit(self.seed.at(&[record.key])) < self.keep
+        unit(self.seed.at(&[record.offset.0])) < self.keep
     }
 }
 

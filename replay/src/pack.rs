@@ -18,7 +18,7 @@ use crate::index::Record;
 use crate::tokenise::{Contents, Tokenizer};
 
 /// A segment of a record: tokens `first .. first + tokens` of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
     /// The record's place in the order of the store.
     pub offset: Offset,
@@ -34,19 +34,27 @@ pub struct Segment {
     pub first: u64,
     /// Number of tokens, at least 1.
     pub tokens: u64,
+    /// The probability of the draw that it is part of; 1 for new text.
+    pub probability: f64,
 }
 
 impl Segment {
-    /// These tokens of a record.
+    /// These tokens of a record, as new text.
     #[must_use]
     pub fn of(record: &Record, first: u64, tokens: u64) -> Self {
+        Self::drawn(record, first, tokens, 1.0)
+    }
+
+    /// These tokens of a record, part of a chunk that was drawn with this probability.
+    #[must_use]
+    pub fn drawn(record: &Record, first: u64, tokens: u64, probability: f64) -> Self {
         let Record { offset, seq, id, bytes, .. } = *record;
-        Self { offset, shard: record.shard.clone(), seq, id, bytes, first, tokens }
+        Self { offset, shard: record.shard.clone(), seq, id, bytes, first, tokens, probability }
     }
 }
 
 /// A row of a batch before its text is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PlannedRow {
     /// The row's number in the job.
     pub row: u64,
@@ -81,9 +89,11 @@ pub fn fill(row: &PlannedRow, length: usize, tokenizer: &Tokenizer, contents: &C
             tokens: position(end - start),
             shard: segment.shard.clone(),
             seq: segment.seq,
+            offset: segment.offset,
             id: segment.id,
             first_token: segment.first,
             erased: content.is_none(),
+            probability: segment.probability,
         });
         let slices = (tokens.get_mut(start..end), targets.get_mut(start..end), mask.get_mut(start..end));
         if let (Some(tokens), (Some(inputs), Some(targets), Some(mask))) = (content, slices) {

@@ -51,7 +51,7 @@ pub struct Plan {
     pub tokenizer: Tokenizer,
     /// The order of new text.
     pub order: Order,
-    /// The share of new records to use: those with unit(hash(id)) below it.
+    /// The share of new records to use: those with unit(hash(offset)) below it.
     pub keep: Share,
     /// The share of rows of each buffer.
     pub mix: Mix,
@@ -91,6 +91,18 @@ impl Plan {
             "buffers": buffers,
         });
         format!("{:032x}", xxh3_128(what.to_string().as_bytes()))
+    }
+
+    /// The most byte tokens of a chunk, the unit of draws: with bytes for tokens a row. A token of a subword
+    /// tokenizer has about four bytes; in chunks smaller than passages few would have a token.
+    #[must_use]
+    pub const fn chunk(&self) -> u64 {
+        const LEAST: u64 = 2048;
+        match self.tokenizer {
+            Tokenizer::Bytes => self.length as u64,
+            Tokenizer::Subword(_) if (self.length as u64) < LEAST / 4 => LEAST,
+            Tokenizer::Subword(_) => 4 * self.length as u64,
+        }
     }
 
     /// The seed of a job's draws.

@@ -4,8 +4,8 @@
 //! removed. A record becomes visible when its offset is known: readings that a killed ingest left without
 //! one get theirs here, after [`PATIENCE`].
 //!
-//! An erased record keeps its shape (bytes, passages, a keyed hash of its id), so an older ticket needs
-//! no older version: it reads the same index below its own limit.
+//! An erased record keeps its shape (its passages and so its bytes), so an older ticket needs no older
+//! version: it reads the same index below its own limit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::error::{ReplayError, Result};
 use crate::index::{Index, Record};
 
 /// What the index is made of, beside what every row has.
-const COLUMNS: &[&str] = &["seq", "origin", "event_time", "id", "passages", "reason", "id_key"];
+const COLUMNS: &[&str] = &["seq", "origin", "event_time", "id", "passages", "reason"];
 
 /// How long readings may lack a place in the order before a reader gives them one: the ingest that read
 /// them does it at once, unless it was killed.
@@ -151,7 +151,6 @@ impl Records {
 
     /// Adds the records among these rows, whatever their order.
     fn add(&mut self, batches: &[RecordBatch]) -> Result<()> {
-        let secret = self.store.secret();
         for batch in batches {
             for row in View::new(batch)?.iter() {
                 let known = self.pending.last().filter(|record| record.shard.as_str() == row.shard);
@@ -163,7 +162,7 @@ impl Records {
                         None => drop(self.read.insert(shard.clone(), next)),
                     }
                 }
-                self.pending.extend(record(&row, shard, secret)?);
+                self.pending.extend(record(&row, shard)?);
             }
         }
         self.place()
@@ -248,13 +247,8 @@ async fn scan(store: &Store, version: Version) -> Result<Vec<RecordBatch>, Store
     store.scan(Table::Records, version, &Scan { columns: COLUMNS, filter, order: &["shard", "seq"] }).await
 }
 
-/// The keyed hash of an id: nobody without the store's secret can tell from it whether a text was here.
-pub(crate) fn id_key(id: RecordId, secret: u64) -> u64 {
-    xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), secret)
-}
-
 /// The record in a row, without its offset; `None` for a row of another outcome.
-fn record(row: &Row<'_>, shard: Shard, secret: u64) -> Result<Option<Record>> {
+fn record(row: &Row<'_>, shard: Shard) -> Result<Option<Record>> {
     let erased = row.reason == Some(Reason::Erased.as_str());
     if row.outcome != Outcome::Kept.as_str() && !erased {
         return Ok(None);
@@ -265,11 +259,10 @@ fn record(row: &Row<'_>, shard: Shard, secret: u64) -> Result<Option<Record>> {
         inconsistent(format!("a kept record of shard `{shard}` and commit {} has no seq", row.commit))
     })?;
     let lacks = |what: &str| inconsistent(format!("record {seq} of shard `{shard}` has no {what}"));
-    let (id, key) = if erased {
-        (RecordId::from_hash(0), row.id_key.ok_or_else(|| lacks("id_key"))?.cast_unsigned())
-    } else {
-        let id = row.id.and_then(RecordId::from_bytes).ok_or_else(|| lacks("id"))?;
-        (id, id_key(id, secret))
+    let id = match row.id.and_then(RecordId::from_bytes) {
+        Some(id) => id,
+        None if erased => RecordId::from_hash(0),
+        None => return Err(lacks("id")),
     };
     let passages: Box<[u32]> = row.passages.map(|blob| unpack_u32(blob).collect()).unwrap_or_default();
     let bytes = passages.last().copied().ok_or_else(|| lacks("passages"))?.into();
@@ -277,5 +270,5 @@ fn record(row: &Row<'_>, shard: Shard, secret: u64) -> Result<Option<Record>> {
         return Err(lacks("passages that rise"));
     }
     let (offset, source, event_time) = (Offset(0), row.origin.unwrap_or(row.source).into(), row.event_time);
-    Ok(Some(Record { offset, shard, seq, id, key, bytes, passages, source, event_time, erased }))
+    Ok(Some(Record { offset, shard, seq, id, bytes, passages, source, event_time, erased }))
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use arrow::array::RecordBatch;
 use perennial_program::clock::Clock;
 use perennial_program::config::{Bytes, Share};
-use perennial_schemas::id::{RecordId, Seq, Shard, Version};
+use perennial_schemas::id::{Seq, Shard, Version};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::Table;
 use perennial_schemas::table::column::pack_u32;
@@ -20,7 +20,6 @@ use crate::buffer::{Capacity, PolicyConfig, Spec, reservoir};
 use crate::library::Library;
 use crate::mix::Mix;
 use crate::plan::{Order, Plan, VisibleUntil};
-use crate::records::id_key;
 use crate::tokenise::Tokenizer;
 
 /// An empty store whose clock stands at `now`.
@@ -143,11 +142,8 @@ impl World {
 
     /// Erases the kept records of one version of `records`: only their shape stays.
     pub(crate) async fn erase(&self, version: u64) {
-        let scan = Scan {
-            columns: &["seq", "id", "passages"],
-            filter: Some("outcome = 'kept'".into()),
-            order: &["seq"],
-        };
+        let scan =
+            Scan { columns: &["seq", "passages"], filter: Some("outcome = 'kept'".into()), order: &["seq"] };
         let rows = |version| self.store.scan(Table::Records, Version(version), &scan);
         let (before, after) = (rows(version - 1).await.unwrap(), rows(version).await.unwrap());
         let known: BTreeSet<(String, i64)> = before.iter().flat_map(|batch| places(batch)).collect();
@@ -158,14 +154,12 @@ impl World {
                 .iter()
                 .filter(|row| !known.contains(&(row.shard.to_owned(), row.seq.unwrap())))
             {
-                let id = RecordId::from_bytes(row.id.unwrap()).unwrap();
                 builder.push(Row {
                     seq: row.seq,
                     start: row.start,
                     end: row.end,
                     passages: row.passages,
                     reason: Some(Reason::Erased.as_str()),
-                    id_key: Some(id_key(id, self.store.secret()).cast_signed()),
                     ..Row::new(Outcome::DeadLetter, row.shard, row.source)
                 });
             }

@@ -227,24 +227,25 @@ impl Known<'_> {
         }
     }
 
-    /// The first token of the passage that holds byte token `place` of the record: the first token that
-    /// begins within the passage, or the record's last one if no token does. `passages` are the ends of the
-    /// record's passages in bytes, ascending. The first passage begins at the boundary.
+    /// The first token of the first passage that begins at byte token `place` or after it; the number of
+    /// tokens without such a passage, `None` if that is unknown. `passages` are the ends of the record's
+    /// passages in bytes, ascending. The first passage begins at the boundary, byte token 0.
     #[must_use]
-    pub fn passage_start(&self, passages: &[u32], place: u64) -> u64 {
-        let passage = passage_of(passages, place);
+    pub fn token_from(&self, passages: &[u32], place: u64) -> Option<u64> {
+        let passage = passage_from(passages, place);
         match self {
-            Self::Bytes(_) => byte_start(passages, passage),
-            Self::Subword(encoding) => encoding.passage_start(passage),
-            Self::Removed | Self::Unread => 0,
+            Self::Bytes(_) if passage < passages.len() => Some(byte_start(passages, passage)),
+            Self::Subword(encoding) if passage < passages.len() => Some(encoding.passage_start(passage)),
+            _ => self.count(),
         }
     }
 }
 
-/// The passage that holds byte token `place`, from 0.
-fn passage_of(passages: &[u32], place: u64) -> usize {
-    // Byte token t > 0 is byte t - 1; a passage that ends at byte e holds byte tokens up to e.
-    passages.partition_point(|end| u64::from(*end) < place)
+/// The first passage that begins at byte token `place` or after it, from 0.
+fn passage_from(passages: &[u32], place: u64) -> usize {
+    // Byte token t > 0 is byte t - 1: the passage after one that ends at byte e begins at byte token e + 1.
+    let begins_before = |end: &u32| u64::from(*end) + 1 < place;
+    if place == 0 { 0 } else { 1 + passages.partition_point(begins_before) }
 }
 
 /// The first byte token of a passage.

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Int32Array, Int64Array, ListArray,
-    RecordBatch, StructArray,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float64Array, Int32Array, Int64Array,
+    ListArray, RecordBatch, StructArray,
 };
-use arrow::datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int32Type, Int64Type, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -36,6 +36,65 @@ pub struct Cursor {
     pub token: u64,
 }
 
+/// The tokens of a drawn chunk that did not fit into a row and are not delivered yet. It names everything that is
+/// needed to deliver them, whatever becomes of the buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrawRest {
+    /// The record.
+    pub offset: Offset,
+    /// The first of the tokens in the record.
+    pub first: u64,
+    /// Their number, at least 1.
+    pub tokens: u64,
+    /// The odds of the draw.
+    pub odds: Odds,
+}
+
+/// The probability of a draw, as integers: JSON keeps them exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Odds {
+    /// The weight of the chunk.
+    pub weight: u64,
+    /// The sum of the weights of all chunks of the buffer.
+    pub total: u64,
+}
+
+impl Odds {
+    /// The probability, 0 to 1.
+    #[must_use]
+    pub fn probability(self) -> f64 {
+        if self.total == 0 { 0.0 } else { self.weight as f64 / self.total as f64 }
+    }
+}
+
+/// Where a job's draws from one buffer go on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrawPlace {
+    /// The number of the next draw.
+    pub draw: u64,
+    /// What is left of the last one, and comes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<DrawRest>,
+}
+
+/// Where a job's batches go on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// Rows that the job was served: row k is replayed iff floor((k+1)r) > floor(kr).
+    #[serde(default)]
+    pub row: u64,
+    /// Where its new text goes on.
+    #[serde(default)]
+    pub new_text: Cursor,
+    /// Where its draws go on, by buffer; a buffer that is absent begins at draw 0.
+    #[serde(default)]
+    pub draws: BTreeMap<String, DrawPlace>,
+}
+
 /// Names one batch: evaluated against the store it gives the same bytes for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,10 +113,8 @@ pub struct Ticket {
     pub config: String,
     /// The seed of the job's draws.
     pub seed: Seed,
-    /// Rows the job was served before this batch: row k is replayed iff floor((k+1)r) > floor(kr).
-    pub row: u64,
-    /// Where the new text of this batch begins.
-    pub new_text: Cursor,
+    /// Where its rows, its new text and its draws begin.
+    pub from: Position,
 }
 
 /// A ticket or batch that is not one.
@@ -140,12 +197,16 @@ pub struct Span {
     pub shard: Shard,
     /// The record's place in the shard.
     pub seq: Seq,
+    /// The record's place in the order of the store.
+    pub offset: Offset,
     /// The record's id.
     pub id: RecordId,
     /// Its first token, counted in tokens of the record, boundary token included.
     pub first_token: u64,
     /// Whether the record was removed from the store since: then it is padding with mask 0.
     pub erased: bool,
+    /// The probability with which the buffer's chunk that it is part of was drawn, 0 to 1; 1 for new text.
+    pub probability: f64,
 }
 
 /// A batch: `rows` sequences of T tokens with their targets, and where each token is from.
@@ -182,9 +243,11 @@ fn span_fields() -> Fields {
         Field::new("tokens", DataType::Int32, false),
         Field::new("shard", DataType::Utf8, false),
         Field::new("seq", DataType::Int64, false),
+        Field::new("offset", DataType::Int64, false),
         Field::new("id", DataType::FixedSizeBinary(16), false),
         Field::new("first_token", DataType::Int64, false),
         Field::new("erased", DataType::Boolean, false),
+        Field::new("probability", DataType::Float64, false),
     ])
 }
 
@@ -431,9 +494,11 @@ fn span_column(rows: &[BatchRow]) -> Result<ArrayRef, WireError> {
         Arc::new(Int32Array::from_iter_values(all.iter().map(|span| short(span.tokens)))),
         Arc::new(arrow::array::StringArray::from_iter_values(all.iter().map(|span| span.shard.as_str()))),
         Arc::new(Int64Array::from_iter_values(all.iter().map(|span| span.seq.to_i64()))),
+        Arc::new(Int64Array::from_iter_values(all.iter().map(|span| span.offset.to_i64()))),
         id,
         Arc::new(Int64Array::from_iter_values(all.iter().map(|span| long(span.first_token)))),
         Arc::new(BooleanArray::from_iter(all.iter().map(|span| Some(span.erased)))),
+        Arc::new(Float64Array::from_iter_values(all.iter().map(|span| span.probability))),
     ];
     let spans = StructArray::try_new(span_fields(), columns, None)?;
     let lengths = rows.iter().map(|row| row.spans.len());
@@ -458,14 +523,20 @@ fn span_at(spans: &StructArray, index: usize) -> Result<Span, WireError> {
     let id =
         spans.column_by_name("id").and_then(|column| column.as_fixed_size_binary_opt()).ok_or_else(bad)?;
     let erased = spans.column_by_name("erased").and_then(|column| column.as_boolean_opt()).ok_or_else(bad)?;
+    let probability = spans
+        .column_by_name("probability")
+        .and_then(|column| column.as_primitive_opt::<Float64Type>())
+        .ok_or_else(bad)?;
     Ok(Span {
         start: small("start")?,
         tokens: small("tokens")?,
         shard: shard.value(index).parse().map_err(|_| bad())?,
         seq: Seq(natural("seq")?),
+        offset: Offset(natural("offset")?),
         id: RecordId::from_bytes(id.value(index)).ok_or_else(bad)?,
         first_token: natural("first_token")?,
         erased: erased.value(index),
+        probability: probability.value(index),
     })
 }
 
@@ -484,6 +555,9 @@ fn hash_array(hasher: &mut Xxh3, array: &ArrayRef) {
     match array.data_type() {
         DataType::Int32 => hash_values(hasher, array.as_primitive::<Int32Type>().values(), i32::to_le_bytes),
         DataType::Int64 => hash_values(hasher, array.as_primitive::<Int64Type>().values(), i64::to_le_bytes),
+        DataType::Float64 => {
+            hash_values(hasher, array.as_primitive::<Float64Type>().values(), f64::to_le_bytes);
+        }
         DataType::Boolean => {
             let values: Vec<bool> = array.as_boolean().iter().map(|value| value == Some(true)).collect();
             hash_values(hasher, &values, |value| [u8::from(value)]);

@@ -289,7 +289,7 @@ async fn writer_killed_at_any_instant_loses_nothing_and_writes_nothing_twice() {
 
 #[tokio::test]
 async fn writer_that_dies_at_a_failpoint_of_the_store_has_committed_all_of_a_batch_or_nothing() {
-    let points: Vec<_> = failpoint::ALL.iter().filter(|point| point.starts_with("store.")).collect();
+    let points: Vec<_> = failpoint::ALL.iter().filter(|point| point.starts_with("store.commit.")).collect();
     assert!(points.len() >= 2);
     let world = World::new();
     let store = world.path("store");

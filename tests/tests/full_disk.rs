@@ -70,8 +70,8 @@ async fn full_disk_is_one_error_with_its_place_and_mend_and_with_room_the_daemon
     // with something committed.
     for (limits, act, most_left) in [
         ("nr_inodes=8", "create", 400),
-        ("nr_inodes=20", "write", 400),
-        ("nr_inodes=24", "commit to", 399),
+        ("nr_inodes=23", "write", 400),
+        ("nr_inodes=27", "commit to", 399),
         ("size=250k", "write", 399),
     ] {
         let Some((said, left, world)) = filled(limits) else { return };

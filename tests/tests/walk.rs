@@ -86,9 +86,9 @@ async fn bundled_text_becomes_a_sound_store_a_trained_model_and_a_report() {
         let steps: Vec<_> = points.iter().map(|point| point["step"].as_u64().unwrap()).collect();
         assert_eq!(steps, [0, 12, 24]);
         let places: Vec<_> = points.iter().map(|point| point["fraction"].as_f64().unwrap()).collect();
-        // Such a run sees the first texts of the stream.
+        // Such a run sees the first texts of the stream; thinning may pass over the very first.
         assert!(
-            places[0] == 0.0 && places[1] > 0.0 && places[2] > places[1] && places[2] < 0.02,
+            places[0] < 0.005 && places[1] > places[0] && places[2] > places[1] && places[2] < 0.02,
             "{places:?}"
         );
         assert_eq!(run["points"][0]["scores"].as_array().unwrap().len(), 9);

@@ -118,8 +118,7 @@ impl Batches {
         config: &Config,
         runtime: &Handle,
     ) -> Result<Feed, Failure> {
-        let mut request =
-            Request { job: position.job.clone(), step, row: position.row, new_text: position.next };
+        let mut request = Request { job: position.job.clone(), step, from: position.next.clone() };
         let (model, weight) = (config.model.clone(), config.run.replay_weight);
         let until = config.run.steps.map(Step);
         let runtime = runtime.clone();
@@ -133,7 +132,7 @@ impl Batches {
                 let (batch, next) = self.batch(&ticket).await?;
                 let packed = PackedBatch::of_batch(&batch, &model, weight)?;
                 request = next;
-                Ok(Some(Delivery { ticket, packed, next: request.new_text }))
+                Ok(Some(Delivery { ticket, packed, next: request.from.clone() }))
             })
         };
         Ok(prefetch(Box::new(make), limit(u64::from(config.run.prefetch)))?)

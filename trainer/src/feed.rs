@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::sync_channel;
 
 use perennial_program::error::{Failure, Kind, ProgramError};
-use perennial_schemas::wire::{Batch, Cursor, Ticket, WireError};
+use perennial_schemas::wire::{Batch, Position, Ticket, WireError};
 use tch::{Device, Tensor};
 
 use crate::model::{Documents, Input, ModelConfig};
@@ -274,7 +274,7 @@ pub struct Delivery {
     /// The packed batch.
     pub packed: PackedBatch,
     /// The position of the new text after this batch.
-    pub next: Cursor,
+    pub next: Position,
 }
 
 /// Returns a job's deliveries in order; `None` if the stream has ended.

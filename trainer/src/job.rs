@@ -200,8 +200,7 @@ fn start(config: &Config, digest: &str, device: Device) -> Result<(Learner, JobP
     let position = JobPosition {
         job: config.job.name.clone(),
         tokens: 0,
-        row: 0,
-        next: perennial_schemas::wire::Cursor::default(),
+        next: perennial_schemas::wire::Position::default(),
         config: digest.to_owned(),
         start,
         branched: None,

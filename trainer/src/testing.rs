@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use perennial_schemas::id::{Offset, RecordId, Seq, Step};
 use perennial_schemas::seed::{Seed, below};
-use perennial_schemas::wire::{Batch, BatchRow, Cursor, Span, Ticket, WIRE_FORMAT};
+use perennial_schemas::wire::{Batch, BatchRow, Cursor, Position, Span, Ticket, WIRE_FORMAT};
 use tch::{Device, Tensor};
 
 use crate::checkpoint::{JobPosition, Start};
@@ -60,8 +60,10 @@ pub fn row(
             shard: "main".parse().unwrap(),
             seq: Seq(number * 100 + index as u64),
             id: RecordId::from_hash(u128::from(number)),
+            offset: Offset(number * 100 + index as u64),
             first_token: 0,
             erased: false,
+            probability: 1.0,
         });
         start += n;
     }
@@ -78,8 +80,7 @@ pub fn ticket(step: u64) -> Ticket {
         buffers: BTreeMap::new(),
         config: "0".repeat(32),
         seed: Seed::new(0),
-        row: step * 2,
-        new_text: Cursor::default(),
+        from: Position { row: step * 2, ..Position::default() },
     }
 }
 
@@ -95,7 +96,8 @@ pub fn delivery(step: u64, model: &ModelConfig) -> Delivery {
         [row(step * 2, 24, &[a, b, a], 0, &shifted, false), row(step * 2 + 1, 24, &[b, 10], 1, TEXT, true)];
     let batch = Batch::from_rows(24, &rows).unwrap();
     let packed = PackedBatch::of_batch(&batch, model, 1.0).unwrap();
-    let next = Cursor { offset: Offset(step + 1), token: 3 };
+    let new_text = Cursor { offset: Offset(step + 1), token: 3 };
+    let next = Position { row: step * 2 + 2, new_text, ..Position::default() };
     Delivery { ticket: ticket(step), packed, next }
 }
 
@@ -135,8 +137,7 @@ pub fn position() -> JobPosition {
     JobPosition {
         job: "test".into(),
         tokens: 0,
-        row: 0,
-        next: Cursor::default(),
+        next: Position::default(),
         config: "0".repeat(32),
         start: Start::Seed(Seed::new(11)),
         branched: None,

@@ -149,7 +149,6 @@ impl Job<'_> {
         let tokens = delivery.packed.tokens.len() as u64;
         self.saved = None;
         self.position.tokens += tokens;
-        self.position.row = delivery.ticket.row + delivery.packed.rows;
         self.position.next.clone_from(&delivery.next);
         self.interval.add(&outcome, &delivery.packed, waited);
         self.progress.add(&outcome, &delivery.packed, waited);

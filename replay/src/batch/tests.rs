@@ -2,12 +2,11 @@ use super::*;
 
 use perennial_program::config::Share;
 use perennial_schemas::id::{RecordId, Revision, Seq, Shard, Step};
-use perennial_schemas::wire::{Span, WIRE_FORMAT};
+use perennial_schemas::wire::{Cursor, Span, WIRE_FORMAT};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::buffer::{Member, PolicyConfig, Spec, reservoir};
-use crate::draw;
+use crate::buffer::{Member, MemberChunk, PolicyConfig, Spec, reservoir};
 use crate::index::Record;
 use crate::mix::Mix;
 use crate::plan::{Order, VisibleUntil};
@@ -39,13 +38,11 @@ impl World {
         for (offset, (name, seq, text)) in (1..).step_by(2).map(Offset).zip(records) {
             let bytes = u32::try_from(text.len()).unwrap();
             let passages = (1..).map(|n| n * u32::try_from(passage).unwrap()).take_while(|end| *end < bytes);
-            let hash = xxh3_128(text.as_bytes());
             let record = Record {
                 offset,
                 shard: shard(name),
                 seq: Seq(*seq),
-                id: RecordId::from_hash(hash),
-                key: hash as u64,
+                id: RecordId::from_hash(xxh3_128(text.as_bytes())),
                 bytes: bytes.into(),
                 passages: passages.chain([bytes]).collect(),
                 source: "files".into(),
@@ -56,11 +53,12 @@ impl World {
             texts.insert(offset, Arc::from(text.as_str()));
         }
         let limit = index.limit();
-        Self { index, limit, texts, members: [("main".to_owned(), Arc::new(Members::none()))].into() }
+        Self { index, limit, texts, members: [("main".to_owned(), Arc::new(Members::none(1)))].into() }
     }
 
     /// Puts these records into the buffer `main`, at change 1.
-    fn fill_buffer(&mut self, keep: impl Fn(&Record) -> bool) {
+    fn fill_buffer(&mut self, plan: &Plan, keep: impl Fn(&Record) -> bool) {
+        let chunk = plan.chunk();
         let member = |record: &Record| Member {
             offset: record.offset,
             shard: record.shard.clone(),
@@ -70,7 +68,7 @@ impl World {
             weight: None,
         };
         let list = self.index.records().iter().filter(|record| keep(record)).map(member);
-        let members = Members::new(Revision(1), list.collect());
+        let members = Members::new(Revision(1), list.collect(), chunk);
         self.members.insert("main".into(), Arc::new(members));
     }
 
@@ -133,8 +131,7 @@ impl World {
                 .collect(),
             config: plan.digest(),
             seed: plan.job_seed("demo"),
-            row: 0,
-            new_text: Cursor::default(),
+            from: Position::default(),
         }
     }
 
@@ -151,7 +148,7 @@ impl World {
             if layout.new_text == 0 && layout.missing > 0 {
                 return walked;
             }
-            let next = following(&ticket, plan, layout.after);
+            let next = following(&ticket, layout.after.clone());
             walked.push((ticket, fill(&layout, plan, &contents).unwrap()));
             ticket = next;
         }
@@ -254,10 +251,10 @@ fn sorted(mut places: Vec<(Shard, Seq, u64)>) -> Vec<(Shard, Seq, u64)> {
 fn batch_has_the_same_digest_in_every_build() {
     // Another digest means other bytes for tickets that were issued: raise the wire's format with it.
     let mut world = World::new(&corpus(), 24);
-    world.fill_buffer(|record| record.seq.0 % 2 == 0);
     let plan = plan(4, 64, 0.5);
+    world.fill_buffer(&plan, |record| record.seq.0 % 2 == 0);
     let batch = world.batch(&world.first(&plan), &plan).unwrap();
-    assert_eq!(format!("{:032x}", batch.digest()), "5c392da4c9359653bad5f0f0440d871a");
+    assert_eq!(format!("{:032x}", batch.digest()), "375cb30a601d486e17eee0d125df0be7");
     assert_eq!(plan.digest(), "2b044479f45b48855713f324e5bac5a4");
 }
 
@@ -270,7 +267,7 @@ fn rows_are_replayed_where_the_mix_says_and_new_where_the_buffer_is_empty() {
         (0..8).filter(|row| batch.buffer(*row) == Some("main")).collect::<Vec<_>>()
     };
     assert_eq!(rows(&world), Vec::<usize>::new());
-    world.fill_buffer(|_| true);
+    world.fill_buffer(&plan, |_| true);
     assert_eq!(rows(&world), [3, 7]);
 }
 
@@ -358,17 +355,15 @@ fn cursor_beyond_all_text_gives_an_empty_batch() {
     let world = World::new(&corpus(), 24);
     let plan = plan(2, 64, 0.0);
     let new_text = Cursor { offset: Offset(u64::MAX), token: u64::MAX };
-    assert_eq!(
-        world.batch(&Ticket { new_text, row: u64::MAX, ..world.first(&plan) }, &plan).unwrap().rows(),
-        0
-    );
+    let from = Position { row: u64::MAX, new_text, draws: BTreeMap::new() };
+    assert_eq!(world.batch(&Ticket { from, ..world.first(&plan) }, &plan).unwrap().rows(), 0);
 }
 
 #[test]
 fn members_without_a_shape_are_drawn_again_and_none_of_many_is_new_text() {
     let mut world = World::new(&corpus(), 24);
-    world.fill_buffer(|_| true);
     let plan = plan(8, 64, 0.5);
+    world.fill_buffer(&plan, |_| true);
     let drawn = |world: &World| {
         let batch = world.batch(&world.first(&plan), &plan).unwrap();
         world.check(&plan, &batch);
@@ -415,7 +410,7 @@ fn worlds() -> impl Strategy<Value = World> {
 
 /// What new text must be under any tokenizer, in a world whose even records are in the buffer.
 fn new_text_comes_once_in_order(mut world: World, plan: &Plan) -> Result<(), TestCaseError> {
-    world.fill_buffer(|record| record.seq.0 % 2 == 0);
+    world.fill_buffer(plan, |record| record.seq.0 % 2 == 0);
     let batches = world.all(plan);
     prop_assert_eq!(new_text(&batches), world.stream(plan));
     batches.iter().for_each(|batch| world.check(plan, batch));
@@ -441,7 +436,7 @@ fn job_goes_on_though_a_record_was_removed(
     gone: Offset,
 ) -> Result<(), TestCaseError> {
     let left = world.without(gone);
-    let stands = |ticket: &Ticket| ticket.new_text.offset == gone;
+    let stands = |ticket: &Ticket| ticket.from.new_text.offset == gone;
     let walked = world.walk(world.first(plan), plan);
     let Some(at) = walked.iter().position(|(ticket, _)| stands(ticket)) else { return Ok(()) };
     let before = walked[..at].iter().map(|(_, batch)| batch.clone());
@@ -452,40 +447,136 @@ fn job_goes_on_though_a_record_was_removed(
     Ok(())
 }
 
-/// What draws must be under any tokenizer; `start` says where a span may begin.
-fn draws_depend_on_the_row_alone(
-    mut world: World,
-    all: &Plan,
-    from: u64,
-    starts: impl Fn(&Record, &Tokens) -> BTreeSet<u64>,
-) -> Result<(), TestCaseError> {
-    world.fill_buffer(|record| record.seq.0 % 2 == 0);
-    let row = |rows: u32, at: u64| {
-        let plan = Plan { rows, ..all.clone() };
-        let ticket = Ticket { row: at, ..world.first(&plan) };
-        let (layout, _) = world.laid_out(&ticket, &plan).unwrap();
-        layout.rows.into_iter().find(|planned| planned.row == from + 5 && planned.buffer.is_some())
-    };
-    let drawn = row(8, from);
-    prop_assert_eq!(&drawn, &row(1, from + 5));
-    prop_assert_eq!(&drawn, &row(3, from + 4));
-    let Some(drawn) = drawn else {
-        prop_assert!(world.members["main"].is_empty());
-        return Ok(());
-    };
-    let mut room = all.length as u64;
-    for (index, segment) in drawn.segments.iter().enumerate() {
-        prop_assert!(index == 0 || room >= draw::LEAST);
-        let record = world.index.get(segment.offset).unwrap();
-        prop_assert_eq!(record.seq.0 % 2, 0);
-        let tokens = world.tokens(all, segment.offset).unwrap();
-        prop_assert!(starts(record, &tokens).contains(&segment.first));
-        prop_assert_eq!(segment.tokens, (tokens.count() - segment.first).min(room));
-        prop_assert!(segment.tokens > 0);
-        room -= segment.tokens;
+/// The tokens of a chunk, one by one: those of the passages that begin in it, or with bytes its own.
+fn tokens_of(world: &World, plan: &Plan, chunk: &MemberChunk) -> Vec<u64> {
+    let inside = |place: &u64| (chunk.first..chunk.first + chunk.tokens).contains(place);
+    let passages = &world.index.get(chunk.offset).unwrap().passages;
+    match world.tokens(plan, chunk.offset).unwrap() {
+        Tokens::Bytes(text) => (0..=text.len() as u64).filter(inside).collect(),
+        Tokens::Subword(encoding) => {
+            let begins = |passage: usize| crate::tokenise::byte_start(passages, passage);
+            let of = |token: u64| {
+                (0..passages.len()).rev().find(|passage| encoding.passage_start(*passage) <= token).unwrap()
+            };
+            (0..encoding.count()).filter(|token| inside(&begins(of(*token)))).collect()
+        }
     }
-    prop_assert!(room < draw::LEAST);
+}
+
+/// What draws must be under any tokenizer: one sequence, each draw delivered whole, whatever the batches.
+fn draws_are_one_sequence(mut world: World, all: &Plan, chunk: u64) -> Result<(), TestCaseError> {
+    world.fill_buffer(all, |record| record.seq.0 % 2 == 0);
+    let list = world.members["main"].list().to_vec();
+    let members = Arc::new(Members::new(Revision(1), list, chunk));
+    world.members.insert("main".into(), Arc::clone(&members));
+    if members.is_empty() {
+        return Ok(());
+    }
+    let seed = all.job_seed("demo").child("draw/main");
+    let mut expected = Vec::new();
+    let mut draws = 0;
+    // Of records of which no passage has a token there may be nothing at all.
+    while expected.len() < 12 * all.length && draws < 10_000 {
+        let chunk = members.draw(seed, draws).unwrap();
+        let tokens = tokens_of(&world, all, &chunk).into_iter();
+        expected.extend(tokens.map(|token| (chunk.offset, token, chunk.odds.probability())));
+        draws += 1;
+    }
+    for rows in [1, 3, 4] {
+        let plan = Plan { rows, ..all.clone() };
+        let mut ticket = world.first(&plan);
+        let mut delivered = Vec::new();
+        for _ in 0..12 / rows {
+            let (layout, _) = world.laid_out(&ticket, &plan).unwrap();
+            for row in &layout.rows {
+                prop_assert_eq!(
+                    row.segments.iter().map(|segment| segment.tokens).sum::<u64>(),
+                    plan.length as u64
+                );
+                for segment in &row.segments {
+                    let tokens = segment.first..segment.first + segment.tokens;
+                    delivered.extend(tokens.map(|token| (segment.offset, token, segment.probability)));
+                }
+            }
+            ticket = following(&ticket, layout.after);
+            ticket = Ticket::from_json(ticket.to_json().as_bytes()).unwrap();
+        }
+        prop_assert_eq!(delivered.len(), 12 * plan.length);
+        prop_assert_eq!(&delivered[..], &expected[..delivered.len()]);
+    }
     Ok(())
+}
+
+#[test]
+fn rest_of_a_draw_is_delivered_though_the_buffer_has_changed() {
+    let mut world = World::new(&corpus(), 24);
+    let plan = plan(1, 10, 1.0);
+    world.fill_buffer(&plan, |_| true);
+    let mut ticket = world.first(&plan);
+    let rest = loop {
+        let (layout, _) = world.laid_out(&ticket, &plan).unwrap();
+        ticket = following(&ticket, layout.after);
+        if let Some(rest) = ticket.from.draws["main"].rest {
+            break rest;
+        }
+    };
+    world.members.insert("main".into(), Arc::new(Members::new(Revision(1), Vec::new(), plan.chunk())));
+    let (layout, _) = world.laid_out(&ticket, &plan).unwrap();
+    let first = &layout.rows[0].segments[0];
+    assert_eq!((first.offset, first.first, first.tokens), (rest.offset, rest.first, rest.tokens));
+    assert_eq!(first.probability, rest.odds.probability());
+    assert_eq!(layout.after.draws["main"].rest, None);
+}
+
+#[test]
+fn every_token_of_a_buffer_is_replayed_as_often_as_any_other() {
+    // Records of 2 to 600 bytes in rows of 32 tokens.
+    let text = |n: u64| "x".repeat(2_usize << (n % 9));
+    let records: Vec<(&str, u64, String)> = (0..36).map(|n| ("a", n, format!("{n:02}{}", text(n)))).collect();
+    let mut world = World::new(&records, 40);
+    let plan = plan(64, 32, 1.0);
+    world.fill_buffer(&plan, |_| true);
+    let mut counts: BTreeMap<Offset, Vec<f64>> = BTreeMap::new();
+    for record in world.index.records() {
+        counts.insert(record.offset, vec![0.0; usize::try_from(record.bytes).unwrap() + 1]);
+    }
+    let mut ticket = world.first(&plan);
+    let (mut tokens, mut draws) = (0.0, 0);
+    for _ in 0..150 {
+        let LayoutOutcome::Whole(layout) = layout(&ticket, &plan, world.view(), &Contents::new()).unwrap()
+        else {
+            panic!("bytes need no text")
+        };
+        for segment in layout.rows.iter().flat_map(|row| &row.segments) {
+            for token in segment.first..segment.first + segment.tokens {
+                counts.get_mut(&segment.offset).unwrap()[usize::try_from(token).unwrap()] += 1.0;
+                tokens += 1.0;
+            }
+        }
+        draws = layout.after.draws["main"].draw;
+        ticket = following(&ticket, layout.after);
+    }
+    let all: f64 = counts.values().map(|record| record.len() as f64).sum();
+    let chunks: f64 = counts.values().map(|record| record.len().div_ceil(32) as f64).sum();
+    let expected = tokens / all;
+    // A class of k tokens that no chunk mixes has c chunks, each drawn a binomial number of times.
+    let check = |what: &str, exposure: f64, chunks_of: f64| {
+        let p = chunks_of / chunks;
+        let error = ((1.0 - p) / (draws as f64 * p)).sqrt();
+        assert!((exposure / expected - 1.0).abs() < 0.02 + 3.0 * error, "{what}: {exposure} of {expected}");
+    };
+    for size in 0..9 {
+        let of: Vec<&Vec<f64>> = counts.values().skip(size).step_by(9).collect();
+        let sum: f64 = of.iter().flat_map(|record| record.iter()).sum();
+        let (tokens, chunks_of) = of.iter().fold((0, 0), |(tokens, chunks), record| {
+            (tokens + record.len(), chunks + record.len().div_ceil(32))
+        });
+        check(&format!("records of size {size}"), sum / tokens as f64, chunks_of as f64);
+    }
+    let mean = |get: fn(&Vec<f64>) -> f64| counts.values().map(get).sum::<f64>() / counts.len() as f64;
+    check("first tokens", mean(|record| record[0]), counts.len() as f64);
+    check("last tokens", mean(|record| record[record.len() - 1]), counts.len() as f64);
+    check("middles", mean(|record| record[record.len() / 2]), counts.len() as f64);
 }
 
 proptest! {
@@ -530,11 +621,8 @@ proptest! {
     }
 
     #[test]
-    fn draws_depend_on_the_row_alone_and_hold_members_from_passages_on(world in worlds(), length in 1_usize..60, from in 0_u64..50) {
-        let starts = |record: &Record, _: &Tokens| {
-            [0].into_iter().chain(record.passages.iter().map(|end| u64::from(*end) + 1)).collect()
-        };
-        draws_depend_on_the_row_alone(world, &plan(8, length, 1.0), from, starts)?;
+    fn draws_are_one_sequence_of_whole_chunks_whatever_the_batches(world in worlds(), length in 1_usize..60, chunk in 1_u64..60) {
+        draws_are_one_sequence(world, &plan(8, length, 1.0), chunk)?;
     }
 
     #[test]
@@ -549,7 +637,6 @@ proptest! {
             shard: shard(name),
             seq: Seq(1000),
             id: RecordId::from_hash(1),
-            key: 1,
             bytes: 3,
             passages: [3].into(),
             source: "files".into(),

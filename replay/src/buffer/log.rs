@@ -26,6 +26,8 @@ const SNAPSHOTS: usize = 8;
 #[derive(Debug)]
 pub struct Log {
     buffer: String,
+    /// The most byte tokens of a chunk.
+    chunk: u64,
     rows: Vec<Logged>,
     seen: Offset,
     /// Members at recently requested revisions, the most recent at the end.
@@ -33,10 +35,10 @@ pub struct Log {
 }
 
 impl Log {
-    /// The log of an empty buffer.
+    /// The log of an empty buffer, whose members are drawn in chunks of at most `chunk` byte tokens.
     #[must_use]
-    pub fn new(buffer: &str) -> Self {
-        Self { buffer: buffer.to_owned(), rows: Vec::new(), seen: Offset(0), snapshots: Vec::new() }
+    pub fn new(buffer: &str, chunk: u64) -> Self {
+        Self { buffer: buffer.to_owned(), chunk, rows: Vec::new(), seen: Offset(0), snapshots: Vec::new() }
     }
 
     /// The newest revision; 0 for an empty log.
@@ -116,7 +118,7 @@ impl Log {
         }
         let below = self.snapshots.iter().filter(|members| members.revision() < revision);
         let nearest = below.max_by_key(|members| members.revision()).map(Arc::clone);
-        let from = nearest.unwrap_or_else(|| Arc::new(Members::none()));
+        let from = nearest.unwrap_or_else(|| Arc::new(Members::none(self.chunk)));
         let members = Arc::new(self.replay(&from, revision)?);
         if self.snapshots.len() == SNAPSHOTS {
             self.snapshots.remove(0);
@@ -149,7 +151,7 @@ impl Log {
         let mut list: Vec<Member> = stay.chain(touched.values().copied().flatten()).cloned().collect();
         // Two sorted runs: merged in one pass.
         list.sort_by_key(|member| member.offset);
-        Ok(Members::new(to, list))
+        Ok(Members::new(to, list, self.chunk))
     }
 }
 
@@ -187,7 +189,7 @@ mod tests {
 
     /// A log that admits each of these records if it is not a member, and evicts it if it is.
     fn log(touches: &[i64]) -> (Log, Vec<BTreeSet<i64>>) {
-        let mut log = Log::new("main");
+        let mut log = Log::new("main", 8);
         let mut sets = vec![BTreeSet::new()];
         for (revision, seq) in (1..).zip(touches) {
             let mut set = sets.last().unwrap().clone();
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn log_refuses_changes_that_cannot_follow() {
         let fill = || {
-            let mut log = Log::new("main");
+            let mut log = Log::new("main", 8);
             log.push(&row(1, "admit", 4, &[1; 16], 9)).unwrap();
             log
         };

@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::xxh3_128;
 pub use capacity::Capacity;
 pub use catalogue::PolicyConfig;
 pub use log::Log;
-pub use members::{Member, Members};
+pub use members::{Member, MemberChunk, Members};
 
 /// A record that is offered to a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Change {
     pub candidate: Candidate,
     /// The policy's key: records with larger keys stay longer.
     pub key: f64,
-    /// Relative draw weight; `None`: its number of byte tokens. A policy sets it for all members or for none.
+    /// Relative weight of each of its chunks in a draw; `None`: 1.
     pub weight: Option<f32>,
     /// The group that the policy assigned it to.
     pub class: Option<Arc<str>>,

@@ -2,7 +2,7 @@ use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{Offset, RecordId, Seq};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::draws::{View, unpack_spans};
-use perennial_schemas::wire::{BatchRow, Cursor, Span, WIRE_FORMAT};
+use perennial_schemas::wire::{BatchRow, Position, Span, WIRE_FORMAT};
 use perennial_store::Scan;
 use proptest::prelude::*;
 
@@ -20,8 +20,7 @@ fn ticket(job: &str, step: u64) -> Ticket {
         buffers: BTreeMap::new(),
         config: String::new(),
         seed: Seed::new(1),
-        row: step,
-        new_text: Cursor::default(),
+        from: Position { row: step, ..Position::default() },
     }
 }
 
@@ -31,9 +30,11 @@ fn span(start: u32, tokens: u32, shard: &str, seq: u64) -> Span {
         tokens,
         shard: shard.parse().unwrap(),
         seq: Seq(seq),
+        offset: Offset(seq),
         id: RecordId::from_hash(u128::from(seq) << 64),
         first_token: seq + 1,
         erased: false,
+        probability: 1.0,
     }
 }
 

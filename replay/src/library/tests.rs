@@ -6,7 +6,7 @@ use perennial_schemas::id::{RecordId, Step};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::records::{Builder, Outcome, Row};
 use perennial_schemas::table::{Table, buffers};
-use perennial_schemas::wire::Cursor;
+use perennial_schemas::wire::{Cursor, Position};
 use perennial_store::Scan;
 use perennial_store::maintain::{self, Retention};
 
@@ -125,7 +125,7 @@ async fn nothing_beyond_the_cursor_is_drawn_from_a_complete_store() {
         for row in (0..batch.rows()).filter(|row| batch.is_replayed(*row)) {
             for span in batch.spans(row).unwrap() {
                 let offset = library.records.order().offset(&span.shard, span.seq).unwrap();
-                assert!(offset < ticket.new_text.offset, "{span:?} at {:?}", ticket.new_text);
+                assert!(offset < ticket.from.new_text.offset, "{span:?} at {:?}", ticket.from.new_text);
                 drawn += 1;
             }
         }
@@ -143,7 +143,8 @@ async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before
     let index = Arc::clone(library.records.index());
     for next in 0..160 {
         let new_text = Cursor { offset: Offset(next), token: 0 };
-        let request = Request { new_text, ..Request::first("demo") };
+        let from = Position { new_text, ..Position::default() };
+        let request = Request { from, ..Request::first("demo") };
         let ticket =
             issue::ticket(&plan, &request, index.limit(), |name| library.buffers.get(name).map(Follow::log));
         let whole = next.min(150) / plan.block * plan.block;
@@ -277,7 +278,7 @@ async fn shard_that_has_ended_does_not_hold_the_buffer_back() {
         last = Some(ticket);
     }
     let (last, log) = (last.unwrap(), library.buffers()["main"].log());
-    assert_eq!(last.buffers["main"], log.newest_within(last.new_text.offset));
+    assert_eq!(last.buffers["main"], log.newest_within(last.from.new_text.offset));
     assert!(last.buffers["main"].0 > log.newest().0 / 2, "{last:?} of {}", log.newest());
 }
 
@@ -553,7 +554,7 @@ async fn job_in_permuted_order_goes_on_though_the_record_it_stood_at_was_removed
         world.write("b", 40).await;
         let mut library = world.library(&plan).await;
         let (mut request, mut read) = (Request::first("demo"), Vec::new());
-        while request == Request::first("demo") || request.new_text.offset < Offset(40) {
+        while request == Request::first("demo") || request.from.new_text.offset < Offset(40) {
             let Issued::Ticket(ticket) = library.ticket(&request).await.unwrap() else { panic!("no ticket") };
             read.extend(new_text(&library.batch(&ticket).await.unwrap()));
             request = library.after(&ticket).await.unwrap();

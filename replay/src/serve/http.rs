@@ -178,7 +178,8 @@ fn json_row(batch: &Batch, mask: &[bool], row: usize) -> Result<Value, ServeErro
         .map(|span| {
             json!({
                 "start": span.start, "tokens": span.tokens, "shard": span.shard, "seq": span.seq,
-                "id": span.id, "first_token": span.first_token, "erased": span.erased,
+                "offset": span.offset, "id": span.id, "first_token": span.first_token, "erased": span.erased,
+                "probability": span.probability,
             })
         })
         .collect();

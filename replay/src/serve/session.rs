@@ -148,7 +148,7 @@ impl Session {
     pub async fn ticket(&self, request: Request) -> Result<Issued> {
         check_name("job", &request.job).map_err(ReplayError::from)?;
         in_range("step", request.step.0)?;
-        in_range("row", request.row)?;
+        in_range("row", request.from.row)?;
         self.ask(|answer| Command::Ticket(request, answer)).await
     }
 
@@ -159,7 +159,7 @@ impl Session {
     pub async fn batch(&self, ticket: Ticket) -> Result<Arc<Served>> {
         check_name("job", &ticket.job).map_err(ReplayError::from)?;
         in_range("step", ticket.step.0)?;
-        in_range("row", ticket.row)?;
+        in_range("row", ticket.from.row)?;
         let asked = self.store.clock().monotonic();
         self.ask(|answer| Command::Batch(ticket, asked, answer)).await
     }
@@ -388,7 +388,7 @@ impl Owner {
         if ticket.config != self.library.plan().digest() {
             return Err(ReplayError::Served { job: request.job.clone(), step: request.step.0 }.into());
         }
-        let why = if ticket.row != request.row || ticket.new_text != request.new_text {
+        let why = if ticket.from != request.from {
             "it continues from another position of the stream"
         } else {
             let mut after = self.library.after(&ticket).await;

@@ -5,6 +5,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, Ticket as FlightTicket};
 use perennial_schemas::id::{Offset, Step, Version};
 use perennial_schemas::table::Table;
+use perennial_schemas::wire::Position;
 use perennial_schemas::wire::{Batch, Ticket};
 use perennial_store::maintain::{Options, Retention, run};
 use serde_json::{Value, json};
@@ -241,7 +242,7 @@ async fn requests_that_are_none_are_refused_by_http_in_words() {
         ),
         ("POST", "/v1/batches", json(&|t| t.limit = Offset(9_999)), 404, "not_found", "9999"),
         ("POST", "/v1/batches", json(&|t| t.step = Step(u64::MAX)), 400, "input", "is above"),
-        ("POST", "/v1/batches", json(&|t| t.row = u64::MAX), 400, "input", "is above"),
+        ("POST", "/v1/batches", json(&|t| t.from.row = u64::MAX), 400, "input", "is above"),
         ("POST", "/v1/batches", json(&|t| t.job = "a/b".into()), 400, "input", "`a/b` is not a job"),
         ("POST", "/v1/batches", json(&|t| t.buffers.clear()), 400, "input", "the mix draws from"),
         ("POST", "/v1/batches", "x".repeat(70_000), 413, "input", "length limit"),
@@ -483,7 +484,8 @@ async fn ticket_of_a_server_that_has_read_further_is_served() {
     world.write("a", 40).await;
     let ahead = world.session(&plan).await;
     let new_text = perennial_schemas::wire::Cursor { offset: Offset(60), token: 0 };
-    let request = Request { new_text, ..Request::first("demo") };
+    let from = Position { new_text, ..Position::default() };
+    let request = Request { from, ..Request::first("demo") };
     let Issued::Ticket(ticket) = ahead.ticket(request).await.unwrap() else { panic!("no ticket") };
     let (one, two) = (ahead.batch(ticket.clone()).await.unwrap(), behind.batch(ticket).await.unwrap());
     assert_eq!(one.digest, two.digest);
@@ -537,9 +539,9 @@ async fn job_that_goes_back_gets_the_same_tickets_after_a_compaction_and_new_one
     session.batch(ticket.clone()).await.unwrap();
     session.close().await.unwrap();
 
-    let elsewhere = Request { row: 4, ..Request::first("demo") };
+    let elsewhere = Request { from: Position { row: 4, ..Position::default() }, ..Request::first("demo") };
     let issued = world.session(&plan).await.ticket(elsewhere).await.unwrap();
-    assert!(matches!(issued, Issued::Ticket(ticket) if ticket.row == 4));
+    assert!(matches!(issued, Issued::Ticket(ticket) if ticket.from.row == 4));
 
     world.write("a", 8).await;
     // The files of the first tickets are joined into others and deleted.

@@ -24,7 +24,7 @@ table! { "buffers" {
     bytes: OptInt,
     /// The policy's key: larger stays longer.
     key: OptDouble,
-    /// Relative draw weight where the policy sets one; absent means by its tokens.
+    /// Relative weight of each of its chunks in a draw; absent means 1.
     weight: OptReal,
     /// The group (class, cluster, source) the policy put it in.
     class: OptText,

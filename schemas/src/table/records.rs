@@ -116,8 +116,6 @@ table! { "records" {
     reason: OptText,
     /// Dead letter: the reason in words, with the place.
     detail: OptText,
-    /// Erased: the keyed hash of the id that it had, which thinning uses in place of the id.
-    id_key: OptInt,
     /// Expired: first seq of the range that a retention rule removed.
     first_seq: OptInt,
     /// Expired: last seq of that range.
@@ -278,7 +276,6 @@ impl<'a> Row<'a> {
             raw_length: None,
             reason: None,
             detail: None,
-            id_key: None,
             first_seq: None,
             last_seq: None,
             removed: None,

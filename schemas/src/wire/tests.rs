@@ -8,7 +8,9 @@ fn rows() -> Vec<BatchRow> {
         seq: Seq(seq),
         id: RecordId::from_hash(u128::from(seq) << 64),
         first_token,
+        offset: Offset(seq),
         erased: false,
+        probability: 0.25,
     };
     vec![
         BatchRow {
@@ -31,6 +33,8 @@ fn rows() -> Vec<BatchRow> {
 }
 
 fn ticket() -> Ticket {
+    let odds = Odds { weight: 1 << 20, total: (1 << 53) - 1 };
+    let rest = DrawRest { offset: Offset(2), first: 40, tokens: 7, odds };
     Ticket {
         format: WIRE_FORMAT,
         job: "demo".into(),
@@ -39,8 +43,15 @@ fn ticket() -> Ticket {
         buffers: [("main".to_owned(), Revision(40))].into(),
         config: "0".repeat(32),
         seed: Seed::new(1),
-        row: 12,
-        new_text: Cursor { offset: Offset(7), token: 20 },
+        from: Position {
+            row: 12,
+            new_text: Cursor { offset: Offset(7), token: 20 },
+            draws: [
+                ("main".to_owned(), DrawPlace { draw: 3, rest: Some(rest) }),
+                ("other".to_owned(), DrawPlace { draw: 9, rest: None }),
+            ]
+            .into(),
+        },
     }
 }
 
@@ -98,7 +109,7 @@ fn digest_sees_every_cell_and_not_the_layout() {
 #[test]
 fn digest_is_the_same_in_every_build() {
     let batch = Batch::from_rows(4, &rows()).unwrap();
-    assert_eq!(format!("{:032x}", batch.digest()), "5694239175977aae843c4cf0086b98c2");
+    assert_eq!(format!("{:032x}", batch.digest()), "b4935f942cd1ea07f13946c3bab89ec8");
 }
 
 #[test]

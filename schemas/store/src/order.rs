@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a shard commits its readings ─> ingest appends their range to `order` ─> a follower reads `order`, then `records`
-//!                                 (or, after a kill, whoever finds it missing)
+//!                                 (or, after a kill, the reader that finds it missing)
 //! ```
 //!
 //! A follower that reads `order` before `records` finds a row of `records` for every offset. Rows of the

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use perennial_program::failpoint;
 use perennial_schemas::id::Step;
 use perennial_schemas::seed::Seed;
-use perennial_schemas::wire::Cursor;
+use perennial_schemas::wire::Position;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
@@ -93,10 +93,8 @@ pub struct State {
     pub step: Step,
     /// Tokens of text read, without padding.
     pub tokens: u64,
-    /// Rows served: the next ticket's `row`.
-    pub row: u64,
-    /// The position of the next ticket's new text.
-    pub next: Cursor,
+    /// Where the next ticket begins.
+    pub next: Position,
     /// Digest of the job's reading plan.
     pub config: String,
     /// The learner's configuration.
@@ -125,10 +123,8 @@ pub struct JobPosition {
     pub job: String,
     /// Tokens of text read.
     pub tokens: u64,
-    /// Rows served.
-    pub row: u64,
-    /// The position of the next ticket's new text.
-    pub next: Cursor,
+    /// Where the next ticket begins.
+    pub next: Position,
     /// Digest of the job's reading plan.
     pub config: String,
     /// The origin of the initial weights.
@@ -150,8 +146,7 @@ impl State {
         JobPosition {
             job: self.job.clone(),
             tokens: self.tokens,
-            row: self.row,
-            next: self.next,
+            next: self.next.clone(),
             config: self.config.clone(),
             start: self.start.clone(),
             branched: self.branched.clone(),
@@ -188,8 +183,7 @@ pub fn save(
         job: position.job.clone(),
         step: learner.at(),
         tokens: position.tokens,
-        row: position.row,
-        next: position.next,
+        next: position.next.clone(),
         config: position.config.clone(),
         train_config: learner.train_config().clone(),
         start: position.start.clone(),

@@ -7,7 +7,7 @@ use crate::testing::{delivery, learn, learned, numbers, train_config};
 
 fn position() -> JobPosition {
     let next = delivery(2, &train_config().model).next;
-    JobPosition { tokens: 123, row: 6, next, ..crate::testing::position() }
+    JobPosition { tokens: 123, next, ..crate::testing::position() }
 }
 
 /// The checkpoint, for a job that changes nothing.
@@ -42,7 +42,7 @@ fn a_checkpoint_gives_back_everything() {
         (Step(3), 3, learner.train_config())
     );
     assert_eq!(
-        (state.job.as_str(), state.tokens, state.row, &state.next),
+        (state.job.as_str(), state.tokens, state.next.row, &state.next),
         ("test", 123, 6, &position().next)
     );
     assert!(state.libtorch.starts_with("2.11.") && !state.isa.is_empty());
@@ -219,9 +219,9 @@ fn missing_extra_and_misshapen_tensors_are_refused_by_name() {
 #[test]
 fn a_newer_format_is_refused_even_if_it_has_unknown_keys() {
     let (text, hint) = refused(|path| {
-        fs::write(path.join(STATE), b"{\"format\": 3, \"colour\": \"blue\"}").unwrap();
+        fs::write(path.join(STATE), b"{\"format\": 4, \"colour\": \"blue\"}").unwrap();
     });
-    assert!(text.ends_with("has format 3; this program reads up to 2"), "{text}");
+    assert!(text.ends_with("has format 4; this program reads up to 3"), "{text}");
     assert!(hint.starts_with("resume with the release"), "{hint}");
 }
 
@@ -230,7 +230,7 @@ fn an_older_format_is_refused_with_the_way_to_its_weights() {
     let (text, hint) = refused(|path| {
         fs::write(path.join(STATE), b"{\"format\": 1, \"recipe\": {}}").unwrap();
     });
-    assert!(text.ends_with("has format 1; this program reads format 2"), "{text}");
+    assert!(text.ends_with("has format 1; this program reads format 3"), "{text}");
     assert!(hint.contains("set `job.start` to the checkpoint's folder"), "{hint}");
 }
 

@@ -199,7 +199,7 @@ fn a_branch_cools_down_under_its_own_name_and_leaves_its_parent_as_it_was() {
     assert!(state.tokens > parent.tokens);
     world.ran(&["run.steps=18"]);
     let on = checkpoint::state(&world.path("a/step-18")).unwrap();
-    assert_eq!((&state.next, state.row, on.row), (&on.next, 36, 36));
+    assert_eq!((state.next.new_text, state.next.row, on.next.row), (on.next.new_text, 36, 36));
     let losses = |job, after| {
         let lines = world.lines(job).into_iter().filter(move |line| line.step > Step(after));
         lines.map(|line| (line.loss_new, line.loss_replayed)).collect::<Vec<_>>()

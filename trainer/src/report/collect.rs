@@ -609,10 +609,15 @@ mod tests {
                 let mut committer = Committer::open(&store, Table::Records, &fence).await.unwrap();
                 committer.commit(&[rows.finish().unwrap()], vec![(fence, 4)]).await.unwrap();
             }
+            let mut order = OrderLog::open(&store).await.unwrap();
+            for (shard, next) in [("one", 2), ("two", 3), ("one", 4), ("two", 4)] {
+                let claim = order::Claim::readings(&shard.parse().unwrap(), Seq(next));
+                order.append(&[claim]).await.unwrap();
+            }
             read_stream(&store, &[entry("x"), entry("y")]).await.unwrap()
         });
         let arrivals = stream.slices.iter().map(|slice| slice.arrival.map(|at| [at.q05, at.q50, at.q95]));
-        assert_eq!(arrivals.collect::<Vec<_>>(), [Some([0.125, 0.375, 0.875]), Some([0.25, 0.5, 1.0])]);
+        assert_eq!(arrivals.collect::<Vec<_>>(), [Some([0.125, 0.25, 0.875]), Some([0.375, 0.5, 1.0])]);
         assert_eq!(stream.ruler.whole(), 80);
         assert_eq!(stream.ingested["x"].kept, 4);
     }

@@ -80,7 +80,7 @@ fn what_happens_every_so_many_steps_happens_then_and_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let evaluated = RefCell::new(Vec::new());
     let evaluate = |learner: &Learner, position: &JobPosition| {
-        evaluated.borrow_mut().push((learner.at().0, position.row));
+        evaluated.borrow_mut().push((learner.at().0, position.next.row));
         Ok(())
     };
     let hooks = Hooks { evaluate: Box::new(evaluate), ..hooks() };
@@ -94,7 +94,7 @@ fn what_happens_every_so_many_steps_happens_then_and_at_the_end() {
     assert_eq!(steps, [3, 5, 6, 9, 10, 11]);
     let saved: Vec<u64> = checkpoint::complete(dir.path()).unwrap().iter().map(|(step, _)| step.0).collect();
     assert_eq!(saved, [5, 10, 11]);
-    assert_eq!((at.row, &at.next), (22, &delivery(10, &train_config().model).next));
+    assert_eq!((at.next.row, &at.next), (22, &delivery(10, &train_config().model).next));
     assert_eq!(at.tokens, lines(dir.path()).last().unwrap().tokens);
 }
 

@@ -13,7 +13,7 @@ const PLACED: &str = "what has a place is committed";
 
 impl Checker<'_> {
     /// `tables` are the tables that the order places, at the versions that are checked. Readings without a
-    /// place are no violation: whoever follows the store next places them.
+    /// place are no violation: the next reader of the store places them.
     pub(super) async fn order(
         &mut self,
         delta: &DeltaTable,
