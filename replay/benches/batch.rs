@@ -163,7 +163,7 @@ impl Steps<'_, '_> {
         let members = library.newest_members("main").expect("a buffer");
         let clock = self.table.clock.clone();
         self.step("draw", "", (10_000.0, "draws"), || {
-            let draw = |row| members.draw(Seed::new(1), row, 0).map(|(_, token)| token);
+            let draw = |row| members.draw(Seed::new(1), row).map(|chunk| chunk.first);
             time(&clock, || (0..10_000).filter_map(draw).sum::<u64>())
         });
         let issued = runtime.block_on(tickets(&mut library, 1));
@@ -186,11 +186,13 @@ impl Steps<'_, '_> {
             _ => None,
         };
         let laid = laid.expect("an layout");
-        let read = |place| {
-            let fetched = store.fetch(ticket.records, std::slice::from_ref(&place), &["text"]);
+        let read = |offset| {
+            let record = library.index().get(offset).expect("a record");
+            let place = (record.shard.clone(), record.seq);
+            let fetched = store.fetch(library.version(), std::slice::from_ref(&place), &["text"]);
             let rows = runtime.block_on(fetched).expect("a record");
             let row = Rows::new(&rows).expect("its columns").get(0).expect("its row");
-            (place, row.text.map(|text| Tokens::Bytes(text.into())))
+            (offset, row.text.map(|text| Tokens::Bytes(text.into())))
         };
         let contents: Contents = laid.records().into_iter().map(read).collect();
         self.batch("pack, 8 x 1024", COPY, USUAL, || {

@@ -146,7 +146,7 @@ impl World {
             Scan { columns: &["seq", "passages"], filter: Some("outcome = 'kept'".into()), order: &["seq"] };
         let rows = |version| self.store.scan(Table::Records, Version(version), &scan);
         let (before, after) = (rows(version - 1).await.unwrap(), rows(version).await.unwrap());
-        let known: BTreeSet<(String, i64)> = before.iter().flat_map(|batch| places(batch)).collect();
+        let known: BTreeSet<(String, i64)> = before.iter().flat_map(places).collect();
         let mut builder = Builder::new();
         for batch in &after {
             for row in View::new(batch)

@@ -78,7 +78,7 @@ mod tests {
                     prop_assert_eq!(Some(text(&found)), twin.get(&place).map(|text| &**text));
                 }
                 let new: Arc<str> = "x".repeat(length).into();
-                texts.insert(place.clone(), Tokens::Bytes(Arc::clone(&new)));
+                texts.insert(place, Tokens::Bytes(Arc::clone(&new)));
                 let found = texts.get(&place);
                 prop_assert_eq!(found.as_ref().map(text), Some(&*new), "what was kept last is there");
                 twin.insert(place, new);
@@ -119,9 +119,9 @@ mod tests {
     fn text_larger_than_the_cache_is_not_kept() {
         let mut texts = Texts::new(Bytes::new(1_000));
         let place = Offset(1);
-        texts.insert(place.clone(), Tokens::Bytes("x".repeat(801).into()));
+        texts.insert(place, Tokens::Bytes("x".repeat(801).into()));
         assert_eq!((texts.get(&place).is_none(), texts.0.weight()), (true, 0));
-        texts.insert(place.clone(), Tokens::Bytes("abc".into()));
+        texts.insert(place, Tokens::Bytes("abc".into()));
         assert_eq!((texts.get(&place).as_ref().map(text), texts.0.weight()), (Some("abc"), 203));
         texts.clear();
         assert_eq!((texts.get(&place).is_none(), texts.0.weight()), (true, 0));

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
 use perennial_program::error::Failure;
-use perennial_schemas::id::{Step, Version};
+use perennial_schemas::id::{Offset, Step};
 use perennial_schemas::seed::{Seed, below};
-use perennial_schemas::wire::{Ticket, WIRE_FORMAT};
+use perennial_schemas::wire::{Position, Ticket, WIRE_FORMAT};
 use perennial_trainer::device::Precision;
 use perennial_trainer::feed::PackedBatch;
 use perennial_trainer::step::{Learner, TrainConfig};
@@ -26,12 +26,11 @@ fn ticket(step: Step) -> Ticket {
         format: WIRE_FORMAT,
         job: "bench".into(),
         step,
-        records: Version(0),
+        limit: Offset(0),
         buffers: BTreeMap::new(),
         config: String::new(),
         seed: Seed::new(0),
-        row: 0,
-        new_text: BTreeMap::new(),
+        from: Position::default(),
     }
 }
 
