@@ -23,7 +23,7 @@ use perennial_replay::batch::{LayoutOutcome, View, fill, layout};
 use perennial_replay::buffer::Members;
 use perennial_replay::client::Client;
 use perennial_replay::issue::Request;
-use perennial_replay::library::Library;
+use perennial_replay::library::{Access, Library};
 use perennial_replay::serve::{self, ServeConfig, http};
 use perennial_replay::tokenise::{Contents, Tokens};
 use perennial_schemas::seed::Seed;
@@ -135,7 +135,7 @@ impl Steps<'_, '_> {
         let first = time(&clock, || runtime.block_on(world.library(&plan, cache)));
         let store = runtime.block_on(world.store());
         let before = LIVE.load(Relaxed);
-        let opened = runtime.block_on(Library::open(store, plan.clone(), cache));
+        let opened = runtime.block_on(Library::open(store, plan.clone(), cache, Access::Follow));
         let library = opened.expect("it opens");
         let bytes = LIVE.load(Relaxed) - before;
         drop(library);

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::error::ReplayError;
 use crate::inspect::{self, Census, Inspection};
 use crate::issue::{Issued, Request};
-use crate::library::Library;
+use crate::library::{Access, Library};
 use crate::plan::Plan;
 use crate::serve;
 use crate::tokenise::Tokenizer;
@@ -35,7 +35,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the first batches that a job would get, or the batch of a ticket.
+    /// Print the first batches that a job would get, or the batch of a ticket. Writes nothing to the store.
     Sample {
         /// The job's name, which seeds its draws.
         #[arg(long, default_value = "sample")]
@@ -50,7 +50,7 @@ enum Command {
         #[arg(long)]
         digests: bool,
     },
-    /// Print the content of each buffer by source and by decade.
+    /// Print the content of each buffer by source and by decade. Writes nothing to the store.
     Inspect {
         /// Print JSON.
         #[arg(long)]
@@ -97,7 +97,7 @@ async fn open_store(config: &Config) -> Result<Store, Failure> {
 }
 
 async fn open(config: &Config, plan: Plan) -> Result<Library, Failure> {
-    Ok(Library::open(open_store(config).await?, plan, config.cache.bytes).await?)
+    Ok(Library::open(open_store(config).await?, plan, config.cache.bytes, Access::Read).await?)
 }
 
 async fn serve(config: &Config, plan: Plan, stop: Stop) -> Result<(), Failure> {
@@ -106,7 +106,7 @@ async fn serve(config: &Config, plan: Plan, stop: Stop) -> Result<(), Failure> {
     let listeners = serve::listen(&config.serve).await?;
     let library = tokio::select! {
         biased;
-        library = Library::open(store.clone(), plan, config.cache.bytes) => library?,
+        library = Library::open(store.clone(), plan, config.cache.bytes, Access::Follow) => library?,
         () = stop.wait() => return Ok(()),
     };
     cli::print(&format!("http {}\nflight {}\n", listeners.http_address, listeners.flight_address))?;

@@ -28,6 +28,7 @@ use perennial_store::{Scan, Store};
 use crate::buffer::{Candidate, Change, Log, Members, Policy, Spec};
 use crate::error::{ReplayError, Result};
 use crate::index::Index;
+use crate::library::Access;
 use crate::plan::Plan;
 use crate::records::PATIENCE;
 
@@ -38,6 +39,7 @@ const MOST: usize = 1 << 16;
 #[derive(Debug)]
 pub struct Follow {
     store: Store,
+    access: Access,
     spec: Spec,
     digest: String,
     seed: perennial_schemas::seed::Seed,
@@ -79,11 +81,12 @@ impl Follow {
     /// # Errors
     /// [`ReplayError::OtherPolicy`] when the store's changes were decided by other settings, and
     /// the store's errors.
-    pub async fn open(store: &Store, plan: &Plan, spec: &Spec) -> Result<Self> {
+    pub async fn open(store: &Store, plan: &Plan, spec: &Spec, access: Access) -> Result<Self> {
         let committer = Committer::open(store, Table::Buffers, &fence(&spec.name)).await?;
         let follower = Follower::new(store, Table::Buffers, Some(committer.version()), None).await?;
         let mut follow = Self {
             store: store.clone(),
+            access,
             spec: spec.clone(),
             digest: spec.digest(plan.seed, plan.block),
             seed: plan.seed,
@@ -285,6 +288,11 @@ impl Follow {
     /// Writes the changes of some blocks as one version.
     async fn commit(&mut self, blocks: &[(Offset, Vec<Change>)]) -> Result<Progress> {
         if blocks.iter().all(|(_, changes)| changes.is_empty()) {
+            return Ok(Progress::UpToDate);
+        }
+        if self.access == Access::Read {
+            let (rows, _) = self.rows(blocks)?;
+            View::new(&rows)?.iter().try_for_each(|row| self.log.push(&row))?;
             return Ok(Progress::UpToDate);
         }
         if self.committed().await? < self.log.newest() {

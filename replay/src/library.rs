@@ -65,6 +65,15 @@ impl Known {
     }
 }
 
+/// What a library may do to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Commit the changes of the buffers, and the places of readings that a killed ingest left without one.
+    Follow,
+    /// Nothing: changes that no follower has committed are computed in memory, and claim no buffer's name.
+    Read,
+}
+
 impl Library {
     /// Opens the store, reads what it holds, and brings the plan's buffers up to date. `cache` bounds
     /// the tokens that are kept in memory beside those of the batch laid out last, with about 200 bytes
@@ -72,13 +81,13 @@ impl Library {
     ///
     /// # Errors
     /// [`ReplayError::OtherPolicy`] for a buffer that other settings chose, and the store's errors.
-    pub async fn open(store: Store, plan: Plan, cache: Bytes) -> Result<Self> {
+    pub async fn open(store: Store, plan: Plan, cache: Bytes, access: Access) -> Result<Self> {
         let mut buffers = BTreeMap::new();
         for (name, spec) in &plan.buffers {
             check_name("buffer", name)?;
-            buffers.insert(name.clone(), Follow::open(&store, &plan, spec).await?);
+            buffers.insert(name.clone(), Follow::open(&store, &plan, spec, access).await?);
         }
-        let records = Records::open(&store).await?;
+        let records = Records::open(&store, access).await?;
         let rewrites = records.rewrites();
         let texts = Texts::new(cache);
         let (permutation, laid) = (None, None);

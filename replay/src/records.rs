@@ -22,6 +22,7 @@ use perennial_store::{Scan, Store, StoreError};
 
 use crate::error::{ReplayError, Result};
 use crate::index::{Index, Record};
+use crate::library::Access;
 
 /// What the index is made of, beside what every row has.
 const COLUMNS: &[&str] = &["seq", "origin", "event_time", "id", "passages", "reason"];
@@ -37,6 +38,7 @@ const TRIES: usize = 8;
 #[derive(Debug)]
 pub struct Records {
     store: Store,
+    access: Access,
     order_log: OrderLog,
     /// The order as it was before the records were last read: of everything in it the record was read.
     order: Arc<Order>,
@@ -55,18 +57,21 @@ pub struct Records {
 }
 
 impl Records {
-    /// Reads the newest version. Readings without a place in the order get one.
+    /// Reads the newest version. Readings without a place in the order get one, or are not visible.
     ///
     /// # Errors
     /// Where the store cannot be read, or holds kept records that are not whole.
-    pub async fn open(store: &Store) -> Result<Self> {
+    pub async fn open(store: &Store, access: Access) -> Result<Self> {
         let mut order_log = OrderLog::open(store).await?;
-        order_log.append(&order::claims(store).await?).await?;
+        if access == Access::Follow {
+            order_log.append(&order::claims(store).await?).await?;
+        }
         let order = Arc::clone(order_log.order());
         let version = store.version(Table::Records).await?;
         let follower = Follower::new(store, Table::Records, Some(version), Some(COLUMNS)).await?;
         let mut records = Self {
             store: store.clone(),
+            access,
             order_log,
             order,
             follower,
@@ -186,7 +191,7 @@ impl Records {
     async fn complete(&mut self) -> Result<bool> {
         let claims: Vec<Claim> =
             self.read.iter().map(|(shard, next)| Claim::readings(shard, *next)).collect();
-        if claims.iter().all(|claim| self.order.covers(claim)) {
+        if self.access == Access::Read || claims.iter().all(|claim| self.order.covers(claim)) {
             self.lacking = None;
             return Ok(false);
         }

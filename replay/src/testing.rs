@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::buffer::{Capacity, PolicyConfig, Spec, reservoir};
-use crate::library::Library;
+use crate::library::{Access, Library};
 use crate::mix::Mix;
 use crate::plan::{Order, Plan, VisibleUntil};
 use crate::tokenise::Tokenizer;
@@ -206,7 +206,7 @@ impl World {
     }
 
     pub(crate) async fn library(&self, plan: &Plan) -> Library {
-        Library::open(self.store.clone(), plan.clone(), Bytes::new(2_000)).await.unwrap()
+        Library::open(self.store.clone(), plan.clone(), Bytes::new(2_000), Access::Follow).await.unwrap()
     }
 }
 

@@ -78,14 +78,17 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
 
 #[tokio::test]
 async fn followers_killed_while_they_write_leave_buffers_that_others_go_on_with() {
-    let sample = ["--store", "store", "--set", "follow.block=16", "sample", "--digests", "--steps", "3"];
+    let follow = ["--store", "store", "--set", "follow.block=16"];
+    let sample = [&follow[..], &["sample", "--digests", "--steps", "3"]].concat();
+    let free = ["--set", "serve.http=127.0.0.1:0", "--set", "serve.flight=127.0.0.1:0"];
+    let serve = [&follow[..], &free, &["serve"]].concat();
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
     let whole = world.succeed("perennial-replay", &sample);
     for point in failpoint::ALL.iter().filter(|name| name.starts_with("replay.")) {
         let world = ingested();
         world.succeed("perennial-ingest", INGEST);
-        world.crash_at(point, "perennial-replay", &sample);
+        world.crash_at(point, "perennial-replay", &serve);
         world.checked().await;
         let digests = |text: &str| -> Vec<String> {
             text.lines().filter(|line| line.starts_with("digest")).map(str::to_owned).collect()

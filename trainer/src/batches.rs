@@ -6,7 +6,7 @@ use perennial_program::error::{Failure, Kind, ProgramError};
 use perennial_program::stop::Stop;
 use perennial_replay::client::Client;
 use perennial_replay::issue::{Issued, Request};
-use perennial_replay::library::Library;
+use perennial_replay::library::{Access, Library};
 use perennial_replay::plan::Plan;
 use perennial_replay::serve::session::{Session, Settings};
 use perennial_schemas::id::{Step, Version};
@@ -92,7 +92,10 @@ impl Batches {
                 BatchSource::Server { client: Client::connect(url, clock.clone()).await?, url: url.clone() }
             }
             None => {
-                let library = Library::open(store.clone(), plan.clone(), config.replay.cache.bytes).await?;
+                let library = {
+                    let cache = config.replay.cache.bytes;
+                    Library::open(store.clone(), plan.clone(), cache, Access::Follow).await?
+                };
                 // A job requests each batch once.
                 let settings = Settings { batches: 0, ..config.replay.serve.settings() };
                 BatchSource::Local(Session::start(library, store.clone(), settings))

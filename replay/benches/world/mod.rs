@@ -9,7 +9,7 @@ use perennial_program::clock::Clock;
 use perennial_program::config::{Bytes, Loader};
 use perennial_replay::config::Config;
 use perennial_replay::issue::{Issued, Request};
-use perennial_replay::library::Library;
+use perennial_replay::library::{Access, Library};
 use perennial_replay::plan::Plan;
 use perennial_schemas::table::Table;
 use perennial_schemas::table::column::pack_u32;
@@ -98,7 +98,7 @@ impl World {
 
     /// The library over a store that was just opened.
     pub async fn library(&self, plan: &Plan, cache: Bytes) -> Library {
-        Library::open(self.store().await, plan.clone(), cache).await.expect("it opens")
+        Library::open(self.store().await, plan.clone(), cache, Access::Follow).await.expect("it opens")
     }
 }
 

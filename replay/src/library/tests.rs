@@ -382,6 +382,38 @@ async fn follower_waits_for_the_one_that_leads_and_takes_over_when_it_is_gone() 
 }
 
 #[tokio::test]
+async fn library_that_only_reads_computes_the_buffers_and_writes_nothing() {
+    let mut world = World::new().await;
+    world.write("a", 64).await;
+    world.write_unplaced("a", 8).await;
+    let plan = plan(0.5);
+    let versions = async || {
+        let mut versions = Vec::new();
+        for table in Table::ALL {
+            versions.push(world.store.version(table).await.unwrap());
+        }
+        versions
+    };
+    let before = versions().await;
+    let open = |plan, access| Library::open(world.store.clone(), plan, Bytes::new(2_000), access);
+    let mut looks = open(plan.clone(), Access::Read).await.unwrap();
+    looks.follow().await.unwrap();
+    assert_eq!(versions().await, before);
+    assert_eq!(looks.index().limit(), Offset(64));
+    // Its name is not taken by a look.
+    let other = Plan { seed: Seed::new(10), ..plan.clone() };
+    open(other, Access::Read).await.unwrap();
+    let mut follows = open(plan.clone(), Access::Follow).await.unwrap();
+    assert!(versions().await > before);
+    let seen = looks.buffers["main"].log().newest();
+    assert!(seen > Revision(0));
+    assert_eq!(looks.newest_members("main").unwrap().list(), follows.members("main", seen).unwrap().list());
+    let Issued::Ticket(ticket) = looks.ticket(&Request::first("demo")).await.unwrap() else { panic!("none") };
+    let (one, two) = (looks.batch(&ticket).await.unwrap(), follows.batch(&ticket).await.unwrap());
+    assert_eq!(one.digest(), two.digest());
+}
+
+#[tokio::test]
 async fn buffer_of_other_settings_is_refused_with_the_mend() {
     let mut world = World::new().await;
     world.write("a", 64).await;
@@ -393,7 +425,8 @@ async fn buffer_of_other_settings_is_refused_with_the_mend() {
         Plan { buffers: [("main".to_owned(), main_of(Capacity::Records(13)))].into(), ..ours.clone() },
     ];
     for other in others {
-        let error = Library::open(world.store.clone(), other, Bytes::default()).await.unwrap_err();
+        let error =
+            Library::open(world.store.clone(), other, Bytes::default(), Access::Follow).await.unwrap_err();
         assert_eq!(error.kind(), Kind::Config, "{error}");
         assert!(error.hint().unwrap().contains("rename `buffer.main`"));
     }

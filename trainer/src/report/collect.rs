@@ -7,12 +7,12 @@ use chrono::DateTime;
 use perennial_program::config::{Bytes, ConfigError, Loader};
 use perennial_program::error::{Failure, Kind as ErrorKind, ProgramError};
 use perennial_replay::inspect::{self, Census};
-use perennial_replay::library::Library;
+use perennial_replay::library::{Access, Library};
 use perennial_replay::plan::{Order, Plan};
 use perennial_schemas::id::{Offset, Seq, Step};
 use perennial_schemas::table::records::{Outcome, Row, View};
 use perennial_schemas::table::{Table, TableError, evaluations};
-use perennial_store::order::{self, OrderLog};
+use perennial_store::order::OrderLog;
 use perennial_store::{Scan, Store};
 
 use super::input::{
@@ -256,8 +256,7 @@ const BINS: usize = 40;
 async fn read_stream(store: &Store, entries: &[SliceEntry]) -> Result<Stream, Failure> {
     let columns = ["seq", "event_time", "origin", "length", "match_kind", "reason", "unseen"];
     let scan = Scan { columns: &columns, filter: None, order: &["shard", "seq"] };
-    let mut order = OrderLog::open(store).await?;
-    order.append(&order::claims(store).await?).await?;
+    let order = OrderLog::open(store).await?;
     let version = store.version(Table::Records).await?;
     let batches = store.scan(Table::Records, version, &scan).await?;
     let views = batches.iter().map(View::new).collect::<Result<Vec<_>, _>>().map_err(CollectError::from)?;
@@ -379,7 +378,7 @@ fn novelty(scores: &[(u64, f32)], whole: f64) -> Option<Novelty> {
 }
 
 async fn holdings(store: &Store, plan: &Plan, cache: Bytes) -> Result<(Holdings, Vec<Buffer>), Failure> {
-    let mut library = Library::open(store.clone(), plan.clone(), cache).await?;
+    let mut library = Library::open(store.clone(), plan.clone(), cache, Access::Read).await?;
     let inspection = inspect::inspect(&mut library)?;
     let buffers = inspection.buffers.iter().map(|(name, buffer)| Buffer {
         name: name.clone(),
@@ -532,6 +531,7 @@ mod tests {
     use perennial_program::clock::Clock;
     use perennial_schemas::table::records::Builder;
     use perennial_store::StoreUrl;
+    use perennial_store::order::Claim;
     use perennial_store::commit::Committer;
 
     use super::*;
@@ -611,7 +611,7 @@ mod tests {
             }
             let mut order = OrderLog::open(&store).await.unwrap();
             for (shard, next) in [("one", 2), ("two", 3), ("one", 4), ("two", 4)] {
-                let claim = order::Claim::readings(&shard.parse().unwrap(), Seq(next));
+                let claim = Claim::readings(&shard.parse().unwrap(), Seq(next));
                 order.append(&[claim]).await.unwrap();
             }
             read_stream(&store, &[entry("x"), entry("y")]).await.unwrap()

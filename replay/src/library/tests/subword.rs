@@ -8,7 +8,7 @@ fn subword(share: f64) -> Plan {
 }
 
 async fn open(world: &World, plan: &Plan, cache: u64) -> Library {
-    Library::open(world.store.clone(), plan.clone(), Bytes::new(cache)).await.unwrap()
+    Library::open(world.store.clone(), plan.clone(), Bytes::new(cache), Access::Follow).await.unwrap()
 }
 
 #[tokio::test]
