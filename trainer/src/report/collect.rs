@@ -531,8 +531,8 @@ mod tests {
     use perennial_program::clock::Clock;
     use perennial_schemas::table::records::Builder;
     use perennial_store::StoreUrl;
-    use perennial_store::order::Claim;
     use perennial_store::commit::Committer;
+    use perennial_store::order::Claim;
 
     use super::*;
 
