@@ -21,7 +21,7 @@ use perennial_program::config::Bytes;
 use perennial_program::stop::Stop;
 use perennial_replay::batch::{LayoutOutcome, View, fill, layout};
 use perennial_replay::buffer::Members;
-use perennial_replay::client::Client;
+use perennial_replay::client::{Client, Patience};
 use perennial_replay::issue::Request;
 use perennial_replay::library::{Access, Library};
 use perennial_replay::serve::{self, ServeConfig, http};
@@ -337,8 +337,9 @@ impl Server {
         let stopper = stop.clone();
         let task =
             tokio::spawn(async move { serve::serve(listeners, library, store, &config, stopper).await });
-        let client =
-            Client::connect(&format!("http://{flight}"), Clock::system()).await.expect("it connects");
+        let client = Client::connect(&format!("http://{flight}"), Clock::system(), Patience::default())
+            .await
+            .expect("it connects");
         let tickets = issued.into_iter().map(|(_, ticket)| ticket).collect();
         Self { http, client, request, tickets, stop, task }
     }

@@ -22,12 +22,16 @@ use crate::receive::{self, Evaluation};
 use crate::serve::flight::{CONNECTION_WINDOW, FRAME, Put, STREAM_WINDOW, scores_to_columns};
 use crate::serve::{DIGEST_KEY, FlushedJson, FollowedJson, NEXT_KEY};
 
-/// Maximum number of attempts of a call.
-const TRIES: u32 = 6;
-/// Wait before the second attempt; it doubles for each further one.
+/// Wait before the second attempt; it doubles for each further one, up to [`MOST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(100);
+const MOST_WAIT: Duration = Duration::from_secs(5);
 /// Timeout of a connection attempt.
 const CONNECT: Duration = Duration::from_secs(5);
+/// A connection on which nothing arrives for this long is tested, and given up if nothing arrives for as long
+/// again: a server that is frozen, or whose machine is gone, closes no connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Interval between two messages about a server that does not answer.
+const REPORT: Duration = Duration::from_secs(30);
 /// The largest message that is accepted from a server.
 const MESSAGE: usize = 256 << 20;
 
@@ -53,6 +57,14 @@ pub enum ClientError {
         code: Code,
         /// Its message, hint included.
         message: String,
+    },
+    /// No answer came in time.
+    #[error("the replay server did not {act} within {} s", after.as_secs())]
+    Late {
+        /// The request.
+        act: &'static str,
+        /// The time that it had.
+        after: Duration,
     },
     /// The answer is malformed.
     #[error("the replay server's answer to `{act}` is malformed: {why}")]
@@ -80,7 +92,7 @@ pub enum ClientError {
 impl ProgramError for ClientError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Connect { .. } => Kind::Unavailable,
+            Self::Connect { .. } | Self::Late { .. } => Kind::Unavailable,
             Self::Refused { code, .. } => {
                 // Two kinds share a code: a server's config and input errors are both wrong input for a
                 // client.
@@ -101,6 +113,9 @@ impl ProgramError for ClientError {
             Self::Digest { .. } => {
                 Some("try again: the connection to the server changed the data".to_owned())
             }
+            Self::Late { .. } => {
+                Some("look at the server: it may be frozen, or its store out of reach".to_owned())
+            }
             Self::Wire(error) => error.hint(),
             Self::Refused { .. } | Self::Answer { .. } => None,
         }
@@ -118,11 +133,27 @@ fn broken(act: &'static str) -> impl Fn(FlightError) -> ClientError {
     }
 }
 
+/// How long a client waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For a server that cannot be reached or is stopping, counted from the first failure of a call.
+    pub wait: Duration,
+    /// For the answer to one attempt of a call.
+    pub deadline: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { wait: Duration::from_secs(600), deadline: Duration::from_secs(120) }
+    }
+}
+
 /// A connection to a server. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
 pub struct Client {
     flight: FlightServiceClient<Channel>,
     clock: Clock,
+    patience: Patience,
 }
 
 /// A batch from a server.
@@ -135,12 +166,12 @@ pub struct Received {
 }
 
 impl Client {
-    /// Connects to the Flight address of a server, such as `http://127.0.0.1:7401`. It retries while the
-    /// server starts.
+    /// Connects to the Flight address of a server, such as `http://127.0.0.1:7401`. It waits for a server that
+    /// is not there yet.
     ///
     /// # Errors
     /// [`ClientError::Connect`].
-    pub async fn connect(url: &str, clock: Clock) -> Result<Self, ClientError> {
+    pub async fn connect(url: &str, clock: Clock, patience: Patience) -> Result<Self, ClientError> {
         let failed = |source| ClientError::Connect { url: url.to_owned(), source };
         let endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(failed)?
@@ -148,12 +179,16 @@ impl Client {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME)
             .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
             .connect_timeout(CONNECT);
-        let channel = retry(&clock, || async { endpoint.connect().await.map_err(failed) }).await?;
+        let channel =
+            retry(&clock, patience, "connect", || async { endpoint.connect().await.map_err(failed) }).await?;
         let flight = FlightServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE)
             .max_encoding_message_size(MESSAGE);
-        Ok(Self { flight, clock })
+        Ok(Self { flight, clock, patience })
     }
 
     /// The ticket of a job's next batch.
@@ -189,7 +224,7 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<T, ClientError> {
         let action = Action { r#type: name.to_owned(), body: body.into() };
-        let answer = retry(&self.clock, || async {
+        let answer = self.retry(act, || async {
             let mut results =
                 self.flight.clone().do_action(action.clone()).await.map_err(refused(act))?.into_inner();
             results.message().await.map_err(refused(act))
@@ -203,7 +238,14 @@ impl Client {
     /// # Errors
     /// As [`Client::ticket`]; [`ClientError::Digest`] if the batch was changed in transit.
     pub async fn batch(&self, ticket: &Ticket) -> Result<Received, ClientError> {
-        retry(&self.clock, || self.try_batch(ticket)).await
+        self.retry("serve a batch", || self.try_batch(ticket)).await
+    }
+
+    async fn retry<T, F>(&self, act: &'static str, call: impl FnMut() -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        retry(&self.clock, self.patience, act, call).await
     }
 
     async fn try_batch(&self, ticket: &Ticket) -> Result<Received, ClientError> {
@@ -252,7 +294,7 @@ impl Client {
             .try_collect()
             .await
             .map_err(broken(ACT))?;
-        let answer = retry(&self.clock, || async {
+        let answer = self.retry(ACT, || async {
             let sent = stream::iter(encoded.clone());
             let results = self.flight.clone().do_put(sent).await.map_err(refused(ACT))?.into_inner();
             results.boxed().next().await.transpose().map_err(refused(ACT))
@@ -263,23 +305,42 @@ impl Client {
     }
 }
 
-/// Retries until the call succeeds, fails permanently, or the attempts are exhausted.
-async fn retry<T, F>(clock: &Clock, mut call: impl FnMut() -> F) -> Result<T, ClientError>
+/// Repeats a call until it succeeds, fails permanently, or patience ends.
+async fn retry<T, F>(
+    clock: &Clock,
+    patience: Patience,
+    act: &'static str,
+    mut call: impl FnMut() -> F,
+) -> Result<T, ClientError>
 where
     F: Future<Output = Result<T, ClientError>>,
 {
     let mut wait = FIRST_WAIT;
-    let mut left = TRIES;
+    // When the first attempt failed, and when that was reported last.
+    let mut failing: Option<(Duration, Duration)> = None;
     loop {
-        left -= 1;
-        match call().await {
-            Err(error) if left > 0 && error.kind().codes().retry => {
-                tracing::debug!(%error, left, "the replay server does not answer, retrying");
-                clock.sleep(wait).await;
-                wait *= 2;
-            }
+        let answer = tokio::select! {
+            biased;
+            answer = call() => answer,
+            () = clock.sleep(patience.deadline) => Err(ClientError::Late { act, after: patience.deadline }),
+        };
+        let error = match answer {
+            Err(error) if error.kind().codes().retry => error,
             other => return other,
+        };
+        let now = clock.monotonic();
+        let (since, reported) = failing.get_or_insert((now, now.saturating_sub(REPORT)));
+        let waited = now.saturating_sub(*since);
+        if waited >= patience.wait {
+            return Err(error);
         }
+        if now.saturating_sub(*reported) >= REPORT {
+            *reported = now;
+            let (waited, most) = (waited.as_secs(), patience.wait.as_secs());
+            tracing::warn!(%error, "the replay server does not answer: waiting, {waited} of {most} s");
+        }
+        clock.sleep(wait).await;
+        wait = (2 * wait).min(MOST_WAIT);
     }
 }
 
@@ -289,12 +350,19 @@ mod tests {
 
     use super::*;
 
-    /// The number of attempts and the result of a call that fails with `code` until its `good`-th attempt.
-    async fn tried(code: Code, good: u32) -> (u32, Result<(), ClientError>) {
+    const PATIENCE: Patience = Patience { wait: Duration::from_secs(60), deadline: Duration::from_secs(10) };
+
+    /// The number of attempts, the result and the time of a call that fails with `code` until its `good`-th
+    /// attempt; with no code it never answers.
+    async fn tried(code: Option<Code>, good: u32) -> (u32, Result<(), ClientError>, Duration) {
         let (clock, calls) = (Clock::manual(0), AtomicU32::new(0));
         let call = || async {
             let refuse = calls.fetch_add(1, Ordering::Relaxed) + 1 < good;
-            if refuse { Err(refused("try")(Status::new(code, "no"))) } else { Ok(()) }
+            match code {
+                _ if !refuse => Ok(()),
+                Some(code) => Err(refused("try")(Status::new(code, "no"))),
+                None => std::future::pending().await,
+            }
         };
         let passing = async {
             loop {
@@ -304,16 +372,19 @@ mod tests {
         };
         let result = tokio::select! {
             biased;
-            result = retry(&clock, call) => result,
+            result = retry(&clock, PATIENCE, "try", call) => result,
             () = passing => Ok(()),
         };
-        (calls.into_inner(), result)
+        (calls.into_inner(), result, clock.monotonic())
     }
 
     #[tokio::test]
-    async fn call_is_tried_again_only_where_the_server_is_unavailable() {
-        assert!(matches!(tried(Code::Unavailable, 4).await, (4, Ok(()))));
-        assert!(matches!(tried(Code::Unavailable, 99).await, (TRIES, Err(_))));
+    async fn server_that_is_gone_is_waited_for_and_one_that_refuses_is_not() {
+        let unavailable = Some(Code::Unavailable);
+        assert!(matches!(tried(unavailable, 4).await, (4, Ok(()), _)));
+        let (calls, result, took) = tried(unavailable, 999).await;
+        assert!(result.is_err() && calls > 10, "{calls}");
+        assert!((60..70).contains(&took.as_secs()), "{took:?}");
         for (code, kind) in [
             (Code::InvalidArgument, Kind::Input),
             (Code::NotFound, Kind::NotFound),
@@ -321,14 +392,23 @@ mod tests {
             (Code::DataLoss, Kind::Corrupt),
             (Code::Internal, Kind::Bug),
         ] {
-            let (calls, result) = tried(code, 2).await;
+            let (calls, result, _) = tried(Some(code), 2).await;
             assert_eq!((calls, result.unwrap_err().kind()), (1, kind));
         }
     }
 
     #[tokio::test]
+    async fn answer_that_never_comes_is_noticed() {
+        assert!(matches!(tried(None, 3).await, (3, Ok(()), _)));
+        let (_, result, took) = tried(None, 999).await;
+        assert!(matches!(result, Err(ClientError::Late { act: "try", .. })), "{result:?}");
+        assert!((60..80).contains(&took.as_secs()), "{took:?}");
+    }
+
+    #[tokio::test]
     async fn address_that_is_none_is_refused_with_it() {
-        let error = Client::connect("not an address", Clock::system()).await.unwrap_err();
+        let error =
+            Client::connect("not an address", Clock::system(), Patience::default()).await.unwrap_err();
         assert!(error.to_string().contains("`not an address`"), "{error}");
     }
 }

@@ -144,3 +144,58 @@ fn job_fed_by_a_server_learns_what_a_job_learns_that_reads_the_store_itself() {
     assert_eq!(other.status.code(), Some(i32::from(Kind::Conflict.codes().exit)), "another plan is refused");
     assert_eq!(server.terminate(), Some(0));
 }
+
+/// A job that reads from this Flight address, and how long it waits for it.
+fn fed(world: &World, flight: &str, wait: &str, deadline: &str) -> Running {
+    let address = format!("run.server=http://{flight}");
+    let waits = [format!("run.server_wait={wait}"), format!("run.server_deadline={deadline}")];
+    let common =
+        ["--config", "job.toml", "--store", "store", "--set", "job.name=a", "--set", "job.folder=fed"];
+    let set = ["--set", &address, "--set", &waits[0], "--set", &waits[1], "run"];
+    let mut command = world.command("perennial-train", &[&common[..], &set].concat());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Running::start(command)
+}
+
+#[test]
+fn job_waits_for_a_server_that_is_not_there_yet_and_says_so() {
+    let world = ingested();
+    world.succeed("perennial-ingest", INGEST);
+    let reading = ["--set", "mix.main=0.25", "--set", "new_text.keep=0.75", "--set", "follow.block=16"];
+    let server = Server::start(&world, &reading);
+    let (http, flight) = (format!("serve.http={}", server.http), format!("serve.flight={}", server.flight));
+    let address = server.flight.clone();
+    assert_eq!(server.terminate(), Some(0));
+
+    let mut job = fed(&world, &address, "60s", "60s");
+    let mut said = BufReader::new(job.child().stderr.take().expect("its output is ours")).lines();
+    let waiting = said.find(|line| line.as_ref().is_ok_and(|line| line.contains("does not answer: waiting")));
+    assert!(waiting.is_some(), "it does not say that it waits");
+    // Its later lines must not fill the pipe.
+    let rest = std::thread::spawn(move || said.count());
+    let set = ["--set", http.as_str(), "--set", &flight];
+    let server = Server::start(&world, &[&reading[..], &set].concat());
+    assert!(job.end().status.success());
+    rest.join().expect("it only reads");
+    assert!(world.path("fed/step-24/model.safetensors").exists());
+    assert_eq!(server.terminate(), Some(0));
+}
+
+#[test]
+fn frozen_server_is_noticed() {
+    let world = ingested();
+    world.succeed("perennial-ingest", INGEST);
+    let mut server = Server::start(&world, &[]);
+    let process = i32::try_from(server.running.child().id()).expect("a process");
+    let signal = |name: &str| {
+        let sent = std::process::Command::new("kill").args([name, &process.to_string()]).status();
+        assert!(sent.expect("kill is there").success());
+    };
+    signal("-STOP");
+    let ended = fed(&world, &server.flight, "3s", "1s").end();
+    signal("-CONT");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(Kind::Unavailable.codes().exit.into()), "{said}");
+    assert!(said.contains("the replay server did not issue a ticket within 1 s"), "{said}");
+    assert_eq!(server.terminate(), Some(0));
+}

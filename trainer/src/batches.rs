@@ -4,7 +4,7 @@
 use perennial_program::clock::Clock;
 use perennial_program::error::{Failure, Kind, ProgramError};
 use perennial_program::stop::Stop;
-use perennial_replay::client::Client;
+use perennial_replay::client::{Client, Patience};
 use perennial_replay::issue::{Issued, Request};
 use perennial_replay::library::{Access, Library};
 use perennial_replay::plan::Plan;
@@ -21,6 +21,15 @@ use crate::job::limit;
 
 /// Time between two looks at a stream without new text.
 const POLL: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// The time that a batch under way has to arrive when the job is asked to stop.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Ends [`GRACE`] after the job is asked to stop.
+async fn patience_of(stop: &Stop, clock: &Clock) {
+    stop.wait().await;
+    clock.sleep(GRACE).await;
+}
 
 /// The server's configuration differs from the job's.
 #[derive(Debug, thiserror::Error)]
@@ -40,21 +49,46 @@ impl ProgramError for OtherPlan {
     }
 }
 
+/// The job was asked to stop before its server answered.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped while waiting for the replay server at `{url}`")]
+pub struct StoppedWaiting {
+    url: String,
+}
+
+impl ProgramError for StoppedWaiting {
+    fn kind(&self) -> Kind {
+        Kind::Unavailable
+    }
+}
+
 /// The log of draws in the store.
 pub struct DrawLog {
     source: BatchSource,
     runtime: Handle,
+    clock: Clock,
+    stop: Stop,
 }
 
 impl DrawLog {
-    /// Waits until the store has every draw so far.
+    /// Waits until the store has every draw so far. A job that is to stop does not wait for a server that does
+    /// not answer: the server records its draws by itself.
     ///
     /// # Errors
     /// The store's errors; the server cannot be reached.
     pub fn flush(&self) -> Result<(), Failure> {
         match &self.source {
             BatchSource::Local(session) => Ok(self.runtime.block_on(session.flush())?),
-            BatchSource::Server { client, .. } => Ok(self.runtime.block_on(client.flush())?),
+            BatchSource::Server { client, url } => self.runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    flushed = client.flush() => Ok(flushed?),
+                    () = patience_of(&self.stop, &self.clock) => {
+                        tracing::warn!(url, "the replay server has not confirmed the draws");
+                        Ok(())
+                    }
+                }
+            }),
         }
     }
 }
@@ -89,7 +123,14 @@ impl Batches {
     ) -> Result<Self, Failure> {
         let source = match &config.run.server {
             Some(url) => {
-                BatchSource::Server { client: Client::connect(url, clock.clone()).await?, url: url.clone() }
+                let (wait, deadline) = (config.run.server_wait.get(), config.run.server_deadline.get());
+                let patience = Patience { wait, deadline };
+                let client = tokio::select! {
+                    biased;
+                    client = Client::connect(url, clock.clone(), patience) => client?,
+                    () = stop.wait() => return Err(StoppedWaiting { url: url.clone() }.into()),
+                };
+                BatchSource::Server { client, url: url.clone() }
             }
             None => {
                 let library = {
@@ -107,7 +148,8 @@ impl Batches {
     /// The log of this job's draws.
     #[must_use]
     pub fn draw_log(&self, runtime: &Handle) -> DrawLog {
-        DrawLog { source: self.source.clone(), runtime: runtime.clone() }
+        let (source, clock, stop) = (self.source.clone(), self.clock.clone(), self.stop.clone());
+        DrawLog { source, runtime: runtime.clone(), clock, stop }
     }
 
     /// A feed of this job's batches from `position` on, prefetched by its own thread.
@@ -130,12 +172,21 @@ impl Batches {
             if until.is_some_and(|until| request.step >= until) {
                 return Ok(None);
             }
-            runtime.block_on(async {
+            let (stop, clock) = (self.stop.clone(), self.clock.clone());
+            let delivery = async {
                 let Some(ticket) = self.ticket(&request).await? else { return Ok(None) };
                 let (batch, next) = self.batch(&ticket).await?;
                 let packed = PackedBatch::of_batch(&batch, &model, weight)?;
                 request = next;
                 Ok(Some(Delivery { ticket, packed, next: request.from.clone() }))
+            };
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    delivery = delivery => delivery,
+                    // A server that does not answer must not hold up the end of the job.
+                    () = patience_of(&stop, &clock) => Ok(None),
+                }
             })
         };
         Ok(prefetch(Box::new(make), limit(u64::from(config.run.prefetch)))?)

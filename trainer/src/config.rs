@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use perennial_program::config::{Bytes, Problems};
+use perennial_program::config::{Bytes, Duration, Problems};
 use perennial_replay::config::Config as Replay;
 use perennial_replay::plan::Plan;
 use perennial_schemas::id::check_name;
@@ -82,6 +82,10 @@ pub struct RunConfig {
     /// The Flight address of a replay server to read batches from, such as `http://127.0.0.1:7401`; absent:
     /// this process reads the store. The server must be configured with the same tables as `[replay]`.
     pub server: Option<String>,
+    /// How long the job waits for a replay server that does not answer before it ends. It says so while it waits.
+    pub server_wait: Duration,
+    /// The time that a replay server has for one answer.
+    pub server_deadline: Duration,
     /// Steps after which the job ends; absent: it ends with its stream (`replay.new_text.drain`), or never.
     pub steps: Option<u64>,
     /// Batches that are prepared ahead of the step.
@@ -104,6 +108,8 @@ impl Default for RunConfig {
             micro_rows: 0,
             threads: 1,
             server: None,
+            server_wait: Duration::secs(600),
+            server_deadline: Duration::secs(120),
             steps: None,
             prefetch: 4,
             replay_weight: 1.0,

@@ -102,7 +102,7 @@ fn router(session: Session, most: usize) -> Router {
         .route("/v1/buffers", get(buffers))
         .route("/v1/draws", get(draws))
         .route("/v1/evaluations", post(evaluations))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .fallback(nothing)
@@ -249,9 +249,18 @@ async fn evaluations(State(session): State<Session>, body: Result<Bytes, BytesRe
     ok(&session.evaluations(sent).await?)
 }
 
+/// Whether requests are answered at all: a supervisor restarts a server of which this is not so.
+async fn health(State(session): State<Session>) -> Response {
+    if session.is_alive() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, "the task that owns the store has ended: restart the server\n")
+        .into_response()
+}
+
 async fn ready(State(session): State<Session>) -> Response {
     let counters = session.counters();
-    let ready = counters.ready.load(Relaxed);
+    let ready = counters.ready.load(Relaxed) && session.is_alive();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json_response(status, &json!({"ready": ready, "records": counters.version.load(Relaxed)}))
 }

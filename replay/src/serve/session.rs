@@ -98,6 +98,8 @@ enum Command {
     Follow(Answer<()>),
     Flush(Answer<()>),
     Close(Answer<()>),
+    #[cfg(test)]
+    Fail,
 }
 
 /// A handle to the owner task. Cheap to clone.
@@ -241,6 +243,19 @@ impl Session {
         &self.counters
     }
 
+    /// Whether the owner task runs: after a panic or [`Session::close`] it does not.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// Makes the owner task panic.
+    #[cfg(test)]
+    pub(crate) async fn fail(&self) {
+        let _ = self.sender.send(Command::Fail).await;
+        self.sender.closed().await;
+    }
+
     /// Number of waiting requests.
     #[must_use]
     pub fn queue(&self) -> usize {
@@ -343,6 +358,8 @@ impl Owner {
             }
             // `run` answers it, because it ends the loop.
             Command::Close(_) => {}
+            #[cfg(test)]
+            Command::Fail => panic!("a test asked for it"),
         }
     }
 

@@ -47,7 +47,8 @@ impl World {
         let (library, store, stopper) = (self.library(plan).await, self.store.clone(), stop.clone());
         let task = tokio::spawn(async move { serve(listeners, library, store, &config, stopper).await });
         let flight = format!("http://{flight}");
-        let client = Client::connect(&flight, Clock::system()).await.unwrap();
+        let client =
+            Client::connect(&flight, Clock::system(), crate::client::Patience::default()).await.unwrap();
         Server { http, flight, client, stop, task }
     }
 }
@@ -618,6 +619,17 @@ async fn ticket_served_by_another_is_given_again_though_the_buffers_could_not_fo
     one.flush().await.unwrap();
     assert_eq!(two.version(), Version(2));
     assert_eq!(two.ticket(Request::first("demo")).await.unwrap(), Issued::Ticket(ticket));
+}
+
+#[tokio::test]
+async fn session_whose_owner_has_panicked_is_not_alive_and_refuses_requests() {
+    let world = world(40).await;
+    let session = world.session(&plan()).await;
+    assert!(session.is_alive());
+    session.fail().await;
+    assert!(!session.is_alive());
+    let error = session.ticket(Request::first("demo")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
 }
 
 #[tokio::test]
