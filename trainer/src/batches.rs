@@ -106,7 +106,7 @@ pub struct Batches {
 #[derive(Clone)]
 enum BatchSource {
     Local(Session),
-    Server { client: Client, url: String },
+    Server { client: Box<Client>, url: String },
 }
 
 impl Batches {
@@ -130,7 +130,7 @@ impl Batches {
                     client = Client::connect(url, clock.clone(), patience) => client?,
                     () = stop.wait() => return Err(StoppedWaiting { url: url.clone() }.into()),
                 };
-                BatchSource::Server { client, url: url.clone() }
+                BatchSource::Server { client: Box::new(client), url: url.clone() }
             }
             None => {
                 let library = {
