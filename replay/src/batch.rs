@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use perennial_schemas::id::{Offset, Step};
-use perennial_schemas::wire::{Batch, BatchRow, Position, Ticket};
+use perennial_schemas::wire::{Batch, BatchRow, DrawRest, Position, Ticket};
 
 use crate::buffer::Members;
 use crate::draw::{Drawn, Draws, Source};
@@ -24,7 +24,7 @@ use crate::index::Index;
 use crate::new_text::{Held, NewTextReader, Permutation};
 use crate::pack::{self, PlannedRow};
 use crate::plan::{Plan, refused};
-use crate::tokenise::Contents;
+use crate::tokenise::{Contents, Tokenizer, byte_tokens};
 
 /// What a batch needs to know of the store.
 #[derive(Debug, Clone, Copy)]
@@ -154,12 +154,27 @@ fn draws<'a>(
         let (index, limit, tokenizer) = (view.index, ticket.limit, &plan.tokenizer);
         let source = Source { members, index, limit, tokenizer, contents };
         let place = ticket.from.draws.get(buffer).copied().unwrap_or_default();
-        if place.rest.is_some_and(|rest| rest.tokens == 0) {
-            return Err(refused(ticket, format!("what is left of a draw from `{buffer}` has no token")));
+        if let Some(why) = place.rest.and_then(|rest| wrong(&rest, &source)) {
+            return Err(refused(ticket, format!("what is left of a draw from `{buffer}` {why}")));
         }
         draws.insert(buffer, Draws::new(ticket.seed, buffer, source, place));
     }
     Ok(draws)
+}
+
+/// What is wrong with the rest of a draw in a ticket.
+fn wrong(rest: &DrawRest, source: &Source<'_>) -> Option<&'static str> {
+    let bytes = source.index.get(rest.offset).map(|record| record.bytes);
+    let is_bytes = matches!(source.tokenizer, Tokenizer::Bytes);
+    let end = rest.first.checked_add(rest.tokens);
+    match (end, bytes) {
+        _ if rest.tokens == 0 => Some("has no token"),
+        _ if rest.odds.weight == 0 || rest.odds.weight > rest.odds.total => Some("has impossible odds"),
+        (None, _) => Some("lies beyond every record"),
+        // Of subwords only the text tells: what lies beyond it is left out.
+        (Some(end), Some(bytes)) if is_bytes && end > byte_tokens(bytes) => Some("lies beyond its record"),
+        _ => None,
+    }
 }
 
 /// The members of a buffer at the ticket's revision.

@@ -139,13 +139,15 @@ impl<'a> Draws<'a> {
         if let Some(DrawRest { offset, first, tokens, odds }) = self.place.rest.take()
             && let Some(record) = self.source.record(offset)
         {
-            return match self.source.known(record) {
-                Known::Unread => Next::Unread,
-                Known::Removed => Next::Piece(Piece { record, first, tokens: None, odds }),
-                Known::Bytes(_) | Known::Subword(_) => {
-                    Next::Piece(Piece { record, first, tokens: Some(tokens), odds })
-                }
+            let tokens = match self.source.known(record) {
+                Known::Unread => return Next::Unread,
+                Known::Removed => None,
+                // Of a ticket that nobody issued the rest may lie beyond the record.
+                known => Some(known.count().unwrap_or(0).saturating_sub(first).min(tokens)),
             };
+            if tokens != Some(0) {
+                return Next::Piece(Piece { record, first, tokens, odds });
+            }
         }
         let (mut missing, mut empty) = (0, 0);
         while missing < MISSES && empty < EMPTY {

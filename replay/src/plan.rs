@@ -133,6 +133,12 @@ impl Plan {
                 format!("it names revisions of {named:?}, the mix draws from {drawn:?}"),
             ));
         }
+        if let Some(name) = ticket.from.draws.keys().find(|name| !ticket.buffers.contains_key(*name)) {
+            return Err(refused(
+                ticket,
+                format!("it has a place in the draws from `{name}`, and no revision of it"),
+            ));
+        }
         Ok(())
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 
 use perennial_program::config::Share;
 use perennial_schemas::id::{RecordId, Revision, Seq, Shard, Step};
-use perennial_schemas::wire::{Cursor, Span, WIRE_FORMAT};
+use perennial_schemas::wire::{Cursor, DrawPlace, DrawRest, Odds, Span, WIRE_FORMAT};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -526,6 +526,34 @@ fn rest_of_a_draw_is_delivered_though_the_buffer_has_changed() {
     assert_eq!((first.offset, first.first, first.tokens), (rest.offset, rest.first, rest.tokens));
     assert_eq!(first.probability, rest.odds.probability());
     assert_eq!(layout.after.draws["main"].rest, None);
+}
+
+#[test]
+fn place_in_the_draws_that_cannot_be_is_refused() {
+    let mut world = World::new(&corpus(), 24);
+    let plan = plan(2, 10, 1.0);
+    world.fill_buffer(&plan, |_| true);
+    let record = &world.index.records()[0];
+    let odds = Odds { weight: 1, total: 2 };
+    let good = DrawRest { offset: record.offset, first: 1, tokens: record.bytes, odds };
+    let with = |name: &str, rest: DrawRest| {
+        let draws = [(name.to_owned(), DrawPlace { draw: 1, rest: Some(rest) })].into();
+        let from = Position { draws, ..Position::default() };
+        world.batch(&Ticket { from, ..world.first(&plan) }, &plan)
+    };
+    assert!(with("main", good).is_ok());
+    for (name, bad, why) in [
+        ("other", good, "no revision"),
+        ("main", DrawRest { tokens: 0, ..good }, "no token"),
+        ("main", DrawRest { tokens: record.bytes + 1, ..good }, "beyond its record"),
+        ("main", DrawRest { first: u64::MAX, ..good }, "beyond every record"),
+        ("main", DrawRest { odds: Odds { weight: 3, total: 2 }, ..good }, "impossible odds"),
+        ("main", DrawRest { odds: Odds { weight: 0, total: 0 }, ..good }, "impossible odds"),
+    ] {
+        let error = with(name, bad).unwrap_err();
+        assert!(matches!(error, ReplayError::Ticket { .. }), "{error}");
+        assert!(error.to_string().contains(why), "{error}");
+    }
 }
 
 #[test]
