@@ -13,6 +13,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStoreExt as _;
 
 use crate::cause::is_damage;
+use crate::order::Order;
 use crate::{Scan, Store, StoreError, file, open};
 use perennial_program::error::{Kind, ProgramError as _};
 use perennial_schemas::id::{RecordId, Version};
@@ -145,6 +146,7 @@ struct Checker<'a> {
     kept: BTreeMap<String, BTreeMap<i64, Kept>>,
     erased: BTreeMap<String, BTreeSet<i64>>,
     expired: Ranges,
+    order: Order,
 }
 
 const DENSE: &str = "seq is dense";
@@ -162,6 +164,7 @@ impl<'a> Checker<'a> {
             kept: BTreeMap::new(),
             erased: BTreeMap::new(),
             expired: Ranges::new(),
+            order: Order::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use deltalake::DeltaTable;
 
 use super::{Checker, Kept, MEMBERS, Standing, or_none};
 use crate::{Scan, StoreError, file, transaction_of};
+use perennial_schemas::id::Seq;
 use perennial_schemas::table::buffers::Op;
 use perennial_schemas::table::draws::PackedSpan;
 use perennial_schemas::table::{Table, buffers, draws};
@@ -48,6 +49,11 @@ impl Checker<'_> {
     /// What is wrong with the record that a change admits.
     fn not_kept(&self, row: &buffers::Row<'_>) -> Option<Problem> {
         let wrong = |detail: &str| Some((MEMBERS, format!("seq {} of `{}` {detail}", row.seq, row.shard)));
+        let place =
+            row.shard.parse().ok().and_then(|shard| self.order.offset(&shard, Seq::from_i64(row.seq)));
+        if place.is_some_and(|place| place.to_i64() != row.offset) {
+            return wrong("has another offset in the order");
+        }
         match self.standing(row.shard, row.seq) {
             Standing::Kept(kept) if row.id != Some(kept.id.as_bytes()) => wrong("is another text"),
             Standing::Kept(Kept { bytes: Some(bytes), .. })

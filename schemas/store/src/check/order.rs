@@ -49,6 +49,7 @@ impl Checker<'_> {
         }
         sources.sort();
         sources.dedup();
+        self.order = order.clone();
         for (kind, source) in sources {
             let place =
                 tables.iter().find(|(of, _)| *of == kind).and_then(|(_, delta)| delta.zip(Some(kind)));

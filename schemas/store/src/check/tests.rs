@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::commit::Committer;
 use perennial_program::clock::Clock;
+use perennial_schemas::id::Seq;
 use perennial_schemas::table::buffers::Op;
 use perennial_schemas::table::column::pack_u32;
 use perennial_schemas::table::draws::PackedSpan;
@@ -675,6 +676,27 @@ async fn id_twice_in_a_buffer_is_reported() {
         plan.moves[3] = move_of(4, Op::Evict, 3);
     };
     assert_eq!(broken(in_turn).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn member_whose_offset_is_not_its_place_in_the_order_is_reported() {
+    let (_folder, store) = sound().make().await;
+    let shard: perennial_schemas::id::Shard = "main".parse().unwrap();
+    let mut order = crate::order::OrderLog::open(&store).await.unwrap();
+    let first =
+        crate::order::Claim { source: "other".into(), ..crate::order::Claim::readings(&shard, Seq(2)) };
+    let then = crate::order::Claim::readings(&shard, Seq(8));
+    order.append(&[then]).await.unwrap();
+    // The members of the plan have their seq for an offset.
+    assert_eq!(violations(&store).await, []);
+
+    let (_folder, store) = sound().make().await;
+    let mut order = crate::order::OrderLog::open(&store).await.unwrap();
+    order.append(&[first, crate::order::Claim::readings(&shard, Seq(8))]).await.unwrap();
+    let found = violations(&store).await;
+    let members = found.iter().filter(|violation| violation.invariant == MEMBERS).count();
+    assert_eq!(members, 4, "{found:?}");
+    assert!(found.iter().any(|violation| violation.detail.contains("has another offset in the order")));
 }
 
 #[tokio::test]
