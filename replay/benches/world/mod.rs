@@ -69,7 +69,7 @@ impl World {
         let mut decoder =
             zstd::stream::read::Decoder::new(File::open(path).expect("the stream is there")).expect("zstd");
         decoder.window_log_max(27).expect("a window of 128 MiB");
-        let (mut builder, mut waiting, mut known) = (Builder::new(), 0, BTreeSet::new());
+        let (mut builder, mut waiting, mut known, mut next) = (Builder::new(), 0, BTreeSet::new(), 0);
         for (seq, line) in BufReader::new(decoder).split(b'\n').take(MOST).enumerate() {
             // The bundled stream has malformed lines, for ingest to refuse.
             let Ok(line) = serde_json::from_slice::<Line>(&line.expect("it decodes")) else { continue };
@@ -78,12 +78,13 @@ impl World {
                 world.bytes += line.text.len();
                 waiting += line.text.len();
             }
+            next = i64::try_from(seq).expect("it is small") + 1;
             if waiting >= COMMIT {
-                commit(&mut committer, fence, &mut builder).await;
+                commit(&mut committer, fence, &mut builder, next).await;
                 waiting = 0;
             }
         }
-        commit(&mut committer, fence, &mut builder).await;
+        commit(&mut committer, fence, &mut builder, next).await;
         world
     }
 
@@ -102,10 +103,11 @@ impl World {
     }
 }
 
-async fn commit(committer: &mut Committer, fence: &str, builder: &mut Builder) {
+async fn commit(committer: &mut Committer, fence: &str, builder: &mut Builder, next: i64) {
     let number = committer.last(fence).await.expect("it reads").unwrap_or(0) + 1;
     let rows = builder.finish().expect("rows");
-    committer.commit(&[rows], vec![(fence.to_owned(), number)]).await.expect("it commits");
+    let transactions = vec![(fence.to_owned(), number), ("seq/main".to_owned(), next)];
+    committer.commit(&[rows], transactions).await.expect("it commits");
 }
 
 fn push(builder: &mut Builder, seq: i64, text: &str) -> u128 {
