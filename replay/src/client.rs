@@ -14,7 +14,7 @@ use perennial_program::error::{CODES, Kind, ProgramError};
 use perennial_schemas::id::{Step, Version};
 use perennial_schemas::wire::{Batch, Ticket, WireError};
 use serde::de::DeserializeOwned;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
 use crate::issue::{Issued, Request};
@@ -39,7 +39,13 @@ const MESSAGE: usize = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The address is invalid, or no server answers.
+    /// Not the address of a server.
+    #[error("`{url}` is not the address of a replay server")]
+    Url {
+        /// The address.
+        url: String,
+    },
+    /// No server answers.
     #[error("cannot connect to the replay server at `{url}`")]
     Connect {
         /// The address.
@@ -92,6 +98,7 @@ pub enum ClientError {
 impl ProgramError for ClientError {
     fn kind(&self) -> Kind {
         match self {
+            Self::Url { .. } => Kind::Config,
             Self::Connect { .. } | Self::Late { .. } => Kind::Unavailable,
             Self::Refused { code, .. } => {
                 // Two kinds share a code: a server's config and input errors are both wrong input for a
@@ -109,6 +116,7 @@ impl ProgramError for ClientError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Url { .. } => Some("write it as `http://127.0.0.1:7401`".to_owned()),
             Self::Connect { .. } => Some("start `perennial-replay serve`, or correct the address".to_owned()),
             Self::Digest { .. } => {
                 Some("try again: the connection to the server changed the data".to_owned())
@@ -170,8 +178,14 @@ impl Client {
     /// is not there yet.
     ///
     /// # Errors
-    /// [`ClientError::Connect`].
+    /// [`ClientError::Url`], [`ClientError::Connect`].
     pub async fn connect(url: &str, clock: Clock, patience: Patience) -> Result<Self, ClientError> {
+        // No server will ever answer there.
+        let uri: Option<Uri> = url.parse().ok();
+        let is_http = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+        if !uri.as_ref().is_some_and(is_http) {
+            return Err(ClientError::Url { url: url.to_owned() });
+        }
         let failed = |source| ClientError::Connect { url: url.to_owned(), source };
         let endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(failed)?
@@ -406,9 +420,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn address_that_is_none_is_refused_with_it() {
-        let error =
-            Client::connect("not an address", Clock::system(), Patience::default()).await.unwrap_err();
-        assert!(error.to_string().contains("`not an address`"), "{error}");
+    async fn address_that_is_none_is_refused_with_it_at_once() {
+        for address in ["not an address", "nonsense", "", "127.0.0.1:7401", "ftp://127.0.0.1:7401"] {
+            let tried = Client::connect(address, Clock::system(), Patience::default()).await;
+            let error = tried.unwrap_err();
+            assert!(matches!(error, ClientError::Url { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("`{address}`")), "{error}");
+            assert_eq!(error.kind(), Kind::Config);
+        }
     }
 }
