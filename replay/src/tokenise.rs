@@ -170,35 +170,42 @@ impl Tokens {
         let first = usize::try_from(first).unwrap_or(usize::MAX);
         match self {
             Self::Bytes(text) => {
-                let boundary = Tokenizer::Bytes.boundary();
-                let tokens = text.as_bytes();
-                let token = |index: usize| tokens.get(index).map_or(boundary, |byte| i32::from(*byte));
-                shifted(first, tokens.len(), boundary, token, inputs, targets)
+                shifted(first, text.as_bytes(), i32::from, Tokenizer::Bytes.boundary(), inputs, targets)
             }
             Self::Subword(encoding) => {
-                let (tokens, boundary) = (encoding.tokens(), encoding.boundary());
-                let token = |index: usize| tokens.get(index).copied().unwrap_or(boundary);
-                shifted(first, tokens.len(), boundary, token, inputs, targets)
+                shifted(first, encoding.tokens(), |token| token, encoding.boundary(), inputs, targets)
             }
         }
     }
 }
 
-/// Writes the tokens of a record from number `first` on. `token` returns the text's `count` tokens by index,
-/// and the boundary after them.
-fn shifted(
+/// Writes the tokens of a record from number `first` on: the boundary, then those of its text. Loops over
+/// slices, which the compiler makes vectors of.
+fn shifted<T: Copy>(
     first: usize,
-    count: usize,
+    text: &[T],
+    widen: impl Fn(T) -> i32,
     boundary: i32,
-    token: impl Fn(usize) -> i32,
     inputs: &mut [i32],
     targets: &mut [i32],
 ) -> usize {
-    let mut written = 0;
-    for (index, (input, target)) in (first..=count).zip(inputs.iter_mut().zip(targets.iter_mut())) {
-        *input = index.checked_sub(1).map_or(boundary, &token);
-        *target = token(index);
-        written += 1;
+    let written = (text.len() + 1).saturating_sub(first).min(inputs.len()).min(targets.len());
+    let from = |index: usize| text.get(index..).unwrap_or_default().iter();
+    // Input t is token t - 1 of the text, input 0 the boundary.
+    let body = match inputs.split_first_mut().filter(|_| first == 0 && written > 0) {
+        Some((begin, body)) => {
+            *begin = boundary;
+            body.get_mut(..written - 1)
+        }
+        None => inputs.get_mut(..written),
+    };
+    let body = body.unwrap_or_default().iter_mut();
+    body.zip(from(first.saturating_sub(1))).for_each(|(input, token)| *input = widen(*token));
+    // Target t is token t of the text, the last one the boundary.
+    let targets = targets.get_mut(..written).unwrap_or_default();
+    targets.iter_mut().zip(from(first)).for_each(|(target, token)| *target = widen(*token));
+    if let Some(last) = targets.last_mut().filter(|_| first + written > text.len()) {
+        *last = boundary;
     }
     written
 }
