@@ -21,6 +21,7 @@ use crate::buffer::Members;
 use crate::draw::{Drawn, Draws, Source};
 use crate::error::{ReplayError, Result};
 use crate::index::Index;
+use crate::mix::Mix;
 use crate::new_text::{Held, NewTextReader, Permutation};
 use crate::pack::{self, PlannedRow};
 use crate::plan::{Plan, refused};
@@ -74,21 +75,21 @@ pub enum LayoutOutcome {
 /// # Errors
 /// A ticket that the plan refuses ([`Plan::check`]), or that names a revision which `view` lacks.
 pub fn layout(ticket: &Ticket, plan: &Plan, view: View<'_>, contents: &Contents) -> Result<LayoutOutcome> {
-    plan.check(ticket)?;
+    let mix = plan.check(ticket)?;
     let length = plan.length as u64;
-    let limit = ticket.limit;
-    let from = &ticket.from;
-    let mut new_text = NewTextReader::new(plan, view.index, limit, view.permutation, from.new_text, contents);
-    let mut draws = draws(ticket, plan, view, contents)?;
+    let (settings, limit, from) = (&ticket.settings, ticket.limit, &ticket.from);
+    let mut new_text =
+        NewTextReader::new(plan, settings, view.index, limit, view.permutation, from.new_text, contents);
+    let mut draws = draws(ticket, &mix, plan, view, contents)?;
     let mut layout = BatchLayout { rows: Vec::new(), after: from.clone(), new_text: 0, missing: 0 };
     let mut unread = BTreeSet::new();
     let mut wanted = 0_u64;
     // Tokens of the rows of each buffer that wait for a text.
     let mut held: BTreeMap<&str, u64> = BTreeMap::new();
-    layout.after.row = from.row.saturating_add(u64::from(plan.rows));
+    layout.after.row = from.row.saturating_add(u64::from(settings.rows));
     for row in from.row..layout.after.row {
         if let Some((buffer, draws)) =
-            plan.mix.buffer(row).and_then(|name| draws.get_mut(name).map(|of| (name, of)))
+            mix.buffer(row).and_then(|name| draws.get_mut(name).map(|of| (name, of)))
         {
             if let Some(held) = held.get_mut(buffer) {
                 *held += length;
@@ -144,12 +145,13 @@ pub fn layout(ticket: &Ticket, plan: &Plan, view: View<'_>, contents: &Contents)
 /// The draws of each buffer of the mix, from the ticket's place on.
 fn draws<'a>(
     ticket: &Ticket,
+    mix: &'a Mix,
     plan: &'a Plan,
     view: View<'a>,
     contents: &'a Contents,
 ) -> Result<BTreeMap<&'a str, Draws<'a>>> {
     let mut draws = BTreeMap::new();
-    for buffer in plan.mix.buffers() {
+    for buffer in mix.buffers() {
         let members = members(ticket, view, buffer)?;
         let (index, limit, tokenizer) = (view.index, ticket.limit, &plan.tokenizer);
         let source = Source { members, index, limit, tokenizer, contents };
@@ -179,7 +181,7 @@ fn wrong(rest: &DrawRest, source: &Source<'_>) -> Option<&'static str> {
 
 /// The members of a buffer at the ticket's revision.
 fn members<'a>(ticket: &Ticket, view: View<'a>, buffer: &str) -> Result<&'a Members> {
-    let asked = ticket.buffers.get(buffer).copied().unwrap_or_default();
+    let asked = ticket.buffers.get(buffer).map(|drawn| drawn.revision).unwrap_or_default();
     match view.members.get(buffer) {
         Some(members) if members.revision() == asked => Ok(members),
         other => {

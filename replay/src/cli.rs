@@ -1,12 +1,16 @@
 //! `perennial-replay`: serves batches, and shows a store's buffers and the batches that a job would get.
 
+mod jobs;
+
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use self::jobs::{DrawsCommand, JobsCommand};
 use crate::config::Config;
 use crate::error::ReplayError;
 use crate::inspect::{self, Census, Inspection};
 use crate::issue::{Issued, Request};
+use crate::jobs::Jobs;
 use crate::library::{Access, Library};
 use crate::plan::Plan;
 use crate::serve;
@@ -56,6 +60,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show and change the jobs of the store: each step of a job has one ticket, for ever.
+    #[command(subcommand)]
+    Jobs(JobsCommand),
+    /// Print which tokens of which records the steps of a job hold, or which steps hold a record. Writes
+    /// nothing to the store.
+    Draws(DrawsCommand),
     /// Serve tickets and batches over HTTP and Arrow Flight until SIGTERM.
     Serve,
     /// Show or check the configuration without running anything.
@@ -75,7 +85,9 @@ pub fn main() -> ExitCode {
         let mut library = match (&cli.command, plan) {
             (Command::Config(command), _) => return command.run("replay", &loaded),
             (Command::Serve, Some(plan)) => return serve(&loaded.value, plan, stop).await,
-            (_, Some(plan)) => open(&loaded.value, plan).await?,
+            (Command::Jobs(command), Some(plan)) => return jobs::jobs(&loaded.value, plan, command).await,
+            (Command::Draws(command), Some(plan)) => return jobs::draws(&loaded.value, plan, command).await,
+            (_, Some(plan)) => open(&loaded.value, plan, Access::Read).await?,
             // `plan` is `None` only if it reported a problem.
             (_, None) => return Ok(()),
         };
@@ -86,7 +98,7 @@ pub fn main() -> ExitCode {
             }
             Command::Sample { job, steps, digests, .. } => sample(&mut library, job, *steps, *digests).await,
             Command::Inspect { json } => print_inspection(&mut library, *json),
-            Command::Serve | Command::Config(_) => Ok(()),
+            Command::Serve | Command::Config(_) | Command::Jobs(_) | Command::Draws(_) => Ok(()),
         }
     })
 }
@@ -96,8 +108,8 @@ async fn open_store(config: &Config) -> Result<Store, Failure> {
     Ok(Store::open(&url, &options, Clock::system()).await?)
 }
 
-async fn open(config: &Config, plan: Plan) -> Result<Library, Failure> {
-    Ok(Library::open(open_store(config).await?, plan, config.cache.bytes, Access::Read).await?)
+async fn open(config: &Config, plan: Plan, access: Access) -> Result<Library, Failure> {
+    Ok(Library::open(open_store(config).await?, plan, config.cache.bytes, access).await?)
 }
 
 async fn serve(config: &Config, plan: Plan, stop: Stop) -> Result<(), Failure> {
@@ -114,12 +126,13 @@ async fn serve(config: &Config, plan: Plan, stop: Stop) -> Result<(), Failure> {
 }
 
 async fn sample(library: &mut Library, job: &str, steps: u64, digests: bool) -> Result<(), Failure> {
+    let mut jobs = Jobs::new(library.store(), Access::Read);
     let mut request = Request::first(job);
     for _ in 0..steps {
-        match library.ticket(&request).await? {
+        match jobs.issue_now(library, &request).await? {
             Issued::Ticket(ticket) => {
                 show(library, &ticket, digests).await?;
-                request = library.after(&ticket).await?;
+                request = Request::step(job, ticket.step.next());
             }
             Issued::NotYet { missing } => {
                 cli::print(&format!(

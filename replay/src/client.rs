@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 use crate::issue::{Issued, Request};
 use crate::receive::{self, Evaluation};
 use crate::serve::flight::{CONNECTION_WINDOW, FRAME, Put, STREAM_WINDOW, scores_to_columns};
-use crate::serve::{DIGEST_KEY, FlushedJson, FollowedJson, NEXT_KEY};
+use crate::serve::{DIGEST_KEY, FollowedJson, NEXT_KEY};
 
 /// Wait before the second attempt; it doubles for each further one, up to [`MOST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -220,15 +220,6 @@ impl Client {
     pub async fn follow(&self) -> Result<Version, ClientError> {
         let followed: FollowedJson = self.act("follow the store", "follow", Vec::new()).await?;
         Ok(Version(followed.version))
-    }
-
-    /// Waits until every draw so far is recorded in the store.
-    ///
-    /// # Errors
-    /// As [`Client::ticket`].
-    pub async fn flush(&self) -> Result<(), ClientError> {
-        let FlushedJson {} = self.act("record the draws", "flush", Vec::new()).await?;
-        Ok(())
     }
 
     async fn act<T: DeserializeOwned>(

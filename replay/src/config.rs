@@ -13,12 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::buffer::{PolicyConfig, Spec, reservoir};
 use crate::mix::Mix;
-use crate::plan::{Order, Plan, VisibleUntil};
+use crate::plan::{MOST, Order, Plan, VisibleUntil};
 use crate::serve::ServeConfig;
 use crate::tokenise::{LoadError, Subword, Tokenizer};
-
-/// The maximum number of rows of a batch, and of tokens of a row.
-const MOST: u32 = 1 << 20;
 
 /// The configuration of replay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -2,7 +2,7 @@
 
 use perennial_program::config::ConfigError;
 use perennial_program::error::{Kind, ProgramError};
-use perennial_schemas::id::{IdError, Offset, Revision, Seq, Shard};
+use perennial_schemas::id::{IdError, Offset, Revision, Seq, Shard, Step};
 use perennial_schemas::table::TableError;
 use perennial_schemas::wire::{WIRE_FORMAT, WireError};
 use perennial_store::StoreError;
@@ -35,13 +35,85 @@ pub enum ReplayError {
         /// The reason.
         why: String,
     },
-    /// A job of this name was already served this step under another configuration.
-    #[error("job `{job}` was served step {step} before, under another config")]
-    Served {
+    /// Settings of a job that no batch can have.
+    #[error("the job's `{key}` {why}")]
+    Settings {
+        /// The setting.
+        key: &'static str,
+        /// The reason.
+        why: String,
+    },
+    /// A ticket draws from a buffer that has another policy here.
+    #[error(
+        "the ticket of step {step} of job `{job}` draws from buffer `{buffer}` with the policy of digest `{ticket}`, not `{ours}`"
+    )]
+    Drawn {
         /// The job.
         job: String,
         /// The step.
         step: u64,
+        /// The buffer.
+        buffer: String,
+        /// The ticket's digest.
+        ticket: String,
+        /// The digest of this plan's policy.
+        ours: String,
+    },
+    /// The job stands elsewhere before this step.
+    #[error("job `{job}` was served step {step} before, from another position of the stream")]
+    Elsewhere {
+        /// The job.
+        job: String,
+        /// The step.
+        step: Step,
+    },
+    /// The job has ended.
+    #[error("job `{job}` has ended: step {end} and later ones will not be")]
+    Ended {
+        /// The job.
+        job: String,
+        /// The step after the last one.
+        end: Step,
+    },
+    /// A step that is too far from the decided ones.
+    #[error("step {step} of job `{job}` is too far ahead: steps before {end} are decided")]
+    Far {
+        /// The job.
+        job: String,
+        /// The step.
+        step: Step,
+        /// The step after the last decided one.
+        end: Step,
+    },
+    /// A step from before the job began.
+    #[error("job `{job}` began after step {step}")]
+    Before {
+        /// The job.
+        job: String,
+        /// The step.
+        step: Step,
+    },
+    /// A job that does not exist.
+    #[error("there is no job `{job}`")]
+    NoJob {
+        /// The job.
+        job: String,
+    },
+    /// A job of this name exists.
+    #[error("there is a job `{job}` already")]
+    Taken {
+        /// The job.
+        job: String,
+    },
+    /// The stream does not have the steps that are to be left out.
+    #[error("the text of {steps} steps of job `{job}` cannot be left out: the stream has {had} now")]
+    TooShort {
+        /// The job.
+        job: String,
+        /// The steps.
+        steps: u64,
+        /// Those that the stream has.
+        had: u64,
     },
     /// A part of the order that does not exist or was not read yet.
     #[error("the order does not reach offset {asked}: it was read up to {newest}")]
@@ -96,6 +168,9 @@ pub enum ReplayError {
     /// The tokenizer's task failed.
     #[error("the tokenizer's task failed")]
     Encoder(#[source] tokio::task::JoinError),
+    /// The task that writes a view failed.
+    #[error("the task that writes a view failed")]
+    Writer(#[source] tokio::task::JoinError),
     /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -119,11 +194,19 @@ pub type Result<T, E = ReplayError> = std::result::Result<T, E>;
 impl ProgramError for ReplayError {
     fn kind(&self) -> Kind {
         match self {
-            Self::OtherConfig { .. } | Self::Served { .. } => Kind::Conflict,
-            Self::Ticket { .. } => Kind::Input,
-            Self::NoOffset { .. } | Self::NoRevision { .. } => Kind::NotFound,
+            Self::OtherConfig { .. }
+            | Self::Drawn { .. }
+            | Self::Elsewhere { .. }
+            | Self::Ended { .. }
+            | Self::Taken { .. } => Kind::Conflict,
+            Self::Ticket { .. } | Self::Settings { .. } | Self::Far { .. } | Self::TooShort { .. } => {
+                Kind::Input
+            }
+            Self::NoOffset { .. } | Self::NoRevision { .. } | Self::Before { .. } | Self::NoJob { .. } => {
+                Kind::NotFound
+            }
             Self::OtherPolicy { .. } | Self::Text { .. } => Kind::Config,
-            Self::Encoder(_) => Kind::Bug,
+            Self::Encoder(_) | Self::Writer(_) => Kind::Bug,
             Self::Inconsistent { .. } => Kind::Corrupt,
             Self::Config(error) => error.kind(),
             Self::Id(error) => error.kind(),
@@ -136,11 +219,17 @@ impl ProgramError for ReplayError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::OtherConfig { .. } => Some(format!(
-                "use the config (mix, buffers, packing, tokenizer, seed) that the job started with, in a release of wire format {WIRE_FORMAT}"
+                "use the config (seed, tokenizer, tokens of a row) that the job started with, in a release of wire format {WIRE_FORMAT}"
             )),
-            Self::Served { .. } => {
-                Some("choose another job name, or use the config that the job started with".into())
+            Self::Drawn { .. } => Some("give the buffer the settings that the job started with".into()),
+            Self::Elsewhere { .. } => {
+                Some("choose another name for the new job, or `perennial-replay jobs fork` this one".into())
             }
+            Self::Ended { .. } => Some("fork it to go on: `perennial-replay jobs fork`".into()),
+            Self::Far { .. } => Some("ask for the steps in order".into()),
+            Self::NoJob { .. } => Some("list the jobs: `perennial-replay jobs list`".into()),
+            Self::Taken { .. } => Some("choose another name".into()),
+            Self::TooShort { .. } => Some("leave fewer steps out, or wait for more text".into()),
             Self::NoOffset { .. } | Self::NoRevision { .. } => {
                 Some("read the store again: another process may be ahead of this one".into())
             }
@@ -153,7 +242,12 @@ impl ProgramError for ReplayError {
             Self::Table(error) => error.hint(),
             Self::Wire(error) => error.hint(),
             Self::Text { source, .. } => Some(source.hint().into()),
-            Self::Encoder(_) | Self::Ticket { .. } | Self::Inconsistent { .. } => None,
+            Self::Encoder(_)
+            | Self::Writer(_)
+            | Self::Ticket { .. }
+            | Self::Settings { .. }
+            | Self::Before { .. }
+            | Self::Inconsistent { .. } => None,
         }
     }
 }

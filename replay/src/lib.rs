@@ -7,10 +7,11 @@
 //! ```
 //!
 //! [`records`] reads the store version by version into an [`index`]; [`follow`] offers the records to each
-//! [`buffer`]'s policy and writes its admissions and evictions; [`issue`] chooses a ticket for a job;
+//! [`buffer`]'s policy and writes its admissions and evictions; [`issue`] chooses a ticket for a job, and
+//! [`jobs`] decides it once, in the table [`views`];
 //! [`batch`] evaluates it: [`mix`] decides which rows are replayed, [`new_text`] reads new text, [`draw`]
 //! draws from a buffer, [`tokenise`] and [`pack`] make rows. [`serve`] answers clients, [`client`] is one,
-//! [`draw_log`] records what was served, [`receive`] records the trainers' evaluations.
+//! [`receive`] records the trainers' evaluations.
 //!
 //! # Invariants
 //! - A ticket always gives the same bytes, except that removed text becomes padding: [`batch`] reads no
@@ -30,12 +31,13 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod draw;
-pub mod draw_log;
+pub mod draws;
 pub mod error;
 pub mod follow;
 pub mod index;
 pub mod inspect;
 pub mod issue;
+pub mod jobs;
 pub mod library;
 pub mod mix;
 pub mod new_text;
@@ -48,3 +50,4 @@ pub mod serve;
 mod testing;
 pub mod texts;
 pub mod tokenise;
+pub mod views;

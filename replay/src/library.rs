@@ -7,22 +7,24 @@ use perennial_program::config::Bytes;
 use perennial_schemas::id::{Offset, Revision, Seq, Shard, Version, check_name};
 use perennial_schemas::table::column::unpack_u32;
 use perennial_schemas::table::records::View as Rows;
-use perennial_schemas::wire::{Batch, Ticket};
+use perennial_schemas::wire::{Batch, Position, Settings, Ticket};
 use perennial_store::Store;
 use perennial_store::order::OrderLog;
 use rayon::prelude::*;
 
 use crate::batch::{self, BatchLayout, LayoutOutcome, View};
 use crate::buffer::Members;
+use crate::draws::{self, StepDraws};
 use crate::error::{ReplayError, Result};
 use crate::follow::{Follow, Progress};
 use crate::index::Index;
-use crate::issue::{self, Issued, Request};
+use crate::issue::{self, Issued, Request, Standing};
 use crate::new_text::Permutation;
 use crate::plan::{Order, Plan};
 use crate::records::Records;
 use crate::texts::Texts;
 use crate::tokenise::{Contents, EncodeError, Tokenizer, Tokens};
+use crate::views::Entry;
 
 /// An open store, its buffers, and a cache of tokens. One owner: calls follow each other.
 #[derive(Debug)]
@@ -34,10 +36,29 @@ pub struct Library {
     /// How many rewrites of the records the buffers and the texts know of.
     rewrites: u64,
     texts: Texts,
-    /// The order below the limit of the last ticket, where the plan permutes.
-    permutation: Option<(Offset, Arc<Permutation>)>,
+    /// The order below the limit of the last ticket, where its job permutes.
+    permutation: Option<Permuted>,
     /// What was laid out last: a ticket is issued, evaluated and followed by the next one in turn.
     laid: Option<Laid>,
+}
+
+/// The permutation below a limit, of a job that keeps this share.
+#[derive(Debug)]
+struct Permuted {
+    limit: Offset,
+    keep: u64,
+    permutation: Arc<Permutation>,
+}
+
+/// The next steps of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Steps {
+    /// The ticket of the first one.
+    pub ticket: Ticket,
+    /// Where the job stands after each of them.
+    pub positions: Vec<Position>,
+    /// Tokens of new text that would have to come for another one; 0 if there may be text for more.
+    pub missing: u64,
 }
 
 /// The layout of a ticket, and the tokens that were read for it: those it needed, or all it holds.
@@ -133,6 +154,12 @@ impl Library {
         &self.plan
     }
 
+    /// The store.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The newest version of `records` that was read.
     #[must_use]
     pub const fn version(&self) -> Version {
@@ -172,17 +199,77 @@ impl Library {
         }
     }
 
-    /// The ticket of the next batch of a job, whose limit is the end of the order that was read.
+    /// The ticket of the next batch of a job as it would be now: nothing is decided, and views are not looked
+    /// at. [`Jobs`](crate::jobs::Jobs) gives the one that stands.
     ///
     /// # Errors
     /// The store's errors.
     pub async fn ticket(&mut self, request: &Request) -> Result<Issued> {
+        let settings = request.settings.clone().unwrap_or_else(|| self.plan.settings());
+        let (job, position) = (request.job.clone(), request.from.clone().unwrap_or_default());
+        let standing = Standing { job, step: request.step, position, settings };
+        let steps = self.lay_out(standing, 1, true).await?;
+        let enough = !steps.positions.is_empty();
+        Ok(if enough { Issued::Ticket(steps.ticket) } else { Issued::NotYet { missing: steps.missing } })
+    }
+
+    /// The ticket of the step before which a job stands, whose limit is the end of the order that was read,
+    /// whether or not there is text for it.
+    #[must_use]
+    pub fn next_ticket(&self, standing: Standing) -> Ticket {
         let limit = self.records.index().limit();
-        let ticket =
-            issue::ticket(&self.plan, request, limit, |name| self.buffers.get(name).map(Follow::log));
-        let layout = self.layout(&ticket).await?;
-        let enough = layout.missing == 0 || (self.plan.drain && layout.new_text > 0);
-        Ok(if enough { Issued::Ticket(ticket) } else { Issued::NotYet { missing: layout.missing } })
+        issue::ticket(&self.plan, standing, limit, |name| self.buffers.get(name).map(Follow::log))
+    }
+
+    /// The next steps of a job, at most `most`, as far as there is new text for them. With `drain`, a first
+    /// step that has some but not enough is one where the plan drains.
+    ///
+    /// # Errors
+    /// The store's errors.
+    pub async fn lay_out(&mut self, standing: Standing, most: u64, drain: bool) -> Result<Steps> {
+        let ticket = self.next_ticket(standing);
+        let mut steps = Steps { ticket: ticket.clone(), positions: Vec::new(), missing: 0 };
+        let mut next = ticket;
+        while (steps.positions.len() as u64) < most {
+            let layout = match self.layout(&next).await {
+                Ok(layout) => layout,
+                // A record that cannot be tokenised holds up its own step alone, when that is asked for.
+                Err(_) if !steps.positions.is_empty() => break,
+                Err(error) => return Err(error),
+            };
+            let rest = drain && self.plan.drain && layout.new_text > 0 && steps.positions.is_empty();
+            steps.missing = layout.missing;
+            if layout.missing > 0 && !rest {
+                break;
+            }
+            steps.positions.push(layout.after.clone());
+            if layout.missing > 0 {
+                break;
+            }
+            next = batch::following(&next, layout.after.clone());
+        }
+        Ok(steps)
+    }
+
+    /// Which tokens of which records the batch of a ticket holds.
+    ///
+    /// # Errors
+    /// As [`Library::batch`].
+    pub async fn draws(&mut self, ticket: &Ticket) -> Result<StepDraws> {
+        let layout = self.layout(ticket).await?;
+        Ok(StepDraws::new(ticket, &layout, self.records.index()))
+    }
+
+    /// Whether a view may hold a record: if not, no batch of it does.
+    ///
+    /// # Errors
+    /// Where a buffer does not have the view's revision.
+    pub fn may_hold(&mut self, view: &Entry, offset: Offset) -> Result<bool> {
+        let mut members = BTreeMap::new();
+        for (buffer, drawn) in &view.ticket.buffers {
+            members.insert(buffer.clone(), self.members(buffer, drawn.revision)?);
+        }
+        Ok(draws::may_hold(view, offset, &members))
     }
 
     /// The batch that a ticket names.
@@ -242,19 +329,25 @@ impl Library {
     async fn known(&mut self, ticket: &Ticket) -> Result<Known> {
         let index = self.records.at(ticket.limit)?;
         let mut members = BTreeMap::new();
-        for (buffer, revision) in &ticket.buffers {
-            members.insert(buffer.clone(), self.members(buffer, *revision)?);
+        for (buffer, drawn) in &ticket.buffers {
+            members.insert(buffer.clone(), self.members(buffer, drawn.revision)?);
         }
-        let permutation = match (&self.permutation, self.plan.order) {
-            (_, Order::Stream) => None,
-            (Some((limit, permutation)), _) if *limit == ticket.limit => Some(Arc::clone(permutation)),
-            _ => {
-                let permutation = Arc::new(Permutation::new(&self.plan, &index, ticket.limit));
-                self.permutation = Some((ticket.limit, Arc::clone(&permutation)));
-                Some(permutation)
-            }
+        let permutation = match ticket.settings.order {
+            Order::Stream => None,
+            Order::Permuted => Some(self.permutation(ticket.limit, &ticket.settings, &index)),
         };
         Ok(Known { index, members, permutation })
+    }
+
+    fn permutation(&mut self, limit: Offset, settings: &Settings, index: &Index) -> Arc<Permutation> {
+        let keep = settings.keep;
+        let known = self.permutation.as_ref().filter(|known| known.limit == limit && known.keep == keep);
+        if let Some(known) = known {
+            return Arc::clone(&known.permutation);
+        }
+        let permutation = Arc::new(Permutation::new(&self.plan, settings, index, limit));
+        self.permutation = Some(Permuted { limit, keep, permutation: Arc::clone(&permutation) });
+        permutation
     }
 
     /// Adds the tokens of these records to `contents`, of their texts as the newest version has them:

@@ -2,7 +2,7 @@
 //!
 //! In stream order the next record is that of the next offset. In permuted order records come by a keyed
 //! hash of their offset; the cursor names the record that was read last, with the tokens of it that were
-//! delivered: its place in the order outlives it. Records that the plan's `keep` leaves out
+//! delivered: its place in the order outlives it. Records that the job's `keep` leaves out
 //! are passed over in both.
 //!
 //! A subword tokenizer makes a batch wait for texts: [`NewTextReader::ahead`] says which. Where a text was
@@ -14,11 +14,11 @@ use std::sync::Arc;
 
 use perennial_schemas::id::Offset;
 use perennial_schemas::seed::{Seed, unit};
-use perennial_schemas::wire::Cursor;
+use perennial_schemas::wire::{Cursor, Order, Settings, WHOLE};
 
 use crate::index::{Index, Record};
 use crate::pack::Segment;
-use crate::plan::{Order, Plan};
+use crate::plan::Plan;
 use crate::tokenise::{Contents, Known, Tokenizer, byte_tokens};
 
 /// Whether a record is used, by a keyed hash of its offset: the same for every job of a plan, also after the
@@ -30,10 +30,10 @@ pub struct Thinning {
 }
 
 impl Thinning {
-    /// As the plan asks.
+    /// As the settings of a job ask.
     #[must_use]
-    pub fn new(plan: &Plan) -> Self {
-        Self { seed: plan.seed.child("thin"), keep: plan.keep.get() }
+    pub fn new(plan: &Plan, settings: &Settings) -> Self {
+        Self { seed: plan.seed.child("thin"), keep: settings.keep as f64 / WHOLE as f64 }
     }
 
     /// Whether the record is used: a smaller share's records are among a larger one's.
@@ -54,10 +54,10 @@ impl Permutation {
         (plan.seed.child("permute").at(&[offset.0]), offset)
     }
 
-    /// Of all records below the limit that the plan uses. O(n log n): keep it while it stands.
+    /// Of all records below the limit that the job uses. O(n log n): keep it while it stands.
     #[must_use]
-    pub fn new(plan: &Plan, index: &Index, limit: Offset) -> Self {
-        let thinning = Thinning::new(plan);
+    pub fn new(plan: &Plan, settings: &Settings, index: &Index, limit: Offset) -> Self {
+        let thinning = Thinning::new(plan, settings);
         let used = index.range(Offset(0), limit).iter().filter(|record| thinning.keeps(record));
         let mut order: Vec<_> = used.map(|record| Self::key(plan, record.offset)).collect();
         order.sort_unstable();
@@ -130,20 +130,21 @@ impl<'a> NewTextReader<'a> {
     #[must_use]
     pub fn new(
         plan: &'a Plan,
+        settings: &Settings,
         index: &'a Index,
         limit: Offset,
         permutation: Option<&Arc<Permutation>>,
         cursor: Cursor,
         contents: &'a Contents,
     ) -> Self {
-        let source = match plan.order {
+        let source = match settings.order {
             Order::Stream => Source::Stream {
                 records: index.range(cursor.offset, limit).iter(),
                 from: cursor,
-                thinning: Thinning::new(plan),
+                thinning: Thinning::new(plan, settings),
             },
             Order::Permuted => {
-                let make = || Arc::new(Permutation::new(plan, index, limit));
+                let make = || Arc::new(Permutation::new(plan, settings, index, limit));
                 let permutation = permutation.map_or_else(make, Arc::clone);
                 let (next, token) = stand(plan, &permutation, cursor);
                 Source::Permuted { index, permutation, next, token }

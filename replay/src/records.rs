@@ -110,7 +110,6 @@ impl Records {
         while let Some(news) = self.follower.next().await? {
             match news {
                 News::Appended { version, batches } => {
-                    // Of rows that contradict each other the index may have some: then all are read again.
                     self.stale = true;
                     self.add(&batches)?;
                     self.stale = false;
@@ -144,7 +143,7 @@ impl Records {
         let follower = Follower::new(&self.store, Table::Records, Some(version), Some(COLUMNS)).await?;
         // Of rows that contradict each other nothing is taken over.
         let known = (std::mem::take(&mut self.index), std::mem::take(&mut self.pending));
-        if let Err(error) = self.add(&batches) {
+        if let Err(error) = self.add(&batches).and_then(|()| self.place()) {
             (self.index, self.pending) = known;
             return Err(error);
         }
@@ -170,10 +169,11 @@ impl Records {
                 self.pending.extend(record(&row, shard)?);
             }
         }
-        self.place()
+        Ok(())
     }
 
-    /// Moves the records whose offset is known into the index.
+    /// Moves the records whose offset is known into the index. Only when everything is read that the order
+    /// knows of: then nothing comes later that belongs below its end.
     fn place(&mut self) -> Result<()> {
         let mut placed = Vec::with_capacity(self.pending.len());
         for record in std::mem::take(&mut self.pending) {
@@ -183,8 +183,12 @@ impl Records {
             }
         }
         placed.sort_by_key(|record| record.offset);
+        // Of rows that contradict each other the index may get some: then all are read again.
+        self.stale = true;
         // Nobody else holds it between two calls, so nothing is copied.
-        Arc::make_mut(&mut self.index).extend(placed, self.order.end())
+        Arc::make_mut(&mut self.index).extend(placed, self.order.end())?;
+        self.stale = false;
+        Ok(())
     }
 
     /// Gives readings that lack a place for too long one; whether there were any.

@@ -3,7 +3,7 @@
 //! A [`Ticket`] determines a batch bit for bit, on any machine and after any restart: it is the
 //! whole input of `replay::batch` beside the store. It names no version of Delta, so it outlives
 //! compaction, vacuum and the clean-up of logs. Its JSON (keys in the order below) is its form
-//! on the wire, in `draws`, and in checkpoints.
+//! on the wire and in `views`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use arrow::array::{
     ListArray, RecordBatch, StructArray,
 };
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int32Type, Int64Type, Schema, SchemaRef};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -22,7 +23,7 @@ use perennial_program::error::{Kind, ProgramError};
 
 /// The version of ticket and batch that this program speaks. It changes whenever the same ticket
 /// would give other bytes.
-pub const WIRE_FORMAT: u32 = 3;
+pub const WIRE_FORMAT: u32 = 4;
 
 /// Where reading of new text goes on: token `token` of the reading at `offset`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -95,6 +96,45 @@ pub struct Position {
     pub draws: BTreeMap<String, DrawPlace>,
 }
 
+/// The order of new text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// The order of the store.
+    #[default]
+    Stream,
+    /// A keyed permutation of all kept records: training without drift. It is a bound for comparisons, not a
+    /// way to follow a stream; the store should be complete.
+    Permuted,
+}
+
+/// Shares are integers in these parts of 1, so that the rows of a buffer are counted exactly.
+pub const WHOLE: u64 = 1_000_000_000;
+
+/// What may differ between the views of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Rows of a batch.
+    pub rows: u32,
+    /// The order of new text.
+    pub order: Order,
+    /// The share of new records to use, in billionths.
+    pub keep: u64,
+    /// The share of rows drawn from each buffer, in billionths: each above 0, together at most [`WHOLE`].
+    pub mix: BTreeMap<String, u64>,
+}
+
+/// A buffer that a ticket draws from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrawnBuffer {
+    /// Its revision.
+    pub revision: Revision,
+    /// Digest of its policy with its settings and seed, 32 hexadecimal digits.
+    pub policy: String,
+}
+
 /// Names one batch: evaluated against the store it gives the same bytes for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -107,9 +147,12 @@ pub struct Ticket {
     pub step: Step,
     /// The first offset that the batch may not depend on.
     pub limit: Offset,
-    /// The revision of each buffer that is drawn from.
-    pub buffers: BTreeMap<String, Revision>,
-    /// Digest of everything in the config that reaches a batch, 32 hexadecimal digits.
+    /// The job's settings at this step.
+    pub settings: Settings,
+    /// The buffers of the mix.
+    pub buffers: BTreeMap<String, DrawnBuffer>,
+    /// Digest of everything in the config that reaches a batch and never changes in a job, 32 hexadecimal
+    /// digits.
     pub config: String,
     /// The seed of the job's draws.
     pub seed: Seed,

@@ -60,6 +60,16 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
         world.succeed("perennial-train", TRAIN);
         assert_eq!(learnt(&world, "a", 24), whole, "{point}");
     }
+    // Before and after a view is in the store, none of whose tickets has been given away.
+    for point in failpoint::ALL.iter().filter(|name| name.starts_with("replay.views.")) {
+        let world = ingested();
+        world.succeed("perennial-ingest", INGEST);
+        world.crash_at(&format!("{point}:3"), "perennial-train", TRAIN);
+        world.checked().await;
+        world.succeed("perennial-train", TRAIN);
+        assert_eq!(learnt(&world, "a", 24), whole, "{point}");
+        world.checked().await;
+    }
     // The same job was run again and again: its evaluations are in the store once.
     world.checked().await;
     let store = world.store().await;
@@ -85,7 +95,7 @@ async fn followers_killed_while_they_write_leave_buffers_that_others_go_on_with(
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
     let whole = world.succeed("perennial-replay", &sample);
-    for point in failpoint::ALL.iter().filter(|name| name.starts_with("replay.")) {
+    for point in failpoint::ALL.iter().filter(|name| name.starts_with("replay.follow.")) {
         let world = ingested();
         world.succeed("perennial-ingest", INGEST);
         world.crash_at(point, "perennial-replay", &serve);

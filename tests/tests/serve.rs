@@ -74,7 +74,7 @@ impl Server {
 }
 
 #[tokio::test]
-async fn server_gives_what_sample_prints_and_notes_it_before_it_ends() {
+async fn server_gives_what_sample_prints_and_what_it_decided_outlives_it() {
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
     let server = Server::start(&world, &[]);
@@ -92,16 +92,17 @@ async fn server_gives_what_sample_prints_and_notes_it_before_it_ends() {
 
     assert_eq!(server.terminate(), Some(0));
     let store = world.store().await;
-    assert_eq!(store.transaction(Table::Draws, "draws/a").await.unwrap(), Some(1));
+    let rows = store.transaction(Table::Views, "views/a").await.unwrap();
+    assert!(rows > Some(1), "{rows:?}");
     let server = Server::start(&world, &[]);
-    let draws = server.json("GET", "/v1/draws?job=a", "");
+    let draws = server.json("GET", "/v1/draws?job=a&limit=2", "");
     assert_eq!(
-        (draws["draws"].as_array().unwrap().len(), &draws["draws"][0]["digest"]),
-        (1, &batch["digest"])
+        (&draws["draws"][0]["ticket"], &draws["draws"][1]["ticket"]),
+        (&first["ticket"], &second["ticket"])
     );
     assert_eq!(server.json("POST", "/v1/batches", &ticket)["digest"], batch["digest"]);
     assert_eq!(server.terminate(), Some(0));
-    assert_eq!(store.transaction(Table::Draws, "draws/a").await.unwrap(), Some(1));
+    assert_eq!(store.transaction(Table::Views, "views/a").await.unwrap(), rows);
 }
 
 #[test]
@@ -140,8 +141,13 @@ fn job_fed_by_a_server_learns_what_a_job_learns_that_reads_the_store_itself() {
         std::fs::read(world.path(&format!("{folder}/step-24/model.safetensors"))).expect("it ended")
     };
     assert!(weights("here") == weights("fed"), "the same bytes make the same weights");
-    let other = train("other", &["--set", &address, "--set", "replay.mix.main=0.5"]);
+    let other = train("other", &["--set", &address, "--set", "replay.batch.tokens=64"]);
     assert_eq!(other.status.code(), Some(i32::from(Kind::Conflict.codes().exit)), "another plan is refused");
+    // What a job is fed is decided once; a configuration that says otherwise is reported.
+    let differs = train("differs", &["--set", &address, "--set", "replay.mix.main=0.5"]);
+    let said = String::from_utf8_lossy(&differs.stderr);
+    assert!(differs.status.success() && said.contains("goes on with its own settings"), "{said}");
+    assert!(weights("here") == weights("differs"));
     assert_eq!(server.terminate(), Some(0));
 }
 

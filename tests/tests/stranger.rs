@@ -33,7 +33,7 @@ fn python_tells_a_store_that_differs() {
     let folder = sample();
     let path = |name: &str| folder.path().join(name);
     let expected = fs::read_to_string(path("expected.json")).unwrap();
-    let wrong = expected.replace("\"sample/draws\":2", "\"sample/draws\":3");
+    let wrong = expected.replace("\"sample/views\":2", "\"sample/views\":3");
     assert_ne!(wrong, expected);
     fs::write(path("expected.json"), wrong).unwrap();
     // The newest version of the one table for the first of the other.
@@ -50,7 +50,7 @@ fn python_tells_a_store_that_differs() {
     for line in [
         "evaluations at version 1: 1 rows instead of 2",
         "buffers at version 2: column policy of row 1 is 'reservoir' instead of 'Reservoir'",
-        "draws: sample/draws stands at 2 instead of 3",
+        "views: sample/views stands at 2 instead of 3",
     ] {
         assert!(said.contains(line), "`{line}` is missing in:\n{said}");
     }

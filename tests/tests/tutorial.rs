@@ -46,9 +46,9 @@ fn tutorial_leads_from_a_folder_of_text_to_checkpoints_and_a_report_in_ten_comma
         "{}",
         printed[4]
     );
-    assert_eq!(printed[5].lines().filter(|line| line.starts_with("digest ")).count(), 3, "{}", printed[5]);
+    assert_eq!(printed[5].lines().filter(|line| line.starts_with("digest ")).count(), 4, "{}", printed[5]);
     assert!(
-        printed[5].contains("row 10 new") && printed[5].contains("row 11 replayed from main"),
+        printed[5].contains("row 11 new") && printed[5].contains("row 15 replayed from main"),
         "{}",
         printed[5]
     );

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use perennial_schemas::table::{Table, draws};
+use perennial_schemas::table::Table;
 use perennial_store::check::check;
-use perennial_store::{Scan, Store};
 use perennial_tests::world::{World, data, text};
 
 /// A model and a job small enough to be run many times.
@@ -98,7 +97,7 @@ async fn bundled_text_becomes_a_sound_store_a_trained_model_and_a_report() {
     assert!(page.contains("<svg") && page.contains("no replay"));
 
     let store = world.store().await;
-    every_step_is_noted_with_the_bytes_it_was_fed(&world, &store).await;
+    what_each_step_was_fed_can_be_read(&world);
     let checked = check(&store, &BTreeSet::new()).await.unwrap();
     assert_eq!(checked.violations, []);
     let sums = checked.sums.values().next().unwrap();
@@ -106,23 +105,40 @@ async fn bundled_text_becomes_a_sound_store_a_trained_model_and_a_report() {
     assert!(checked.versions[&Table::Records].0 > 3, "several commits");
 }
 
-/// A job that reads the store itself leaves what it drew, as a server would: a noted ticket gives its bytes.
-async fn every_step_is_noted_with_the_bytes_it_was_fed(world: &World, store: &Store) {
-    let version = store.version(Table::Draws).await.unwrap();
-    let scan = Scan { filter: Some("job = 'a'".to_owned()), order: &["step"], ..Scan::default() };
-    let batches = store.scan(Table::Draws, version, &scan).await.unwrap();
-    let rows: Vec<_> = batches.iter().flat_map(|batch| draws::View::new(batch).unwrap().iter()).collect();
-    let steps: Vec<i64> = rows.iter().map(|row| row.step).collect();
-    // Batches are made ahead of the steps.
-    assert!(steps.len() >= 24 && steps.iter().copied().eq(0..steps.len() as i64), "{steps:?}");
-    let last = rows[23];
+/// A job that reads the store itself leaves what it was fed, as a server would: the ticket of each step, from
+/// which follow its spans and its bytes.
+fn what_each_step_was_fed_can_be_read(world: &World) {
     let settings =
         ["batch.rows=2", "batch.tokens=128", "mix.main=0.25", "new_text.keep=0.75", "follow.block=16"];
     let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
     let arguments: Vec<&str> = ["--store", "store"].into_iter().chain(settings).collect();
-    let sample = [&arguments[..], &["sample", "--digests", "--ticket", last.ticket]].concat();
-    let said = world.succeed("perennial-replay", &sample);
-    assert!(said.contains(&format!("digest {}", last.digest)), "{said}");
+    let replay = |more: &[&str]| world.succeed("perennial-replay", &[&arguments[..], more].concat());
+    let draws = replay(&["draws", "--job", "a", "--steps", "0..24", "--json"]);
+    let steps: Vec<serde_json::Value> =
+        draws.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(steps.iter().map(|step| step["step"].as_u64().unwrap()).eq(0..24));
+    let last = &steps[23];
+    let printed = replay(&["sample", "--ticket", &last["ticket"].to_string()]);
+    let spans = last["spans"].as_array().unwrap();
+    let lines = spans.iter().map(|span| {
+        let [seq, first, tokens] = ["seq", "first_token", "tokens"].map(|key| span[key].as_u64().unwrap());
+        format!("{}/{seq} token {first} +{tokens}: ", span["shard"].as_str().unwrap())
+    });
+    assert!(!spans.is_empty() && lines.into_iter().all(|line| printed.contains(&line)), "{printed}");
+    // The other way: from a record to the steps that it was in.
+    let id = spans[0]["id"].as_str().unwrap();
+    let found = replay(&["draws", "--job", "a", "--record", id, "--json"]);
+    let held =
+        |step: &&serde_json::Value| step["spans"].as_array().unwrap().iter().any(|span| span["id"] == id);
+    let expected: Vec<_> = steps.iter().filter(held).map(|step| step["step"].clone()).collect();
+    let found: Vec<serde_json::Value> =
+        found.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<_> =
+        found.iter().map(|step| step["step"].clone()).filter(|step| step.as_u64() < Some(24)).collect();
+    assert_eq!(found, expected);
+    let jobs = replay(&["jobs", "list"]);
+    assert!(jobs.contains("a: next step ") && jobs.contains("main 0.25, keep 0.75"), "{jobs}");
+    assert!(replay(&["jobs", "show", "a"]).starts_with("steps 0..1: 2 rows, main 0.25"), "{jobs}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use criterion::{Criterion, Throughput};
 use perennial_program::error::Failure;
 use perennial_schemas::id::{Offset, Step};
 use perennial_schemas::seed::{Seed, below};
-use perennial_schemas::wire::{Position, Ticket, WIRE_FORMAT};
+use perennial_schemas::wire::{Order, Position, Settings, Ticket, WIRE_FORMAT};
 use perennial_trainer::device::Precision;
 use perennial_trainer::feed::PackedBatch;
 use perennial_trainer::step::{Learner, TrainConfig};
@@ -27,6 +27,7 @@ fn ticket(step: Step) -> Ticket {
         job: "bench".into(),
         step,
         limit: Offset(0),
+        settings: Settings { rows: 2, order: Order::Stream, keep: 1_000_000_000, mix: Default::default() },
         buffers: BTreeMap::new(),
         config: String::new(),
         seed: Seed::new(0),

@@ -1,5 +1,5 @@
 //! The source of a job's batches: the store, read in this process, or a replay server over Flight. The bytes
-//! are the same because a ticket names them, and the store records every draw in both cases.
+//! are the same because a ticket names them, and each step's ticket is decided once, in the store, in both cases.
 
 use perennial_program::clock::Clock;
 use perennial_program::error::{Failure, Kind, ProgramError};
@@ -9,8 +9,9 @@ use perennial_replay::issue::{Issued, Request};
 use perennial_replay::library::{Access, Library};
 use perennial_replay::plan::Plan;
 use perennial_replay::serve::session::{Session, Settings};
+use perennial_replay::views::SettingsSummary;
 use perennial_schemas::id::{Step, Version};
-use perennial_schemas::wire::{Batch, Ticket};
+use perennial_schemas::wire::{Batch, Settings as JobSettings, Ticket};
 use perennial_store::Store;
 use tokio::runtime::Handle;
 
@@ -45,7 +46,7 @@ impl ProgramError for OtherPlan {
         Kind::Conflict
     }
     fn hint(&self) -> Option<String> {
-        Some("give the server and the job's `[replay]` the same seed, batch, new_text, mix, buffer and follow tables".into())
+        Some("give the server and the job's `[replay]` the same `seed` and `batch` tables".into())
     }
 }
 
@@ -62,37 +63,6 @@ impl ProgramError for StoppedWaiting {
     }
 }
 
-/// The log of draws in the store.
-pub struct DrawLog {
-    source: BatchSource,
-    runtime: Handle,
-    clock: Clock,
-    stop: Stop,
-}
-
-impl DrawLog {
-    /// Waits until the store has every draw so far. A job that is to stop does not wait for a server that does
-    /// not answer: the server records its draws by itself.
-    ///
-    /// # Errors
-    /// The store's errors; the server cannot be reached.
-    pub fn flush(&self) -> Result<(), Failure> {
-        match &self.source {
-            BatchSource::Local(session) => Ok(self.runtime.block_on(session.flush())?),
-            BatchSource::Server { client, url } => self.runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    flushed = client.flush() => Ok(flushed?),
-                    () = patience_of(&self.stop, &self.clock) => {
-                        tracing::warn!(url, "the replay server has not confirmed the draws");
-                        Ok(())
-                    }
-                }
-            }),
-        }
-    }
-}
-
 /// A job's batches.
 pub struct Batches {
     source: BatchSource,
@@ -101,9 +71,10 @@ pub struct Batches {
     stop: Stop,
     /// The version of `records` that was read when new text last ran out.
     read: Option<Version>,
+    /// Settings that differ from the configuration's, and were reported.
+    followed: Option<JobSettings>,
 }
 
-#[derive(Clone)]
 enum BatchSource {
     Local(Session),
     Server { client: Box<Client>, url: String },
@@ -142,14 +113,7 @@ impl Batches {
                 BatchSource::Local(Session::start(library, store.clone(), settings))
             }
         };
-        Ok(Self { source, plan, clock: clock.clone(), stop: stop.clone(), read: None })
-    }
-
-    /// The log of this job's draws.
-    #[must_use]
-    pub fn draw_log(&self, runtime: &Handle) -> DrawLog {
-        let (source, clock, stop) = (self.source.clone(), self.clock.clone(), self.stop.clone());
-        DrawLog { source, runtime: runtime.clone(), clock, stop }
+        Ok(Self { source, plan, clock: clock.clone(), stop: stop.clone(), read: None, followed: None })
     }
 
     /// A feed of this job's batches from `position` on, prefetched by its own thread.
@@ -163,12 +127,12 @@ impl Batches {
         config: &Config,
         runtime: &Handle,
     ) -> Result<Feed, Failure> {
-        let mut request = Request { job: position.job.clone(), step, from: position.next.clone() };
+        let (from, settings) = (Some(position.next.clone()), Some(self.plan.settings()));
+        let mut request = Request { from, settings, ..Request::step(&position.job, step) };
         let (model, weight) = (config.model.clone(), config.run.replay_weight);
         let until = config.run.steps.map(Step);
         let runtime = runtime.clone();
         let make = move || -> Result<Option<Delivery>, Failure> {
-            // Every draw is logged, so no batch is prefetched that the job will never learn.
             if until.is_some_and(|until| request.step >= until) {
                 return Ok(None);
             }
@@ -177,8 +141,10 @@ impl Batches {
                 let Some(ticket) = self.ticket(&request).await? else { return Ok(None) };
                 let (batch, next) = self.batch(&ticket).await?;
                 let packed = PackedBatch::of_batch(&batch, &model, weight)?;
-                request = next;
-                Ok(Some(Delivery { ticket, packed, next: request.from.clone() }))
+                let after = next.from.clone().unwrap_or_default();
+                // After text was left out the job goes on elsewhere than this batch ends.
+                request = Request { from: None, ..next };
+                Ok(Some(Delivery { ticket, packed, next: after }))
             };
             runtime.block_on(async {
                 tokio::select! {
@@ -228,8 +194,15 @@ impl Batches {
         }
     }
 
-    /// Refuses a server's ticket of another plan: the job's checkpoints depend on the plan.
-    fn check(&self, ticket: Ticket) -> Result<Ticket, Failure> {
+    /// Refuses a server's ticket of another plan: the job's checkpoints depend on the plan. Its settings are
+    /// the job's, whatever the configuration says by now.
+    fn check(&mut self, ticket: Ticket) -> Result<Ticket, Failure> {
+        if ticket.settings != self.plan.settings() && self.followed.as_ref() != Some(&ticket.settings) {
+            let (of, job) = (SettingsSummary::from(&ticket.settings), &ticket.job);
+            tracing::warn!(job, settings = %of, "the job goes on with its own settings, not the configuration's; \
+                change them with `perennial-replay jobs set`");
+            self.followed = Some(ticket.settings.clone());
+        }
         let BatchSource::Server { url, .. } = &self.source else { return Ok(ticket) };
         let ours = self.plan.digest();
         if ticket.config == ours {

@@ -12,7 +12,7 @@ use perennial_store::Store;
 use tch::Device;
 use tokio::runtime::Handle;
 
-use crate::batches::{Batches, DrawLog};
+use crate::batches::Batches;
 use crate::checkpoint::release::{self, Weights};
 use crate::checkpoint::{self, Branched, CheckpointError, JobPosition, Start, State};
 use crate::config::Config;
@@ -120,10 +120,9 @@ pub fn run(
         let is_new = checkpoint::complete(&config.job.folder)?.is_empty();
         let (learner, position) = begin(config, &digest, from)?;
         write_config(&config.job.folder, effective)?;
-        let draw_log = batches.draw_log(runtime);
         let feed = batches.feed(&position, learner.at(), config, runtime)?;
         let scorer = Scorer::new(config, &slices, store, runtime, is_new);
-        Running { config, learner, position, scorer, draw_log }.run(feed, clock, stop)
+        Running { config, learner, position, scorer }.run(feed, clock, stop)
     })
 }
 
@@ -335,20 +334,16 @@ struct Running<'a> {
     learner: Learner,
     position: JobPosition,
     scorer: Scorer<'a>,
-    draw_log: DrawLog,
 }
 
 impl Running<'_> {
     fn run(self, mut feed: Feed, clock: &Clock, stop: &Stop) -> Result<Ended, Failure> {
-        let Self { config, mut learner, mut position, mut scorer, draw_log } = self;
+        let Self { config, mut learner, mut position, mut scorer } = self;
         let first = position.branched.as_ref().map_or(Step(0), |branched| branched.step);
         if learner.at() == first {
             scorer.live(&learner, &position)?;
         }
-        let hooks = Hooks {
-            evaluate: Box::new(|learner, position| scorer.live(learner, position)),
-            settle: Box::new(|| draw_log.flush()),
-        };
+        let hooks = Hooks { evaluate: Box::new(|learner, position| scorer.live(learner, position)) };
         let plan = plan(config);
         let report = train::train(&mut learner, &mut position, &mut feed, &plan, hooks, clock, stop)?;
         if report.end == End::Stopped {

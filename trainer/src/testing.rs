@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use perennial_schemas::id::{Offset, RecordId, Seq, Step};
 use perennial_schemas::seed::{Seed, below};
-use perennial_schemas::wire::{Batch, BatchRow, Cursor, Position, Span, Ticket, WIRE_FORMAT};
+use perennial_schemas::wire::{
+    Batch, BatchRow, Cursor, Order, Position, Settings, Span, Ticket, WIRE_FORMAT,
+};
 use tch::{Device, Tensor};
 
 use crate::checkpoint::{JobPosition, Start};
@@ -77,6 +79,7 @@ pub fn ticket(step: u64) -> Ticket {
         job: "test".into(),
         step: Step(step),
         limit: Offset(0),
+        settings: Settings { rows: 2, order: Order::Stream, keep: 1_000_000_000, mix: Default::default() },
         buffers: BTreeMap::new(),
         config: "0".repeat(32),
         seed: Seed::new(0),

@@ -46,9 +46,6 @@ pub type Evaluate<'a> = dyn FnMut(&Learner, &JobPosition) -> Result<(), Failure>
 pub struct Hooks<'a> {
     /// Called by [`Act::Evaluate`].
     pub evaluate: Box<Evaluate<'a>>,
-    /// Called before a checkpoint is written: it must make durable what belongs to the steps that the
-    /// checkpoint covers, because those steps never run again.
-    pub settle: Box<dyn FnMut() -> Result<(), Failure> + 'a>,
 }
 
 /// Why a job ended without an error.
@@ -186,7 +183,6 @@ impl Job<'_> {
     fn save(&mut self) -> Result<PathBuf, Failure> {
         self.write_line()?;
         self.metrics.sync()?;
-        (self.hooks.settle)()?;
         Ok(checkpoint::save(&self.plan.dir, self.learner, self.position, self.plan.keep)?)
     }
 }

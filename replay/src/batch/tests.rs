@@ -2,7 +2,7 @@ use super::*;
 
 use perennial_program::config::Share;
 use perennial_schemas::id::{RecordId, Revision, Seq, Shard, Step};
-use perennial_schemas::wire::{Cursor, DrawPlace, DrawRest, Odds, Span, WIRE_FORMAT};
+use perennial_schemas::wire::{Cursor, DrawPlace, DrawRest, DrawnBuffer, Odds, Span, WIRE_FORMAT};
 use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -118,17 +118,18 @@ impl World {
         record.unwrap().offset
     }
 
+    fn drawn(&self, plan: &Plan, buffer: &str) -> DrawnBuffer {
+        DrawnBuffer { revision: self.members[buffer].revision(), policy: plan.policy_digest(buffer).unwrap() }
+    }
+
     fn first(&self, plan: &Plan) -> Ticket {
         Ticket {
             format: WIRE_FORMAT,
             job: "demo".into(),
             step: Step(0),
             limit: self.limit,
-            buffers: plan
-                .mix
-                .buffers()
-                .map(|name| (name.to_owned(), self.members[name].revision()))
-                .collect(),
+            settings: plan.settings(),
+            buffers: plan.mix.buffers().map(|name| (name.to_owned(), self.drawn(plan, name))).collect(),
             config: plan.digest(),
             seed: plan.job_seed("demo"),
             from: Position::default(),
@@ -255,7 +256,7 @@ fn batch_has_the_same_digest_in_every_build() {
     world.fill_buffer(&plan, |record| record.seq.0 % 2 == 0);
     let batch = world.batch(&world.first(&plan), &plan).unwrap();
     assert_eq!(format!("{:032x}", batch.digest()), "375cb30a601d486e17eee0d125df0be7");
-    assert_eq!(plan.digest(), "2b044479f45b48855713f324e5bac5a4");
+    assert_eq!(plan.digest(), "fa7abb0fd510582e6b31575cd90ebdd4");
 }
 
 #[test]
@@ -276,27 +277,49 @@ fn ticket_of_another_config_or_format_is_refused_by_name() {
     let world = World::new(&corpus(), 24);
     let ours = plan(4, 64, 0.5);
     let ticket = world.first(&ours);
-    let changes: [fn(&mut Plan); 7] = [
-        |plan| plan.rows = 5,
-        |plan| plan.length = 65,
-        |plan| plan.seed = perennial_schemas::seed::Seed::new(4),
-        |plan| plan.keep = Share::new(0.5).unwrap(),
-        |plan| plan.order = Order::Permuted,
-        |plan| plan.block = 5,
-        |plan| plan.mix = Mix::new([("main".to_owned(), Share::new(0.25).unwrap())]).unwrap(),
-    ];
-    for (index, change) in changes.into_iter().enumerate() {
+    let under = |change: fn(&mut Plan)| {
         let mut other = ours.clone();
         change(&mut other);
-        let error = world.batch(&ticket, &other).unwrap_err();
-        assert!(matches!(error, ReplayError::OtherConfig { .. }), "{index}: {error}");
+        world.batch(&ticket, &other)
+    };
+    for change in [
+        |plan: &mut Plan| plan.length = 65,
+        |plan: &mut Plan| plan.seed = perennial_schemas::seed::Seed::new(4),
+    ] {
+        assert!(matches!(under(change).unwrap_err(), ReplayError::OtherConfig { .. }));
     }
-    let mut issuing = ours.clone();
-    (issuing.drain, issuing.visible_until) = (false, VisibleUntil::Store);
-    assert!(world.batch(&ticket, &issuing).is_ok(), "what chooses tickets is no part of them");
+    assert!(matches!(under(|plan| plan.block = 5).unwrap_err(), ReplayError::Drawn { .. }));
+    assert!(matches!(under(|plan| plan.buffers.clear()).unwrap_err(), ReplayError::Ticket { .. }));
+    // What may change in a job is in the ticket, and what chooses tickets is no part of them.
+    let whole = world.batch(&ticket, &ours).unwrap().digest();
+    for change in [
+        |plan: &mut Plan| plan.rows = 5,
+        |plan: &mut Plan| plan.keep = Share::new(0.5).unwrap(),
+        |plan: &mut Plan| plan.order = Order::Permuted,
+        |plan: &mut Plan| plan.mix = Mix::new([("main".to_owned(), Share::new(0.25).unwrap())]).unwrap(),
+        |plan: &mut Plan| (plan.drain, plan.visible_until) = (false, VisibleUntil::Store),
+    ] {
+        assert_eq!(under(change).unwrap().digest(), whole);
+    }
+    let with = |change: fn(&mut Ticket)| {
+        let mut other = ticket.clone();
+        change(&mut other);
+        world.batch(&other, &ours).unwrap_err().to_string()
+    };
+    for (change, why) in [
+        ((|t| t.settings.rows = 0) as fn(&mut Ticket), "`settings.rows` is 0"),
+        (|t| t.settings.keep = 1 << 40, "`settings.keep` is"),
+        (|t| t.settings.mix = [("main".to_owned(), 2_000_000_000)].into(), "add up to 2"),
+        (|t| t.settings.mix = [("main".to_owned(), 0)].into(), "a share of 0"),
+        (|t| t.settings.mix = [("else".to_owned(), 1)].into(), "names `else`: the config has `main`"),
+        (|t| t.settings.mix.clear(), "its mix draws from []"),
+    ] {
+        assert!(with(change).contains(why), "{}", with(change));
+    }
     assert!(world.batch(&Ticket { format: 9, ..ticket.clone() }, &ours).is_err());
     assert!(world.batch(&Ticket { buffers: BTreeMap::new(), ..ticket.clone() }, &ours).is_err());
-    let unknown = [("main".to_owned(), Revision(7))].into();
+    let drawn = DrawnBuffer { revision: Revision(7), ..world.drawn(&ours, "main") };
+    let unknown = [("main".to_owned(), drawn)].into();
     let error = world.batch(&Ticket { buffers: unknown, ..ticket }, &ours).unwrap_err();
     assert!(matches!(error, ReplayError::NoRevision { asked: Revision(7), .. }));
 }
@@ -542,8 +565,12 @@ fn place_in_the_draws_that_cannot_be_is_refused() {
         world.batch(&Ticket { from, ..world.first(&plan) }, &plan)
     };
     assert!(with("main", good).is_ok());
+    // A buffer that has left the mix keeps its place: it may come back.
+    let place = DrawPlace { draw: 9, rest: Some(good) };
+    let from = Position { draws: [("other".to_owned(), place)].into(), ..Position::default() };
+    let (layout, _) = world.laid_out(&Ticket { from, ..world.first(&plan) }, &plan).unwrap();
+    assert_eq!(layout.after.draws["other"], place);
     for (name, bad, why) in [
-        ("other", good, "no revision"),
         ("main", DrawRest { tokens: 0, ..good }, "no token"),
         ("main", DrawRest { tokens: record.bytes + 1, ..good }, "beyond its record"),
         ("main", DrawRest { first: u64::MAX, ..good }, "beyond every record"),

@@ -99,6 +99,12 @@ impl Members {
         self.ends.last().is_none_or(|total| *total == 0)
     }
 
+    /// Whether the record is a member.
+    #[must_use]
+    pub fn holds(&self, offset: Offset) -> bool {
+        self.list.binary_search_by_key(&offset, |member| member.offset).is_ok()
+    }
+
     fn chunks(&self, member: &Member) -> u64 {
         byte_tokens(member.bytes).div_ceil(self.chunk)
     }

@@ -79,7 +79,7 @@ async fn tickets_give_the_same_bytes_after_everything_is_rebuilt() {
         served.extend(serve(&mut library, &mut request).await);
     }
     assert!(served.iter().map(|(ticket, _)| ticket.limit).collect::<BTreeSet<_>>().len() > 3);
-    assert!(served.iter().any(|(ticket, _)| ticket.buffers["main"] > Revision(0)));
+    assert!(served.iter().any(|(ticket, _)| ticket.buffers["main"].revision > Revision(0)));
     drop(library);
     // Backwards, so that nothing is warm.
     let mut rebuilt = world.library(&plan).await;
@@ -144,9 +144,8 @@ async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before
     for next in 0..160 {
         let new_text = Cursor { offset: Offset(next), token: 0 };
         let from = Position { new_text, ..Position::default() };
-        let request = Request { from, ..Request::first("demo") };
-        let ticket =
-            issue::ticket(&plan, &request, index.limit(), |name| library.buffers.get(name).map(Follow::log));
+        let (job, settings) = ("demo".to_owned(), plan.settings());
+        let ticket = library.next_ticket(Standing { job, step: Step(0), position: from, settings });
         let whole = next.min(150) / plan.block * plan.block;
         let seen = index.range(Offset(0), Offset(whole)).iter().map(|record| Candidate {
             offset: record.offset,
@@ -158,7 +157,7 @@ async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before
         let mut changes = Vec::new();
         plan.buffers["main"].policy(plan.seed).offer(&seen.collect::<Vec<_>>(), &mut changes);
         let expected: BTreeSet<Seq> = changes.iter().map(|change| change.candidate.seq).collect();
-        let members = library.members("main", ticket.buffers["main"]).unwrap();
+        let members = library.members("main", ticket.buffers["main"].revision).unwrap();
         assert_eq!(
             members.list().iter().map(|member| member.seq).collect::<BTreeSet<_>>(),
             expected,
@@ -176,8 +175,8 @@ async fn horizon_of_the_store_draws_from_all_that_is_there() {
     let Issued::Ticket(ticket) = library.ticket(&Request::first("demo")).await.unwrap() else {
         panic!("no ticket")
     };
-    assert_eq!(ticket.buffers["main"], library.buffers()["main"].log().newest());
-    assert!(ticket.buffers["main"] > Revision(12));
+    assert_eq!(ticket.buffers["main"].revision, library.buffers()["main"].log().newest());
+    assert!(ticket.buffers["main"].revision > Revision(12));
 }
 
 #[tokio::test]
@@ -278,8 +277,8 @@ async fn shard_that_has_ended_does_not_hold_the_buffer_back() {
         last = Some(ticket);
     }
     let (last, log) = (last.unwrap(), library.buffers()["main"].log());
-    assert_eq!(last.buffers["main"], log.newest_within(last.from.new_text.offset));
-    assert!(last.buffers["main"].0 > log.newest().0 / 2, "{last:?} of {}", log.newest());
+    assert_eq!(last.buffers["main"].revision, log.newest_within(last.from.new_text.offset));
+    assert!(last.buffers["main"].revision.0 > log.newest().0 / 2, "{last:?} of {}", log.newest());
 }
 
 /// Compacts `records`, deletes every file that its newest version does not need, and every entry of its
@@ -356,6 +355,20 @@ async fn readings_that_a_killed_ingest_left_without_a_place_get_one_and_are_read
         Offset(45),
         "at the start there is nobody to wait for"
     );
+}
+
+#[tokio::test]
+async fn what_several_commits_have_added_is_read_in_one_look() {
+    let mut world = World::new().await;
+    world.write("a", 20).await;
+    let plan = plan(0.1);
+    let mut library = world.library(&plan).await;
+    for shard in ["a", "b", "a"] {
+        world.write(shard, 20).await;
+    }
+    library.follow().await.unwrap();
+    assert_eq!(library.index().limit(), Offset(80));
+    assert_eq!(library.index().records(), world.library(&plan).await.index().records());
 }
 
 #[tokio::test]
@@ -442,7 +455,8 @@ async fn ticket_of_what_the_store_does_not_have_is_refused() {
     };
     let future = Ticket { limit: Offset(999), ..ticket.clone() };
     assert!(matches!(library.batch(&future).await, Err(ReplayError::NoOffset { asked: Offset(999), .. })));
-    let change = Ticket { buffers: [("main".to_owned(), Revision(9_999))].into(), ..ticket.clone() };
+    let mut change = ticket.clone();
+    change.buffers.get_mut("main").unwrap().revision = Revision(9_999);
     assert!(matches!(library.batch(&change).await, Err(ReplayError::NoRevision { .. })));
     let other = Ticket { config: "0".repeat(32), step: Step(4), ..ticket };
     let error = library.batch(&other).await.unwrap_err();
@@ -587,7 +601,7 @@ async fn job_in_permuted_order_goes_on_though_the_record_it_stood_at_was_removed
         world.write("b", 40).await;
         let mut library = world.library(&plan).await;
         let (mut request, mut read) = (Request::first("demo"), Vec::new());
-        while request == Request::first("demo") || request.from.new_text.offset < Offset(40) {
+        while request.from.as_ref().is_none_or(|from| from.new_text.offset < Offset(40)) {
             let Issued::Ticket(ticket) = library.ticket(&request).await.unwrap() else { panic!("no ticket") };
             read.extend(new_text(&library.batch(&ticket).await.unwrap()));
             request = library.after(&ticket).await.unwrap();

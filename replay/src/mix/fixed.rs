@@ -11,14 +11,10 @@
 use std::collections::BTreeMap;
 
 use perennial_program::config::Share;
-use serde::Serialize;
-
-/// A share of 1.
-const WHOLE: u64 = 1_000_000_000;
+use perennial_schemas::wire::WHOLE;
 
 /// The shares of all buffers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mix {
     /// Billionths of all rows, by buffer; each above 0, their sum at most 10^9.
     shares: BTreeMap<String, u64>,
@@ -29,17 +25,38 @@ pub struct Mix {
 #[error("the shares of all buffers add up to {0}, which is more than 1")]
 pub struct MixError(f64);
 
+/// A share in billionths.
+#[must_use]
+pub fn billionths(share: Share) -> u64 {
+    (share.get() * WHOLE as f64).round() as u64
+}
+
 impl Mix {
     /// These shares, each rounded to a billionth.
     ///
     /// # Errors
     /// [`MixError`] if their sum is above 1.
     pub fn new(shares: impl IntoIterator<Item = (String, Share)>) -> Result<Self, MixError> {
-        let billionths = |share: Share| (share.get() * WHOLE as f64).round() as u64;
         let shares = shares.into_iter().map(|(name, share)| (name, billionths(share)));
         let mix = Self { shares: shares.filter(|(_, share)| *share > 0).collect() };
         let total = mix.total();
         if total > WHOLE { Err(MixError(total as f64 / WHOLE as f64)) } else { Ok(mix) }
+    }
+
+    /// The mix of a ticket.
+    ///
+    /// # Errors
+    /// As [`Mix::new`].
+    pub fn of(shares: &BTreeMap<String, u64>) -> Result<Self, MixError> {
+        let mix = Self { shares: shares.clone() };
+        let total = mix.total();
+        if total > WHOLE { Err(MixError(total as f64 / WHOLE as f64)) } else { Ok(mix) }
+    }
+
+    /// The shares in billionths.
+    #[must_use]
+    pub const fn shares(&self) -> &BTreeMap<String, u64> {
+        &self.shares
     }
 
     fn total(&self) -> u64 {

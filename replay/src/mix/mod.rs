@@ -2,4 +2,4 @@
 
 mod fixed;
 
-pub use fixed::{Mix, MixError};
+pub use fixed::{Mix, MixError, billionths};

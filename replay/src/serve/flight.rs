@@ -2,9 +2,8 @@
 //!
 //! | call | request | answer |
 //! |---|---|---|
-//! | `do_action` `ticket` | JSON `{job, step, row, new_text}` | JSON `{"ticket": ..}` or `{"not_yet": {"missing": n}}` |
+//! | `do_action` `ticket` | JSON `{job, step}` | JSON `{"ticket": ..}` or `{"not_yet": {"missing": n}}` |
 //! | `do_action` `follow` | empty | JSON `{"version": n}`, after the newest version of the store was read |
-//! | `do_action` `flush` | empty | JSON `{}`, after all draws are recorded |
 //! | `do_get` | a ticket's JSON | the batch; its digest is in the schema's metadata |
 //! | `do_put` | descriptor command JSON `{job, series, step, tokens}`; columns weights, slice, document, nats, predicted, bytes | JSON `{"written": version}` or `"before"` |
 
@@ -32,7 +31,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::session::{Evaluations, Session};
-use super::{FlushedJson, FollowedJson, ServeError, columns, from_json, message, to_json};
+use super::{FollowedJson, ServeError, columns, from_json, message, to_json};
 use crate::error::ReplayError;
 use crate::issue;
 use crate::receive::Evaluation;
@@ -50,10 +49,9 @@ const MESSAGE: usize = 3 << 20;
 const SCORES: usize = 1 << 20;
 
 /// The actions with their descriptions.
-const ACTIONS: [(&str, &str); 3] = [
-    ("ticket", "the ticket of a job's next batch; body: JSON {job, step, row, new_text}"),
+const ACTIONS: [(&str, &str); 2] = [
+    ("ticket", "the ticket of a step of a job; body: JSON {job, step}"),
     ("follow", "reads the store's newest version of `records` and returns its number"),
-    ("flush", "waits until every draw so far is recorded in the table `draws`"),
 ];
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -158,10 +156,6 @@ impl FlightService for Flight {
             "follow" => {
                 self.session.follow().await.map_err(|error| status(&error))?;
                 to_json(&FollowedJson { version: self.session.version().0 })
-            }
-            "flush" => {
-                self.session.flush().await.map_err(|error| status(&error))?;
-                to_json(&FlushedJson {})
             }
             other => {
                 let names: Vec<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();

@@ -3,45 +3,54 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use arrow::array::RecordBatch;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::serve::ListenerExt as _;
 use perennial_program::error::ProgramError as _;
 use perennial_program::stop::Stop;
-use perennial_schemas::id::RecordId;
-use perennial_schemas::table::draws::{self, unpack_spans};
+use perennial_schemas::id::Step;
 use perennial_schemas::wire::{Batch, Ticket};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::session::{Evaluations, Served, Session};
+use super::session::{Evaluations, Fork, Served, Session};
 use super::{DIGEST_KEY, ServeError, columns, from_json, message, to_json};
+use crate::draws;
 use crate::error::ReplayError;
 use crate::issue::Request;
+use crate::jobs::{Change, SettingsChange};
+use crate::views::{Entry, EntrySummary};
 
 /// The media type of a batch as an Arrow IPC stream.
 pub const ARROW: &str = "application/vnd.apache.arrow.stream";
 
 /// All routes.
-pub const ROUTES: [&str; 8] = [
+pub const ROUTES: [&str; 14] = [
     "POST /v1/tickets",
     "POST /v1/batches",
     "GET /v1/buffers",
     "GET /v1/draws?job=&from=&limit=",
+    "GET /v1/jobs",
+    "GET /v1/jobs/JOB?from=&limit=",
+    "PUT /v1/jobs/JOB",
+    "POST /v1/jobs/JOB/skip",
+    "POST /v1/jobs/JOB/fork",
+    "POST /v1/jobs/JOB/end",
     "POST /v1/evaluations",
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",
 ];
 
-/// The maximum number of draws of one answer.
-const DRAWS: u64 = 1000;
+/// The maximum number of steps, or of rows of a job's record, in one answer.
+const PAGE: u64 = 1000;
 
 type Answer = Result<Response, Refusal>;
 
@@ -101,6 +110,11 @@ fn router(session: Session, most: usize) -> Router {
         .route("/v1/batches", post(batches))
         .route("/v1/buffers", get(buffers))
         .route("/v1/draws", get(draws))
+        .route("/v1/jobs", get(jobs))
+        .route("/v1/jobs/{job}", put(set_job).get(job))
+        .route("/v1/jobs/{job}/skip", post(skip_job))
+        .route("/v1/jobs/{job}/fork", post(fork_job))
+        .route("/v1/jobs/{job}/end", post(end_job))
         .route("/v1/evaluations", post(evaluations))
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
@@ -141,20 +155,23 @@ async fn batches(
 ) -> Answer {
     let ticket = Ticket::from_json(&read(body)?).map_err(ReplayError::from)?;
     let served = session.batch(ticket).await?;
+    if accepts_arrow(&headers) { arrow_batch(&served) } else { json_batch(&served) }
+}
+
+fn accepts_arrow(headers: &HeaderMap) -> bool {
     let accepts = |value: &header::HeaderValue| value.to_str().is_ok_and(|text| text.contains(ARROW));
-    if headers.get_all(header::ACCEPT).iter().any(accepts) {
-        arrow_batch(&served)
-    } else {
-        json_batch(&served)
-    }
+    headers.get_all(header::ACCEPT).iter().any(accepts)
+}
+
+/// Columns as an Arrow IPC stream.
+fn ipc(columns: &RecordBatch) -> Result<Vec<u8>, ServeError> {
+    let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &columns.schema())?;
+    writer.write(columns)?;
+    Ok(writer.into_inner()?)
 }
 
 fn arrow_batch(served: &Served) -> Answer {
-    let columns = columns(served)?;
-    let mut writer =
-        arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &columns.schema()).map_err(ServeError::from)?;
-    writer.write(&columns).map_err(ServeError::from)?;
-    let body = writer.into_inner().map_err(ServeError::from)?;
+    let body = ipc(&columns(served)?)?;
     let digest = format!("{:032x}", served.digest);
     let headers = [(header::CONTENT_TYPE, ARROW.to_owned())];
     Ok((headers, [(DIGEST_KEY.replace('.', "-"), digest)], body).into_response())
@@ -207,41 +224,100 @@ struct DrawsQuery {
     limit: Option<u64>,
 }
 
-async fn draws(State(session): State<Session>, query: Result<Query<DrawsQuery>, QueryRejection>) -> Answer {
-    let Query(query) = query.map_err(|rejection| {
-        let why = rejection.body_text();
-        ServeError::Input { what: "query for draws", why }
-    })?;
-    let limit = query.limit.unwrap_or(DRAWS).min(DRAWS);
-    let mut rows = Vec::new();
-    for batch in session.draws(&query.job, query.from, limit).await? {
-        let view = draws::View::new(&batch).map_err(ReplayError::from)?;
-        rows.extend(view.iter().map(|row| json_draw(&row)));
-    }
-    ok(&json!({"job": query.job, "from": query.from, "limit": limit, "draws": rows}))
+/// The query of a request, or what is wrong with it.
+fn query<T>(what: &'static str, query: Result<Query<T>, QueryRejection>) -> Result<T, ServeError> {
+    let Query(query) = query.map_err(|rejection| ServeError::Input { what, why: rejection.body_text() })?;
+    Ok(query)
 }
 
-fn json_draw(row: &draws::Row<'_>) -> Value {
-    let names = |text: &str| serde_json::from_str::<Vec<String>>(text).unwrap_or_default();
-    let (shards, buffers) = (names(row.shards), names(row.buffers));
-    let spans: Vec<Value> = unpack_spans(row.spans)
-        .map(|span| {
-            json!({
-                "row": span.row, "start": span.start, "tokens": span.tokens,
-                "shard": shards.get(usize::from(span.shard)), "seq": span.seq,
-                "id": RecordId::from_bytes(&span.id), "first_token": span.first_token,
-                "buffer": buffers.get(usize::from(span.buffer)),
-            })
-        })
-        .collect();
-    json!({
-        "step": row.step,
-        "ticket": serde_json::from_str::<Value>(row.ticket).unwrap_or_default(),
-        "digest": row.digest,
-        "new_tokens": row.new_tokens,
-        "replayed_tokens": row.replayed_tokens,
-        "spans": spans,
-    })
+async fn draws(
+    State(session): State<Session>,
+    headers: HeaderMap,
+    asked: Result<Query<DrawsQuery>, QueryRejection>,
+) -> Answer {
+    let DrawsQuery { job, from, limit } = query("query for draws", asked)?;
+    let page = session.draws(&job, Step(from), limit.unwrap_or(PAGE).min(PAGE)).await?;
+    if accepts_arrow(&headers) {
+        let body = ipc(&draws::columns(&page.draws).map_err(ServeError::from)?)?;
+        let next = page.next.map(|next| next.to_string()).unwrap_or_default();
+        let headers = [(header::CONTENT_TYPE, ARROW.to_owned())];
+        return Ok((headers, [("perennial-next-step", next)], body).into_response());
+    }
+    ok(&json!({"job": job, "from": from, "next": page.next, "draws": page.draws}))
+}
+
+async fn jobs(State(session): State<Session>) -> Answer {
+    let jobs = session.jobs().await?;
+    let jobs: Vec<EntrySummary> = jobs.iter().map(|entry| entry.as_ref().into()).collect();
+    ok(&json!({"jobs": jobs}))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RowsQuery {
+    from: Option<u64>,
+    limit: Option<u64>,
+}
+
+async fn job(
+    State(session): State<Session>,
+    Path(job): Path<String>,
+    asked: Result<Query<RowsQuery>, QueryRejection>,
+) -> Answer {
+    let RowsQuery { from, limit } = query("query for a job", asked)?;
+    let (from, limit) = (from.unwrap_or(1), limit.unwrap_or(PAGE).min(PAGE));
+    let rows = session.job(&job, from, limit).await?;
+    let rows: Vec<EntrySummary> = rows.iter().map(EntrySummary::from).collect();
+    let next = rows.last().filter(|_| rows.len() as u64 == limit).map(|row| row.number + 1);
+    ok(&json!({"job": job, "from": from, "next": next, "rows": rows}))
+}
+
+fn changed(entry: &Entry) -> Answer {
+    ok(&EntrySummary::from(entry))
+}
+
+async fn set_job(
+    State(session): State<Session>,
+    Path(job): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let change: SettingsChange = from_json("change of a job", &read(body)?)?;
+    changed(&*session.change(&job, Change::Set(change)).await?)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SkipBody {
+    steps: u64,
+}
+
+async fn skip_job(
+    State(session): State<Session>,
+    Path(job): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let SkipBody { steps } = from_json("request to leave out steps", &read(body)?)?;
+    changed(&*session.change(&job, Change::Skip(steps)).await?)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForkBody {
+    step: Step,
+    job: String,
+}
+
+async fn fork_job(
+    State(session): State<Session>,
+    Path(of): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let ForkBody { step, job } = from_json("request for a fork", &read(body)?)?;
+    changed(&*session.fork(Fork { of, step, job }).await?)
+}
+
+async fn end_job(State(session): State<Session>, Path(job): Path<String>) -> Answer {
+    changed(&*session.change(&job, Change::End).await?)
 }
 
 async fn evaluations(State(session): State<Session>, body: Result<Bytes, BytesRejection>) -> Answer {
@@ -281,12 +357,7 @@ async fn metrics(State(session): State<Session>) -> Response {
     );
     write("records_version", "gauge", "newest version of records that was read", &load(&counters.version));
     write("queue_length", "gauge", "waiting requests", &session.queue());
-    write(
-        "unnoted_steps",
-        "gauge",
-        "served steps whose draws are not recorded yet",
-        &load(&counters.unnoted),
-    );
+    write("views_total", "counter", "views of jobs that were written", &load(&counters.views));
     write("tickets_total", "counter", "tickets issued", &load(&counters.tickets));
     write(
         "not_yet_total",

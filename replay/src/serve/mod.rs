@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! flight ──┐
-//! http ────┴──> session ──> the task that owns the library ──> draw log
+//! http ────┴──> session ──> the task that owns the library and decides views
 //! ```
 //!
 //! The server does not affect the content of a batch: both services pass a ticket to the one [`session`], and
@@ -13,6 +13,7 @@ pub mod http;
 pub mod session;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use perennial_program::clock::Clock;
@@ -24,7 +25,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::draw_log::Groups;
 use crate::error::ReplayError;
 use crate::library::Library;
 use session::{Session, Settings};
@@ -46,10 +46,6 @@ pub struct ServeConfig {
     pub body: Bytes,
     /// Interval between two looks at the store for new text.
     pub follow: config::Duration,
-    /// Steps of a job whose draws are recorded in one commit.
-    pub note_steps: u32,
-    /// Maximum time before a served step's draw is recorded.
-    pub note_after: config::Duration,
     /// Time that running requests get to finish when the server stops.
     pub grace: config::Duration,
 }
@@ -63,8 +59,6 @@ impl Default for ServeConfig {
             batches: 32,
             body: Bytes::mib(16),
             follow: config::Duration::secs(1),
-            note_steps: 100,
-            note_after: config::Duration::secs(10),
             grace: config::Duration::secs(10),
         }
     }
@@ -81,7 +75,6 @@ impl ServeConfig {
             batches: size(self.batches),
             // An interval of 0 would leave no time to serve.
             follow: self.follow.get().max(Duration::from_millis(1)),
-            groups: Groups { steps: size(self.note_steps), wait: self.note_after.get() },
         }
     }
 }
@@ -93,6 +86,15 @@ pub enum ServeError {
     /// An error of replay.
     #[error(transparent)]
     Replay(#[from] ReplayError),
+    /// The job's next view could not be written.
+    #[error("the next steps of job `{job}` are not decided")]
+    Undecided {
+        /// The job.
+        job: String,
+        /// The reason, which other requests share.
+        #[source]
+        why: Arc<ReplayError>,
+    },
     /// The request is malformed.
     #[error("invalid {what}: {why}")]
     Input {
@@ -128,6 +130,7 @@ impl ProgramError for ServeError {
     fn kind(&self) -> Kind {
         match self {
             Self::Replay(error) => error.kind(),
+            Self::Undecided { why, .. } => why.kind(),
             Self::Input { .. } => Kind::Input,
             Self::Route { .. } => Kind::NotFound,
             Self::Stopping | Self::Listen { .. } => Kind::Unavailable,
@@ -138,6 +141,7 @@ impl ProgramError for ServeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Replay(error) => error.hint(),
+            Self::Undecided { why, .. } => why.hint(),
             Self::Route { .. } => Some(format!("there is {}", http::ROUTES.join(", "))),
             Self::Stopping => Some("try again later, or use another server of the store".to_owned()),
             Self::Listen { .. } => {
@@ -162,10 +166,6 @@ pub struct FollowedJson {
     pub version: u64,
 }
 
-/// The answer to `flush`: all draws are recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlushedJson {}
-
 /// Reads JSON that a client sent.
 fn from_json<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, ServeError> {
     serde_json::from_slice(bytes).map_err(|error| ServeError::Input { what, why: error.to_string() })
@@ -189,7 +189,7 @@ fn columns(served: &session::Served) -> Result<arrow::array::RecordBatch, ServeE
     metadata.insert(DIGEST_KEY.to_owned(), format!("{:032x}", served.digest));
     metadata.insert(NEXT_KEY.to_owned(), to_json(&served.next));
     let schema = columns.schema().as_ref().clone().with_metadata(metadata);
-    Ok(columns.clone().with_schema(std::sync::Arc::new(schema))?)
+    Ok(columns.clone().with_schema(Arc::new(schema))?)
 }
 
 /// The listeners of both services, which do not accept connections yet.
@@ -222,11 +222,10 @@ pub async fn listen(config: &ServeConfig) -> Result<Listeners, ServeError> {
     Ok(Listeners { http, flight, http_address, flight_address })
 }
 
-/// Serves until `stop`; then refuses new connections, waits up to `config.grace` for running requests, and
-/// records the waiting draws.
+/// Serves until `stop`; then refuses new connections and waits up to `config.grace` for running requests.
 ///
 /// # Errors
-/// [`ServeError::Listen`] if a service fails; the store's errors if the waiting draws cannot be recorded.
+/// [`ServeError::Listen`] if a service fails.
 pub async fn serve(
     listeners: Listeners,
     library: Library,
@@ -266,7 +265,8 @@ pub async fn serve(
         }
     };
     services.abort_all();
-    session.close().await?;
+    // It has ended already if it panicked, which the log says.
+    let _ = session.close().await;
     served
 }
 

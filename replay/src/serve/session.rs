@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use perennial_program::clock::Clock;
 use perennial_schemas::id::{Step, Version, check_name};
-use perennial_schemas::table::Table;
 use perennial_schemas::wire::{Batch, Ticket};
-use perennial_store::{Scan, Store};
+use perennial_store::Store;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ServeError;
-use crate::draw_log::{DrawLog, Groups};
+use crate::draws::StepDraws;
 use crate::error::ReplayError;
 use crate::inspect::{Inspection, inspect};
 use crate::issue::{Issued, Request};
-use crate::library::Library;
+use crate::jobs::{Change, Jobs, Landing};
+use crate::library::{Access, Library};
 use crate::receive::{self, Evaluation, Received};
+use crate::views::Entry;
 
 type Result<T> = std::result::Result<T, ServeError>;
 
@@ -32,8 +33,6 @@ pub struct Settings {
     pub batches: usize,
     /// Interval between two looks at the store.
     pub follow: Duration,
-    /// When draws are recorded.
-    pub groups: Groups,
 }
 
 /// A batch with the metadata that is sent with it.
@@ -63,7 +62,7 @@ pub struct Evaluations {
     pub scores: Vec<Evaluation>,
 }
 
-/// The counters of a server. All except `ready`, `version` and `unnoted` only increase.
+/// The counters of a server. All except `ready` and `version` only increase.
 #[derive(Debug, Default)]
 pub struct ServerCounters {
     /// Whether the last look at the store succeeded.
@@ -84,8 +83,8 @@ pub struct ServerCounters {
     pub failures: AtomicU64,
     /// Total microseconds from request to answer, over all batches.
     pub batch_us: AtomicU64,
-    /// Served steps whose draws wait to be recorded.
-    pub unnoted: AtomicU64,
+    /// Views that were written, by this server or another that was faster.
+    pub views: AtomicU64,
 }
 
 type Answer<T> = oneshot::Sender<Result<T>>;
@@ -96,11 +95,58 @@ enum Command {
     Evaluations(Evaluations, Answer<Received>),
     Buffers(Answer<Inspection>),
     Follow(Answer<()>),
-    Flush(Answer<()>),
+    Jobs(Answer<Vec<Arc<Entry>>>),
+    Job(JobRows, Answer<Vec<Entry>>),
+    Change(String, Change, Answer<Arc<Entry>>),
+    Fork(Fork, Answer<Arc<Entry>>),
+    Draws(Range, Answer<Vec<StepDraws>>),
     Close(Answer<()>),
     #[cfg(test)]
     Fail,
 }
+
+/// Rows of a job's record.
+#[derive(Debug)]
+struct JobRows {
+    job: String,
+    first: u64,
+    limit: u64,
+}
+
+/// Steps of a job.
+#[derive(Debug)]
+struct Range {
+    job: String,
+    first: Step,
+    end: Step,
+}
+
+/// A job that is to begin where another one stood.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fork {
+    /// The other job.
+    pub of: String,
+    /// The step of the other job, which is the new job's first.
+    pub step: Step,
+    /// The new job.
+    pub job: String,
+}
+
+/// Draws of consecutive steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DrawsPage {
+    /// The steps, in order.
+    pub draws: Vec<StepDraws>,
+    /// The step to go on with; `None` where no later one is decided.
+    pub next: Option<Step>,
+}
+
+/// Steps whose draws are computed at a time: other requests come in between.
+const STEPS: u64 = 16;
+
+/// Spans after which a page of draws ends.
+const SPANS: usize = 1 << 16;
 
 /// A handle to the owner task. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -119,12 +165,13 @@ impl Session {
         let counters = Arc::new(ServerCounters::default());
         counters.ready.store(true, Relaxed);
         counters.version.store(library.version().0, Relaxed);
-        let draw_log = DrawLog::new(store.clone(), settings.groups);
+        let jobs = Jobs::new(&store, Access::Follow);
         let owner = Owner {
             clock: store.clock().clone(),
             store: store.clone(),
             library,
-            draw_log,
+            jobs,
+            waiting: Vec::new(),
             settings,
             counters: Arc::clone(&counters),
             assembled: VecDeque::new(),
@@ -143,21 +190,21 @@ impl Session {
         result
     }
 
-    /// The ticket of a job's next batch.
+    /// The ticket of a step of a job, which is decided for ever.
     ///
     /// # Errors
-    /// As [`Library::ticket`]; an invalid job name, a step or row above the store's range.
+    /// As [`Jobs::issue`]; a step or row above the store's range.
     pub async fn ticket(&self, request: Request) -> Result<Issued> {
         check_name("job", &request.job).map_err(ReplayError::from)?;
         in_range("step", request.step.0)?;
-        in_range("row", request.from.row)?;
+        in_range("row", request.from.as_ref().map_or(0, |from| from.row))?;
         self.ask(|answer| Command::Ticket(request, answer)).await
     }
 
-    /// The batch that a ticket names; its draw is recorded.
+    /// The batch that a ticket names.
     ///
     /// # Errors
-    /// As [`Library::batch`] and [`DrawLog::append`].
+    /// As [`Library::batch`].
     pub async fn batch(&self, ticket: Ticket) -> Result<Arc<Served>> {
         check_name("job", &ticket.job).map_err(ReplayError::from)?;
         in_range("step", ticket.step.0)?;
@@ -200,35 +247,69 @@ impl Session {
         self.ask(Command::Follow).await
     }
 
-    /// Records the waiting draws.
+    /// Ends the owner task after the views that are on their way; later requests are refused.
     ///
     /// # Errors
-    /// As [`DrawLog::flush`].
-    pub async fn flush(&self) -> Result<()> {
-        self.ask(Command::Flush).await
-    }
-
-    /// Records the waiting draws and ends the owner task; later requests are refused.
-    ///
-    /// # Errors
-    /// As [`DrawLog::flush`].
+    /// The task has ended already.
     pub async fn close(&self) -> Result<()> {
         self.ask(Command::Close).await
     }
 
-    /// The recorded draws of `count` steps of a job from `first` on, in order, as rows of the table.
+    /// The newest row of every job of the store.
     ///
     /// # Errors
-    /// An invalid job name; the store's errors.
-    pub async fn draws(&self, job: &str, first: u64, count: u64) -> Result<Vec<arrow::array::RecordBatch>> {
-        check_name("job", job).map_err(ReplayError::from)?;
-        in_range("from", first)?;
-        let end = first.saturating_add(count).min(Step(u64::MAX).to_i64().unsigned_abs());
-        // A job's name contains no quote.
-        let filter = Some(format!("job = '{job}' and step >= {first} and step < {end}"));
-        let version = self.store.version(Table::Draws).await.map_err(ReplayError::from)?;
-        let scan = Scan { columns: &[], filter, order: &["step"] };
-        Ok(self.store.scan(Table::Draws, version, &scan).await.map_err(ReplayError::from)?)
+    /// The store's errors.
+    pub async fn jobs(&self) -> Result<Vec<Arc<Entry>>> {
+        self.ask(Command::Jobs).await
+    }
+
+    /// The record of a job: `limit` of its rows from number `first` on.
+    ///
+    /// # Errors
+    /// As [`Jobs::newest`].
+    pub async fn job(&self, job: &str, first: u64, limit: u64) -> Result<Vec<Entry>> {
+        let rows = JobRows { job: job.to_owned(), first, limit };
+        self.ask(|answer| Command::Job(rows, answer)).await
+    }
+
+    /// Changes a job from its next view on; the row that records it.
+    ///
+    /// # Errors
+    /// As [`Jobs::change`].
+    pub async fn change(&self, job: &str, change: Change) -> Result<Arc<Entry>> {
+        if let Change::Skip(steps) = change {
+            in_range("skip", steps)?;
+        }
+        self.ask(|answer| Command::Change(job.to_owned(), change, answer)).await
+    }
+
+    /// Begins a job where another one stood.
+    ///
+    /// # Errors
+    /// As [`Jobs::fork`].
+    pub async fn fork(&self, fork: Fork) -> Result<Arc<Entry>> {
+        in_range("step", fork.step.0)?;
+        self.ask(|answer| Command::Fork(fork, answer)).await
+    }
+
+    /// The draws of at most `count` decided steps of a job from `first` on. It ends earlier after 65,536
+    /// spans.
+    ///
+    /// # Errors
+    /// As [`Jobs::tickets`] and [`Library::draws`].
+    pub async fn draws(&self, job: &str, first: Step, count: u64) -> Result<DrawsPage> {
+        in_range("from", first.0)?;
+        let (end, mut next) = (Step(first.0.saturating_add(count)), first);
+        let (mut draws, mut spans) = (Vec::new(), 0);
+        while next < end && spans < SPANS {
+            let range = Range { job: job.to_owned(), first: next, end: end.min(Step(next.0 + STEPS)) };
+            let some = self.ask(|answer| Command::Draws(range, answer)).await?;
+            let Some(last) = some.last() else { return Ok(DrawsPage { draws, next: None }) };
+            next = last.step.next();
+            spans += some.iter().map(|step| step.spans.len()).sum::<usize>();
+            draws.extend(some);
+        }
+        Ok(DrawsPage { draws, next: Some(next) })
     }
 
     /// The newest version of `records` that was read.
@@ -282,11 +363,20 @@ struct Owner {
     library: Library,
     store: Store,
     clock: Clock,
-    draw_log: DrawLog,
+    jobs: Jobs,
+    /// Requests that wait for a view of their job.
+    waiting: Vec<(Request, Answer<Issued>)>,
     settings: Settings,
     counters: Arc<ServerCounters>,
     /// The most recently assembled batches with their tickets, newest at the end.
     assembled: VecDeque<(Ticket, Arc<Served>)>,
+}
+
+/// What the owner does next.
+enum Event {
+    Tick,
+    Landing(Option<Landing>),
+    Command(Option<Command>),
 }
 
 impl Owner {
@@ -294,40 +384,65 @@ impl Owner {
         let mut next_follow = self.clock.monotonic() + self.settings.follow;
         loop {
             let left = next_follow.saturating_sub(self.clock.monotonic());
+            let has_room = self.waiting.len() < self.settings.queue.max(1);
             // The timer comes first, so that a constant load of requests does not delay it.
-            let command = tokio::select! {
+            let event = tokio::select! {
                 biased;
-                () = self.clock.sleep(left) => None,
-                command = receiver.recv() => match command {
-                    Some(command) => Some(command),
-                    None => break,
-                },
+                () = self.clock.sleep(left) => Event::Tick,
+                landing = self.jobs.landing(), if self.jobs.is_writing() => Event::Landing(landing),
+                command = receiver.recv(), if has_room => Event::Command(command),
             };
-            match command {
-                Some(Command::Close(answer)) => {
-                    receiver.close();
-                    let _ = answer.send(self.draw_log.flush().await.map_err(ServeError::from));
-                    return;
-                }
-                Some(command) => self.execute(command).await,
-                None => {
+            match event {
+                Event::Tick => {
                     self.tick().await;
                     next_follow = self.clock.monotonic() + self.settings.follow;
                 }
+                Event::Landing(landing) => self.land(landing).await,
+                Event::Command(Some(Command::Close(answer))) => {
+                    receiver.close();
+                    self.finish().await;
+                    let _ = answer.send(Ok(()));
+                    return;
+                }
+                Event::Command(Some(command)) => self.execute(command).await,
+                Event::Command(None) => return self.finish().await,
             }
-            self.counters.unnoted.store(self.draw_log.waiting() as u64, Relaxed);
         }
-        if let Err(error) = self.draw_log.flush().await {
-            tracing::error!(%error, "draws could not be recorded");
+    }
+
+    /// Answers what waits for a view.
+    async fn finish(&mut self) {
+        while self.jobs.is_writing() {
+            let landing = self.jobs.landing().await;
+            self.land(landing).await;
+        }
+    }
+
+    /// A view has reached the store, or not: answers the requests that waited for it.
+    async fn land(&mut self, landing: Option<Landing>) {
+        let job = landing.as_ref().map(|landing| landing.job().to_owned());
+        let landed = match landing {
+            Some(landing) => self.jobs.land(landing).await.map_err(Arc::new),
+            None => Ok(()),
+        };
+        self.counters.views.fetch_add(u64::from(job.is_some() && landed.is_ok()), Relaxed);
+        let waited = |(request, _): &mut (Request, _)| job.as_ref().is_none_or(|job| *job == request.job);
+        let waited: Vec<_> = self.waiting.extract_if(.., waited).collect();
+        for (request, answer) in waited {
+            match &landed {
+                Ok(()) => self.ticket(request, answer).await,
+                Err(why) => {
+                    let undecided = ServeError::Undecided { job: request.job, why: Arc::clone(why) };
+                    let _ = answer.send(Err(undecided));
+                }
+            }
         }
     }
 
     /// Executes one command. Sending the answer may fail: the client may have gone away.
     async fn execute(&mut self, command: Command) {
         match command {
-            Command::Ticket(request, answer) => {
-                let _ = answer.send(self.ticket(&request).await);
-            }
+            Command::Ticket(request, answer) => self.ticket(request, answer).await,
             Command::Batch(ticket, asked, answer) => {
                 let result = self.batch(ticket).await;
                 if let Ok(served) = &result {
@@ -353,8 +468,22 @@ impl Owner {
             Command::Follow(answer) => {
                 let _ = answer.send(self.follow().await);
             }
-            Command::Flush(answer) => {
-                let _ = answer.send(self.draw_log.flush().await.map_err(ServeError::from));
+            Command::Jobs(answer) => {
+                let _ = answer.send(self.jobs.list().await.map_err(ServeError::from));
+            }
+            Command::Job(JobRows { job, first, limit }, answer) => {
+                let _ = answer.send(self.jobs.rows(&job, first, limit).await.map_err(ServeError::from));
+            }
+            Command::Change(job, change, answer) => {
+                let result = self.jobs.change(&mut self.library, &job, &change).await;
+                let _ = answer.send(result.map_err(ServeError::from));
+            }
+            Command::Fork(Fork { of, step, job }, answer) => {
+                let result = self.jobs.fork(&mut self.library, &of, step, &job).await;
+                let _ = answer.send(result.map_err(ServeError::from));
+            }
+            Command::Draws(range, answer) => {
+                let _ = answer.send(self.draws(&range).await);
             }
             // `run` answers it, because it ends the loop.
             Command::Close(_) => {}
@@ -366,9 +495,6 @@ impl Owner {
     async fn tick(&mut self) {
         if let Err(error) = self.follow().await {
             tracing::warn!(%error, "the store cannot be followed");
-        }
-        if let Err(error) = self.draw_log.tick().await {
-            tracing::warn!(%error, "draws are not recorded yet");
         }
     }
 
@@ -384,59 +510,37 @@ impl Owner {
         Ok(followed?)
     }
 
-    async fn ticket(&mut self, request: &Request) -> Result<Issued> {
-        let issued = match self.served(request).await? {
-            Some(ticket) => Issued::Ticket(ticket),
-            None => self.library.ticket(request).await?,
+    async fn ticket(&mut self, request: Request, answer: Answer<Issued>) {
+        let result = match self.jobs.issue(&mut self.library, &request).await {
+            Ok(None) => return self.waiting.push((request, answer)),
+            Ok(Some(issued)) => Ok(issued),
+            Err(error) => Err(error.into()),
         };
-        let count = match issued {
-            Issued::Ticket(_) => &self.counters.tickets,
-            Issued::NotYet { .. } => &self.counters.not_yet,
-        };
-        count.fetch_add(1, Relaxed);
-        Ok(issued)
+        match &result {
+            Ok(Issued::Ticket(_)) => drop(self.counters.tickets.fetch_add(1, Relaxed)),
+            Ok(Issued::NotYet { .. }) => drop(self.counters.not_yet.fetch_add(1, Relaxed)),
+            Err(_) => {}
+        }
+        let _ = answer.send(result);
     }
 
-    /// The ticket that the job was served before at this step, if the job requests the same position of the
-    /// stream and the batch can still be made. Otherwise the recorded draws of this and later steps become
-    /// void.
-    async fn served(&mut self, request: &Request) -> Result<Option<Ticket>> {
-        let Some(ticket) = self.draw_log.served(&request.job, request.step).await? else { return Ok(None) };
-        if ticket.config != self.library.plan().digest() {
-            return Err(ReplayError::Served { job: request.job.clone(), step: request.step.0 }.into());
-        }
-        let why = if ticket.from != request.from {
-            "it continues from another position of the stream"
-        } else {
-            let mut after = self.library.after(&ticket).await;
-            if after.as_ref().is_err_and(is_ahead) {
+    async fn draws(&mut self, range: &Range) -> Result<Vec<StepDraws>> {
+        let mut draws = Vec::new();
+        for ticket in self.jobs.tickets(&range.job, range.first, range.end).await? {
+            let mut step = self.library.draws(&ticket).await;
+            if step.as_ref().is_err_and(is_ahead) {
                 self.follow().await?;
-                after = self.library.after(&ticket).await;
+                step = self.library.draws(&ticket).await;
             }
-            match after {
-                Ok(_) => return Ok(Some(ticket)),
-                Err(ReplayError::NoOffset { .. } | ReplayError::NoRevision { .. }) => {
-                    "the store no longer has what its ticket names"
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
-        tracing::warn!(
-            job = request.job,
-            step = request.step.0,
-            why,
-            "the job gets other batches than it was served before; `draws` records what was served first"
-        );
-        self.draw_log.void(&request.job);
-        Ok(None)
+            draws.push(step?);
+        }
+        Ok(draws)
     }
 
     async fn batch(&mut self, ticket: Ticket) -> Result<Arc<Served>> {
         if let Some((_, served)) = self.assembled.iter().find(|(known, _)| *known == ticket) {
-            let served = Arc::clone(served);
             self.counters.hits.fetch_add(1, Relaxed);
-            self.draw_log.append(&ticket, &served.batch, served.digest).await?;
-            return Ok(served);
+            return Ok(Arc::clone(served));
         }
         let mut batch = self.library.batch(&ticket).await;
         if batch.as_ref().is_err_and(is_ahead) {
@@ -447,7 +551,6 @@ impl Owner {
         let next = self.library.after(&ticket).await?;
         let digest = batch.digest();
         let served = Arc::new(Served { batch, digest, next });
-        self.draw_log.append(&ticket, &served.batch, digest).await?;
         if self.settings.batches > 0 {
             if self.assembled.len() >= self.settings.batches {
                 self.assembled.pop_front();

@@ -133,7 +133,7 @@ async fn ticket_gives_the_same_bytes_through_every_door_from_another_server_and_
     let (one, two) = (world.server(&plan).await, world.server(&plan).await);
     let got = walk(&one.client, "demo").await;
     assert!(got.len() > 10, "{}", got.len());
-    assert!(got.iter().any(|(ticket, _)| ticket.buffers["main"].0 > 0));
+    assert!(got.iter().any(|(ticket, _)| ticket.buffers["main"].revision.0 > 0));
     let mut library = world.library(&plan).await;
     for (ticket, digest) in &got {
         let here = library.batch(ticket).await.unwrap();
@@ -181,7 +181,7 @@ async fn client_goes_on_with_the_server_that_takes_the_place_of_another() {
 }
 
 #[tokio::test]
-async fn clients_that_ask_at_once_get_the_same_and_every_step_is_noted_once() {
+async fn clients_that_ask_at_once_get_the_same_and_what_a_step_saw_can_be_read() {
     let world = world(60).await;
     let plan = plan();
     let server = world.server(&plan).await;
@@ -201,11 +201,11 @@ async fn clients_that_ask_at_once_get_the_same_and_every_step_is_noted_once() {
     let (status, noted) = server.json("GET", "/v1/draws?job=demo", "").await;
     assert_eq!(status, 200);
     let draws = noted["draws"].as_array().unwrap();
-    assert_eq!(draws.len(), first.len());
-    for (draw, (ticket, digest)) in draws.iter().zip(&first) {
+    // Views are decided ahead of what is asked for, and end where the text ends.
+    assert_eq!((draws.len(), &noted["next"]), (first.len(), &Value::Null));
+    for (draw, (ticket, _)) in draws.iter().zip(&first) {
         assert_eq!(draw["step"], ticket.step.0);
         assert_eq!(draw["ticket"], serde_json::from_str::<Value>(&ticket.to_json()).unwrap());
-        assert_eq!(draw["digest"], format!("{digest:032x}"));
         let tokens = draw["new_tokens"].as_u64().unwrap() + draw["replayed_tokens"].as_u64().unwrap();
         let spans: u64 =
             draw["spans"].as_array().unwrap().iter().map(|span| span["tokens"].as_u64().unwrap()).sum();
@@ -213,7 +213,14 @@ async fn clients_that_ask_at_once_get_the_same_and_every_step_is_noted_once() {
     }
     let (_, page) = server.json("GET", "/v1/draws?job=demo&from=2&limit=3", "").await;
     let steps: Vec<_> = page["draws"].as_array().unwrap().iter().map(|draw| draw["step"].clone()).collect();
-    assert_eq!(steps, [2, 3, 4]);
+    assert_eq!((steps.as_slice(), &page["next"]), ([2, 3, 4].map(Value::from).as_slice(), &json!(5)));
+    let accept = format!("accept: {}\r\n", http::ARROW);
+    let (_, head, body) = server.raw("GET", "/v1/draws?job=demo&limit=2", &accept, b"").await;
+    assert!(head.contains("perennial-next-step: 2"), "{head}");
+    let columns =
+        arrow::ipc::reader::StreamReader::try_new(body.as_slice(), None).unwrap().next().unwrap().unwrap();
+    let spans = |draw: &Value| draw["spans"].as_array().unwrap().len();
+    assert_eq!(columns.num_rows(), draws.iter().take(2).map(spans).sum::<usize>());
     server.end().await;
 }
 
@@ -245,7 +252,7 @@ async fn requests_that_are_none_are_refused_by_http_in_words() {
         ("POST", "/v1/batches", json(&|t| t.step = Step(u64::MAX)), 400, "input", "is above"),
         ("POST", "/v1/batches", json(&|t| t.from.row = u64::MAX), 400, "input", "is above"),
         ("POST", "/v1/batches", json(&|t| t.job = "a/b".into()), 400, "input", "`a/b` is not a job"),
-        ("POST", "/v1/batches", json(&|t| t.buffers.clear()), 400, "input", "the mix draws from"),
+        ("POST", "/v1/batches", json(&|t| t.buffers.clear()), 400, "input", "its mix draws from"),
         ("POST", "/v1/batches", "x".repeat(70_000), 413, "input", "length limit"),
         ("POST", "/v1/tickets", "[]".into(), 400, "input", "request for a ticket"),
         ("POST", "/v1/tickets", r#"{"job": ""}"#.into(), 400, "input", "is not a job"),
@@ -253,6 +260,20 @@ async fn requests_that_are_none_are_refused_by_http_in_words() {
         ("GET", "/v1/tickets", String::new(), 405, "input", "does not take GET"),
         ("GET", "/v1/draws", String::new(), 400, "input", "query for draws"),
         ("GET", "/v1/draws?job=a%27b", String::new(), 400, "input", "is not a job"),
+        ("GET", "/v1/draws?job=nothing", String::new(), 404, "not_found", "there is no job `nothing`"),
+        ("GET", "/v1/jobs/nothing", String::new(), 404, "not_found", "there is no job `nothing`"),
+        ("PUT", "/v1/jobs/demo", r#"{"rows": 0}"#.into(), 400, "input", "the job's `rows` is 0"),
+        ("PUT", "/v1/jobs/demo", r#"{"row": 1}"#.into(), 400, "input", "unknown field"),
+        ("POST", "/v1/jobs/demo/skip", r#"{"steps": 1000000}"#.into(), 400, "input", "cannot be left out"),
+        (
+            "POST",
+            "/v1/jobs/demo/fork",
+            r#"{"step": 0, "job": "demo"}"#.into(),
+            409,
+            "conflict",
+            "a job `demo` already",
+        ),
+        ("POST", "/v1/tickets", r#"{"job": "demo", "step": 9999}"#.into(), 400, "input", "too far ahead"),
         ("GET", "/v1/nothing", String::new(), 404, "not_found", "there is no `/v1/nothing` here"),
         ("POST", "/v1/evaluations", "{}".into(), 400, "input", "set of evaluations"),
     ];
@@ -383,7 +404,8 @@ async fn state_of_the_server_can_be_read() {
         (served, served + 1.0, 1.0)
     );
     assert_eq!((value("batch_seconds_count"), value("cache_hits_total")), (served + 1.0, 1.0));
-    assert_eq!((value("unnoted_steps"), value("ready"), value("records_version")), (served, 1.0, 1.0));
+    assert_eq!((value("ready"), value("records_version")), (1.0, 1.0));
+    assert!(value("views_total") >= 3.0);
     assert!(value("batch_bytes_total") >= served * 4.0 * 64.0 * 8.0);
     server.end().await;
 }
@@ -434,7 +456,7 @@ async fn request_that_never_ends_does_not_hold_a_server_that_should_stop() {
 }
 
 #[tokio::test]
-async fn session_follows_the_store_and_notes_draws_as_time_passes() {
+async fn session_follows_the_store_as_time_passes() {
     let mut world = world(3).await;
     let session = world.session(&plan()).await;
     let request = Request::first("demo");
@@ -451,12 +473,6 @@ async fn session_follows_the_store_and_notes_draws_as_time_passes() {
     // What was assembled of an older version is made again: its text may have been removed.
     assert_eq!(session.batch(ticket).await.unwrap().digest, served.digest);
     assert_eq!(session.counters().hits.load(Relaxed), 1);
-    assert!(session.draws("demo", 0, 10).await.unwrap().iter().all(|batch| batch.num_rows() == 0));
-    world.store.clock().advance(Duration::from_secs(10));
-    // The response comes after everything that was queued before it.
-    session.buffers().await.unwrap();
-    let rows: usize = session.draws("demo", 0, 10).await.unwrap().iter().map(|batch| batch.num_rows()).sum();
-    assert_eq!(rows, 1);
     assert_eq!(session.counters().version.load(Relaxed), 3);
 }
 
@@ -486,7 +502,7 @@ async fn ticket_of_a_server_that_has_read_further_is_served() {
     let ahead = world.session(&plan).await;
     let new_text = perennial_schemas::wire::Cursor { offset: Offset(60), token: 0 };
     let from = Position { new_text, ..Position::default() };
-    let request = Request { from, ..Request::first("demo") };
+    let request = Request { from: Some(from), ..Request::first("demo") };
     let Issued::Ticket(ticket) = ahead.ticket(request).await.unwrap() else { panic!("no ticket") };
     let (one, two) = (ahead.batch(ticket.clone()).await.unwrap(), behind.batch(ticket).await.unwrap());
     assert_eq!(one.digest, two.digest);
@@ -515,22 +531,25 @@ async fn job_that_goes_back_gets_the_tickets_it_was_served_though_the_store_has_
             assert_eq!(served.digest, *digest);
             request = served.next.clone();
         }
-        // What was not served yet is drawn from the store as it is.
-        let Issued::Ticket(next) = session.ticket(request).await.unwrap() else { panic!("no ticket") };
-        assert!(next.limit > tickets[0].0.limit);
+        // What was not decided yet is drawn from the store as it is.
+        while let Issued::Ticket(next) = session.ticket(request).await.unwrap() {
+            if next.limit > tickets[0].0.limit {
+                return;
+            }
+            request = Request::step("demo", next.step.next());
+        }
+        panic!("no later view");
     };
     again(&session).await;
     session.close().await.unwrap();
     again(&world.session(&plan).await).await;
 
-    let other = Plan { rows: 5, ..plan.clone() };
-    let error = world.session(&other).await.ticket(Request::first("demo")).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Conflict);
-    assert!(error.hint().unwrap().contains("another job name"));
+    // A server with other settings goes on with the job's.
+    again(&world.session(&Plan { rows: 5, ..plan.clone() }).await).await;
 }
 
 #[tokio::test]
-async fn job_that_goes_back_gets_the_same_tickets_after_a_compaction_and_new_ones_at_another_place() {
+async fn job_that_goes_back_gets_the_same_tickets_after_a_compaction_and_none_at_another_place() {
     let mut world = world(80).await;
     let plan = Plan { visible_until: VisibleUntil::Store, ..plan() };
     let session = world.session(&plan).await;
@@ -540,9 +559,11 @@ async fn job_that_goes_back_gets_the_same_tickets_after_a_compaction_and_new_one
     session.batch(ticket.clone()).await.unwrap();
     session.close().await.unwrap();
 
-    let elsewhere = Request { from: Position { row: 4, ..Position::default() }, ..Request::first("demo") };
-    let issued = world.session(&plan).await.ticket(elsewhere).await.unwrap();
-    assert!(matches!(issued, Issued::Ticket(ticket) if ticket.from.row == 4));
+    let from = Some(Position { row: 4, ..Position::default() });
+    let elsewhere = Request { from, ..Request::first("demo") };
+    let error = world.session(&plan).await.ticket(elsewhere).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert!(error.hint().unwrap().contains("another name"));
 
     world.write("a", 8).await;
     // The files of the first tickets are joined into others and deleted.
@@ -559,49 +580,57 @@ async fn job_that_goes_back_gets_the_same_tickets_after_a_compaction_and_new_one
         assert_eq!(session.ticket(request).await.unwrap(), Issued::Ticket(served.clone()));
         session.batch(served.clone()).await.unwrap();
     }
-    // What is served from there on is served again.
-    let third = session.batch(ticket).await.unwrap().next.clone();
-    let Issued::Ticket(served) = session.ticket(third.clone()).await.unwrap() else { panic!("none") };
-    session.batch(served.clone()).await.unwrap();
-    session.flush().await.unwrap();
-    world.write("a", 8).await;
-    session.follow().await.unwrap();
-    assert_eq!(session.ticket(third).await.unwrap(), Issued::Ticket(served));
 }
 
 #[tokio::test]
-async fn client_can_have_the_store_read_and_what_it_was_served_noted() {
+async fn client_can_have_the_store_read() {
     let mut world = world(3).await;
     let server = world.server(&plan()).await;
     let version = server.client.follow().await.unwrap();
     world.write("a", 40).await;
     assert_eq!(server.client.follow().await.unwrap(), version.next());
-    let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
-        panic!("none")
-    };
-    server.client.batch(&ticket).await.unwrap();
-    let noted = async || world.store.transaction(Table::Draws, "draws/demo").await.unwrap();
-    assert_eq!(noted().await, None);
-    server.client.flush().await.unwrap();
-    assert_eq!(noted().await, Some(1));
     server.end().await;
 }
 
 #[tokio::test]
-async fn server_knows_what_another_has_served_a_job_since_it_met_it() {
-    let world = world(80).await;
-    let (one, two) = (world.session(&plan()).await, world.session(&plan()).await);
-    two.ticket(Request::first("demo")).await.unwrap();
-    let mut request = Request::first("demo");
-    let mut tickets = Vec::new();
-    for _ in 0..3 {
-        let Issued::Ticket(ticket) = one.ticket(request.clone()).await.unwrap() else { panic!("none") };
-        request = one.batch(ticket.clone()).await.unwrap().next.clone();
-        tickets.push(ticket);
-    }
-    one.flush().await.unwrap();
-    let asked = Request::of(&tickets[2]);
-    assert_eq!(two.ticket(asked).await.unwrap(), Issued::Ticket(tickets[2].clone()));
+async fn jobs_are_listed_changed_forked_and_ended_over_http() {
+    let world = world(90).await;
+    let server = world.server(&plan()).await;
+    let Issued::Ticket(first) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    let (_, set) = server.json("PUT", "/v1/jobs/demo", r#"{"rows": 2, "mix": {"main": 0.5}}"#).await;
+    assert_eq!((&set["op"], &set["settings"]["mix"]["main"]), (&json!("set"), &json!(0.5)));
+    let from = set["end_step"].as_u64().unwrap();
+    let ask = async |job: &str, step: u64| {
+        let body = json!({"job": job, "step": step}).to_string();
+        server.json("POST", "/v1/tickets", &body).await.1["ticket"].clone()
+    };
+    assert_eq!(ask("demo", from).await["settings"]["rows"], 2);
+    assert_eq!(ask("demo", 0).await, serde_json::from_str::<Value>(&first.to_json()).unwrap());
+    let (_, fork) =
+        server.json("POST", "/v1/jobs/demo/fork", &json!({"step": from, "job": "two"}).to_string()).await;
+    assert_eq!(
+        (&fork["forked_from"], &fork["settings"]["rows"]),
+        (&json!(format!("demo@{from}")), &json!(2))
+    );
+    assert_eq!(ask("two", from).await["from"], ask("demo", from).await["from"]);
+    let (_, skip) = server.json("POST", "/v1/jobs/two/skip", r#"{"steps": 1}"#).await;
+    assert_eq!(skip["skipped"], 1);
+    let (_, end) = server.json("POST", "/v1/jobs/two/end", "").await;
+    assert_eq!(end["op"], "end");
+    let (_, jobs) = server.json("GET", "/v1/jobs", "").await;
+    let names: Vec<_> = jobs["jobs"].as_array().unwrap().iter().map(|job| job["job"].clone()).collect();
+    assert_eq!(names, ["demo", "two"]);
+    let (_, page) = server.json("GET", "/v1/jobs/two?limit=1", "").await;
+    assert_eq!((&page["rows"][0]["op"], &page["next"]), (&json!("begin"), &json!(2)));
+    let (_, rest) = server.json("GET", "/v1/jobs/two?from=2", "").await;
+    let ops: Vec<_> = rest["rows"].as_array().unwrap().iter().map(|row| row["op"].clone()).collect();
+    assert_eq!(
+        (ops.first(), ops.last(), &rest["next"]),
+        (Some(&json!("view")), Some(&json!("end")), &Value::Null)
+    );
+    server.end().await;
 }
 
 #[tokio::test]
@@ -615,8 +644,6 @@ async fn ticket_served_by_another_is_given_again_though_the_buffers_could_not_fo
     drop(blocked);
     one.follow().await.unwrap();
     let Issued::Ticket(ticket) = one.ticket(Request::first("demo")).await.unwrap() else { panic!("none") };
-    one.batch(ticket.clone()).await.unwrap();
-    one.flush().await.unwrap();
     assert_eq!(two.version(), Version(2));
     assert_eq!(two.ticket(Request::first("demo")).await.unwrap(), Issued::Ticket(ticket));
 }
@@ -633,7 +660,7 @@ async fn session_whose_owner_has_panicked_is_not_alive_and_refuses_requests() {
 }
 
 #[tokio::test]
-async fn session_that_is_closed_has_noted_all_and_refuses_more() {
+async fn session_that_is_closed_refuses_more() {
     let world = world(40).await;
     let session = world.session(&plan()).await;
     let Issued::Ticket(ticket) = session.ticket(Request::first("demo")).await.unwrap() else {
@@ -642,7 +669,6 @@ async fn session_that_is_closed_has_noted_all_and_refuses_more() {
     session.batch(ticket.clone()).await.unwrap();
     session.close().await.unwrap();
     assert_eq!(session.batch(ticket).await.unwrap_err().kind(), Kind::Unavailable);
-    assert_eq!(session.draws("demo", 0, 10).await.unwrap()[0].num_rows(), 1);
 }
 
 #[tokio::test]

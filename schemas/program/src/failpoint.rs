@@ -20,6 +20,8 @@ pub const ALL: &[&str] = &[
     "store.order.after_commit",
     "replay.follow.before_commit",
     "replay.follow.after_commit",
+    "replay.views.before_commit",
+    "replay.views.after_commit",
     "train.step.after_update",
     "train.checkpoint.before_rename",
     "train.checkpoint.after_rename",

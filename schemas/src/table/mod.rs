@@ -15,14 +15,14 @@ use perennial_program::error::{Kind, ProgramError};
 
 pub mod buffers;
 pub mod column;
-pub mod draws;
 pub mod evaluations;
 pub mod order;
 pub mod records;
 pub mod signals;
+pub mod views;
 
 /// The version of the tables' layout that this program writes; a store of another is refused.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// A table of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,8 +35,8 @@ pub enum Table {
     Evaluations,
     /// Admissions to and evictions from replay buffers.
     Buffers,
-    /// Which spans went into which step of which job.
-    Draws,
+    /// Which tickets were decided for which steps of which job.
+    Views,
     /// The order of all readings.
     Order,
 }
@@ -44,7 +44,7 @@ pub enum Table {
 impl Table {
     /// Every table.
     pub const ALL: [Self; 6] =
-        [Self::Records, Self::Signals, Self::Evaluations, Self::Order, Self::Buffers, Self::Draws];
+        [Self::Records, Self::Signals, Self::Evaluations, Self::Order, Self::Buffers, Self::Views];
 
     /// Its name: the folder below the store's root.
     #[must_use]
@@ -54,7 +54,7 @@ impl Table {
             Self::Signals => "signals",
             Self::Evaluations => "evaluations",
             Self::Buffers => "buffers",
-            Self::Draws => "draws",
+            Self::Views => "views",
             Self::Order => "order",
         }
     }
@@ -67,7 +67,7 @@ impl Table {
             Self::Signals => signals::schema(),
             Self::Evaluations => evaluations::schema(),
             Self::Buffers => buffers::schema(),
-            Self::Draws => draws::schema(),
+            Self::Views => views::schema(),
             Self::Order => order::schema(),
         }
     }
@@ -79,7 +79,7 @@ impl Table {
         match self {
             Self::Records => &["outcome", "day"],
             Self::Buffers => &["buffer"],
-            Self::Signals | Self::Evaluations | Self::Draws => &["job"],
+            Self::Signals | Self::Evaluations | Self::Views => &["job"],
             Self::Order => &[],
         }
     }

@@ -40,7 +40,13 @@ fn ticket() -> Ticket {
         job: "demo".into(),
         step: Step(3),
         limit: Offset(12),
-        buffers: [("main".to_owned(), Revision(40))].into(),
+        settings: Settings {
+            rows: 4,
+            order: Order::Stream,
+            keep: 750_000_000,
+            mix: [("main".to_owned(), 250_000_000)].into(),
+        },
+        buffers: [("main".to_owned(), DrawnBuffer { revision: Revision(40), policy: "1".repeat(32) })].into(),
         config: "0".repeat(32),
         seed: Seed::new(1),
         from: Position {

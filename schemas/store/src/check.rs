@@ -24,6 +24,7 @@ use perennial_schemas::table::{Table, TableError};
 mod buffers;
 mod order;
 mod records;
+mod views;
 
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -263,13 +264,13 @@ impl<'a> Checker<'a> {
             let evaluations = (Placed::Evaluation, readable.get(&Table::Evaluations));
             self.order(delta, [records, evaluations]).await?;
         }
+        if let Some(delta) = readable.get(&Table::Views) {
+            self.views(delta, readable.get(&Table::Buffers)).await?;
+        }
         let Some(delta) = readable.get(&Table::Records) else { return Ok(()) };
         self.records(delta, held_out).await?;
         if let Some(delta) = readable.get(&Table::Buffers) {
             self.buffers(delta).await?;
-        }
-        if let Some(delta) = readable.get(&Table::Draws) {
-            self.draws(delta).await?;
         }
         Ok(())
     }

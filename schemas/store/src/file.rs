@@ -40,7 +40,7 @@ pub(crate) fn writer_properties(table: Table) -> WriterProperties {
         }
         Table::Signals => &["id", "gradient_sketch", "top_ids", "top_log_probs", "passage_losses"],
         Table::Buffers => &["id"],
-        Table::Draws => &["spans", "ticket"],
+        Table::Views => &["ticket", "positions"],
         Table::Evaluations | Table::Order => &[],
     };
     for column in noise {

@@ -221,7 +221,7 @@ fn properties(table: Table) -> Vec<(String, String)> {
         Table::Signals => "step,shard,seq",
         Table::Evaluations => "step,tokens,slice",
         Table::Buffers => "revision,shard,seq",
-        Table::Draws => "first_step,last_step,step",
+        Table::Views => "number,first_step,end_step",
         Table::Order => "number,offset",
     };
     vec![

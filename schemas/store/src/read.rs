@@ -71,6 +71,16 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The distinct values of a text column of the newest version, in ascending order.
+    ///
+    /// # Errors
+    /// As [`Store::scan`].
+    pub async fn distinct(&self, table: Table, column: &str) -> Result<Vec<String>, StoreError> {
+        distinct(&self.newest(table).await?, table, &[column]).await
+    }
+}
+
 /// The distinct values of a table's text columns, joined by `/`, in ascending order.
 pub(crate) async fn distinct(
     delta: &DeltaTable,

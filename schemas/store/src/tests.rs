@@ -163,18 +163,18 @@ async fn store_that_is_missing_foreign_newer_or_older_is_refused_by_name() {
     assert_eq!(missing.kind(), Kind::NotFound);
 
     let (folder, store) = new_store().await;
-    let log = folder.path().join("draws/_delta_log/00000000000000000000.json");
+    let log = folder.path().join("views/_delta_log/00000000000000000000.json");
     let text = std::fs::read_to_string(&log).unwrap();
-    std::fs::write(&log, text.replace("\"perennial.format\":\"3\"", "\"perennial.format\":\"4\"")).unwrap();
+    std::fs::write(&log, text.replace("\"perennial.format\":\"4\"", "\"perennial.format\":\"5\"")).unwrap();
     let newer = Store::open(store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap_err();
-    assert!(matches!(newer, StoreError::Newer { table: Table::Draws, .. }), "{newer}");
-    std::fs::write(&log, text.replace("\"perennial.format\":\"3\"", "\"perennial.format\":\"1\"")).unwrap();
+    assert!(matches!(newer, StoreError::Newer { table: Table::Views, .. }), "{newer}");
+    std::fs::write(&log, text.replace("\"perennial.format\":\"4\"", "\"perennial.format\":\"1\"")).unwrap();
     let older = Store::open(store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap_err();
-    assert!(matches!(older, StoreError::Older { table: Table::Draws, found: 1, .. }), "{older}");
+    assert!(matches!(older, StoreError::Older { table: Table::Views, found: 1, .. }), "{older}");
     assert!(older.hint().unwrap().contains("into a new store"), "{older}");
     std::fs::write(&log, text.replace("perennial.format", "somebody.else")).unwrap();
     let foreign = Store::open(store.url(), &HashMap::new(), Clock::manual(0)).await.unwrap_err();
-    assert!(matches!(foreign, StoreError::Foreign { table: Table::Draws, .. }), "{foreign}");
+    assert!(matches!(foreign, StoreError::Foreign { table: Table::Views, .. }), "{foreign}");
 }
 
 #[tokio::test]

@@ -121,17 +121,17 @@ async fn store_of_another_release_is_refused_by_every_program_and_left_as_it_is(
     let others = [
         (
             "99",
-            "has format 99; this program knows formats up to 3",
+            "has format 99; this program knows formats up to 4",
             "hint: use the release that made the store",
         ),
         (
             "1",
-            "has format 1; this program reads format 3 only",
+            "has format 1; this program reads format 4 only",
             "hint: read its sources again into a new store",
         ),
     ];
     for (format, words, hint) in others {
-        let other = made.replace("\"perennial.format\":\"3\"", &format!("\"perennial.format\":\"{format}\""));
+        let other = made.replace("\"perennial.format\":\"4\"", &format!("\"perennial.format\":\"{format}\""));
         assert_ne!(other, made);
         std::fs::write(&log, other).unwrap();
         for (program, arguments) in [
@@ -178,11 +178,11 @@ fn tickets_that_are_none_are_refused_as_input() {
     for malformed in ["", "{", "[]", "null", "{}", "ticket", &ticket[..ticket.len() - 1], &unknown] {
         assert_failed(&with(malformed), Kind::Input, &["invalid ticket", "because: "]);
     }
-    let format = ticket.replacen("\"format\":3", "\"format\":7", 1);
+    let format = ticket.replacen("\"format\":4", "\"format\":7", 1);
     assert_ne!(format, ticket);
     assert_failed(
         &with(&format),
         Kind::Input,
-        &["format 7 of the replay API is not 3", "hint: run the same release"],
+        &["format 7 of the replay API is not 4", "hint: run the same release"],
     );
 }

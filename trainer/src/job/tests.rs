@@ -399,13 +399,12 @@ fn a_start_that_goes_missing_while_the_job_runs_costs_the_ways_from_it_and_nothi
     let (clock, stop, runtime) = (Clock::manual(0), Stop::new(), world.runtime.handle());
     let batches = runtime.block_on(Batches::open(&config, plan, &world.store, &clock, &stop)).unwrap();
     let scorer = Scorer::new(&config, &slices, &world.store, runtime, true);
-    let draw_log = batches.draw_log(runtime);
     let feed: Feed = Box::new(move || {
         std::fs::remove_file(&file).unwrap();
         Ok(None)
     });
-    let ended =
-        Running { config: &config, learner, position, scorer, draw_log }.run(feed, &clock, &stop).unwrap();
+    drop(batches);
+    let ended = Running { config: &config, learner, position, scorer }.run(feed, &clock, &stop).unwrap();
     let mut left: Vec<_> =
         files(&ended.release.unwrap()).into_keys().map(|path| path.file_name().unwrap().to_owned()).collect();
     left.sort();

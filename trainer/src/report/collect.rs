@@ -70,17 +70,6 @@ pub enum CollectError {
     /// A job without held-out slices.
     #[error("job `{0}` names no list of slices")]
     NoSlices(String),
-    /// Draws that name no shards.
-    #[error("the draws of job `{job}` at step {step} name no shards")]
-    Draws {
-        /// The job.
-        job: String,
-        /// The step.
-        step: i64,
-        /// The error of their parser.
-        #[source]
-        source: serde_json::Error,
-    },
     /// The configuration of the job.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -95,7 +84,6 @@ impl ProgramError for CollectError {
             Self::Form(_) => ErrorKind::Config,
             Self::Read { .. } | Self::NotEvaluated(_) => ErrorKind::NotFound,
             Self::NoSlices(_) | Self::Metrics { .. } => ErrorKind::Input,
-            Self::Draws { .. } => ErrorKind::Corrupt,
             Self::Config(error) => error.kind(),
             Self::Table(error) => error.kind(),
         }
@@ -270,11 +258,11 @@ async fn read_stream(store: &Store, entries: &[SliceEntry]) -> Result<Stream, Fa
     // The place of each of a slice's own records, and its bytes.
     let mut places: Vec<Vec<(u64, u64)>> = vec![Vec::new(); entries.len()];
     let mut scores: Vec<(u64, f32)> = Vec::new();
-    for (_, row) in &rows {
+    for (offset, row) in &rows {
         stream.count(row);
-        let Some(seq) = row.seq.filter(|_| row.outcome == Outcome::Kept.as_str()) else { continue };
+        let Some(offset) = offset.filter(|_| row.outcome == Outcome::Kept.as_str()) else { continue };
         let bytes = natural(row.length);
-        let before = stream.ruler.add(row.shard, seq, bytes);
+        let before = stream.ruler.add(offset, bytes);
         for (entry, places) in entries.iter().zip(&mut places) {
             if is_of(entry, row) {
                 places.push((before, bytes));

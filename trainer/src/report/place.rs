@@ -1,39 +1,32 @@
-//! How far into the stream a job had read, by the text that it was fed, from the store's `draws`.
-
-use std::collections::BTreeMap;
+//! How far into the stream a job had read, by the positions that the store's `views` give its steps.
 
 use perennial_program::error::Failure;
-use perennial_schemas::table::Table;
-use perennial_schemas::table::draws::{PackedSpan, View, unpack_spans};
-use perennial_store::{Scan, Store};
-
-use super::collect::CollectError;
+use perennial_replay::views::ViewLog;
+use perennial_schemas::id::{Offset, Step};
+use perennial_schemas::wire::{Cursor, Position};
+use perennial_store::Store;
 
 /// The kept records of the stream in its order: a place in it is the bytes of kept text before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruler {
-    /// By shard, with ascending seq.
-    records: BTreeMap<String, Vec<Mark>>,
+    /// With ascending offset.
+    marks: Vec<Mark>,
     whole: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Mark {
-    seq: i64,
+    offset: Offset,
     before: u64,
     bytes: u64,
 }
 
 impl Ruler {
     /// Adds the next record of the stream; its place.
-    pub fn add(&mut self, shard: &str, seq: i64, bytes: u64) -> u64 {
+    pub fn add(&mut self, offset: Offset, bytes: u64) -> u64 {
         let before = self.whole;
         self.whole = self.whole.saturating_add(bytes);
-        let mark = Mark { seq, before, bytes };
-        match self.records.get_mut(shard) {
-            Some(marks) => marks.push(mark),
-            None => drop(self.records.insert(shard.to_owned(), vec![mark])),
-        }
+        self.marks.push(Mark { offset, before, bytes });
         before
     }
 
@@ -43,158 +36,109 @@ impl Ruler {
         self.whole
     }
 
-    /// The place of a token of a record; a token counts as a byte, which is right for byte tokens, and never
-    /// leads beyond the record. A record that was removed is where the one before it ends.
-    fn place(&self, shard: &str, seq: i64, token: u64) -> Option<u64> {
-        let marks = self.records.get(shard)?;
-        let index = marks.partition_point(|mark| mark.seq < seq);
-        match marks.get(index).filter(|mark| mark.seq == seq) {
-            Some(mark) => Some(mark.before + token.min(mark.bytes)),
-            None => Some(
-                index
-                    .checked_sub(1)
-                    .and_then(|last| marks.get(last))
-                    .map_or(0, |last| last.before + last.bytes),
-            ),
+    /// The place of a cursor; a token counts as a byte, which is right for byte tokens, and never leads beyond
+    /// the record.
+    fn place(&self, cursor: Cursor) -> u64 {
+        let next = self.marks.partition_point(|mark| mark.offset < cursor.offset);
+        match self.marks.get(next) {
+            Some(mark) if mark.offset == cursor.offset => mark.before + cursor.token.min(mark.bytes),
+            Some(mark) => mark.before,
+            None => self.whole,
         }
-    }
-
-    /// Where the new text of one step begins and ends; nothing where it has none.
-    fn stretch(&self, spans: &[u8], shards: &[String]) -> Option<(u64, u64)> {
-        let new = unpack_spans(spans).filter(|span| span.buffer == PackedSpan::NEW_TEXT);
-        let ends = new.filter_map(|span| {
-            let (shard, seq) = (shards.get(usize::from(span.shard))?, i64::try_from(span.seq).ok()?);
-            let end = span.first_token.saturating_add(u64::from(span.tokens));
-            Some((self.place(shard, seq, span.first_token)?, self.place(shard, seq, end)?))
-        });
-        ends.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
     }
 }
 
 /// The share of the stream's kept text that `job` had been fed, or had passed over, after each of these
-/// ascending numbers of steps. It ends with the new text of the last step, or, for a branch before its first
-/// step, where that of the next step begins. If the draws have neither, it is that of the number before.
+/// ascending numbers of steps. Of steps that are not decided it is that of the number before.
 ///
 /// # Errors
 /// The store's, and invalid rows.
 pub async fn delivered(store: &Store, job: &str, steps: &[i64], ruler: &Ruler) -> Result<Vec<f64>, Failure> {
-    let asked: Vec<String> =
-        steps.iter().flat_map(|step| [step - 1, *step]).map(|step| step.to_string()).collect();
-    if asked.is_empty() {
-        return Ok(Vec::new());
-    }
-    // A name has no quote in it.
-    let filter = Some(format!("job = '{job}' and step in ({})", asked.join(", ")));
-    let version = store.version(Table::Draws).await?;
-    let mut stretches = BTreeMap::new();
-    for batch in store.scan(Table::Draws, version, &Scan { filter, ..Scan::default() }).await? {
-        for row in View::new(&batch).map_err(CollectError::from)?.iter() {
-            let shards: Vec<String> = serde_json::from_str(row.shards)
-                .map_err(|source| CollectError::Draws { job: job.to_owned(), step: row.step, source })?;
-            stretches.extend(ruler.stretch(row.spans, &shards).map(|stretch| (row.step, stretch)));
+    let mut log = ViewLog::open(store, job).await?;
+    let (mut reached, mut shares) = (0, Vec::with_capacity(steps.len()));
+    for step in steps.iter().map(|step| Step::from_i64(*step)) {
+        if let Some(position) = position(&mut log, step).await? {
+            reached = reached.max(ruler.place(position.new_text));
         }
+        shares.push(reached as f64 / ruler.whole.max(1) as f64);
     }
-    let mut reached = 0;
-    let share = |step: &i64| {
-        let last = stretches.get(&(step - 1)).map(|(_, end)| *end);
-        let place = last.or_else(|| stretches.get(step).map(|(begin, _)| *begin));
-        reached = reached.max(place.unwrap_or(0));
-        reached as f64 / ruler.whole.max(1) as f64
-    };
-    Ok(steps.iter().map(share).collect())
+    Ok(shares)
+}
+
+/// Where a job stood before a step.
+async fn position(log: &mut ViewLog, step: Step) -> Result<Option<Position>, Failure> {
+    if let Some(ticket) = log.find(step).await?.and_then(|view| view.ticket_of(step)) {
+        return Ok(Some(ticket.from));
+    }
+    let newest = log.newest().filter(|newest| newest.end() == step);
+    Ok(newest.map(|newest| newest.standing().position))
 }
 
 #[cfg(test)]
 mod tests {
     use perennial_program::clock::Clock;
-    use perennial_schemas::table::draws::{Builder, Row};
+    use perennial_replay::views::{self, Entry};
+    use perennial_schemas::seed::Seed;
+    use perennial_schemas::table::views::Op;
+    use perennial_schemas::wire::{Order, Settings, Ticket, WIRE_FORMAT};
     use perennial_store::StoreUrl;
-    use perennial_store::commit::Committer;
     use tokio::runtime::Runtime;
 
     use super::*;
 
-    /// Ten records of 100 bytes, one of two shards at a time, every second seq of its shard.
+    /// Ten records of 100 bytes, at every second offset.
     fn ruler() -> Ruler {
         let mut ruler = Ruler::default();
-        for turn in 0..5 {
-            ruler.add("a", 2 * turn, 100);
-            ruler.add("b", 2 * turn, 100);
+        for record in 0..10 {
+            ruler.add(Offset(2 * record), 100);
         }
         ruler
+    }
+
+    fn at(offset: u64, token: u64) -> Position {
+        Position { new_text: Cursor { offset: Offset(offset), token }, ..Position::default() }
     }
 
     #[test]
     fn places_are_bytes_of_kept_text() {
         let ruler = ruler();
         assert_eq!(ruler.whole(), 1_000);
-        assert_eq!([0, 40, 500].map(|token| ruler.place("b", 2, token)), [300, 340, 400].map(Some));
-        // What was removed is where its neighbour ends.
-        assert_eq!(ruler.place("a", 3, 9), Some(300));
-        assert_eq!(ruler.place("c", 0, 9), None);
-        let mut later = Ruler::default();
-        later.add("a", 5, 100);
-        assert_eq!(later.place("a", 3, 9), Some(0));
+        let places = [(0, 0), (4, 40), (4, 500), (5, 9), (18, 100), (19, 0), (99, 0)];
+        let places = places.map(|(offset, token)| ruler.place(at(offset, token).new_text));
+        assert_eq!(places, [0, 240, 300, 300, 1_000, 1_000, 1_000]);
     }
 
-    /// Spans of shard, seq, first token and tokens; the second list is replayed.
-    fn spans(new: &[(u16, u64, u64, u32)], replayed: &[(u16, u64, u64, u32)]) -> Vec<u8> {
-        let mut blob = Vec::new();
-        for (buffer, spans) in [(PackedSpan::NEW_TEXT, new), (0, replayed)] {
-            for (shard, seq, first_token, tokens) in spans.iter().copied() {
-                let (row, start, reserved, id) = (0, 0, 0, [0; 16]);
-                PackedSpan { row, first_token, tokens, seq, shard, buffer, start, reserved, id }
-                    .pack(&mut blob);
-            }
-        }
-        blob
+    fn view(job: &str, first: u64, from: Position, positions: Vec<Position>) -> Entry {
+        let settings =
+            Settings { rows: 1, order: Order::Stream, keep: 1_000_000_000, mix: Default::default() };
+        let ticket = Ticket {
+            format: WIRE_FORMAT,
+            job: job.to_owned(),
+            step: Step(first),
+            limit: Offset(20),
+            settings,
+            buffers: Default::default(),
+            config: String::new(),
+            seed: Seed::new(0),
+            from,
+        };
+        Entry { number: 1, op: Op::View, ticket, positions, skipped: None, forked_from: None, time: 0 }
     }
 
     #[test]
-    fn a_job_stands_where_the_new_text_that_it_was_fed_ends() {
+    fn a_job_stands_where_its_next_step_begins() {
         let (folder, runtime) = (tempfile::tempdir().unwrap(), Runtime::new().unwrap());
         let url: StoreUrl = folder.path().to_str().unwrap().parse().unwrap();
         let shares = runtime.block_on(async {
             let store = Store::create(&url, &Default::default(), Clock::manual(0)).await.unwrap();
-            for (job, first, steps) in [
-                (
-                    "whole",
-                    0,
-                    vec![
-                        spans(&[(0, 0, 0, 101), (1, 0, 0, 50)], &[]),
-                        spans(&[(1, 0, 50, 51), (0, 2, 0, 20)], &[(0, 8, 0, 101)]),
-                        spans(&[], &[(0, 8, 0, 101)]),
-                    ],
-                ),
-                ("branch", 7, vec![spans(&[(0, 2, 20, 81)], &[])]),
-            ] {
-                let mut rows = Builder::new();
-                for (step, spans) in (first..).zip(&steps) {
-                    let (ticket, shards, buffers, digest) = ("{}", r#"["a", "b"]"#, r#"["main"]"#, "");
-                    let (first_step, last_step, new_tokens, replayed_tokens, time) = (first, first, 0, 0, 0);
-                    rows.push(Row {
-                        job,
-                        first_step,
-                        last_step,
-                        step,
-                        ticket,
-                        spans,
-                        shards,
-                        buffers,
-                        digest,
-                        new_tokens,
-                        replayed_tokens,
-                        time,
-                    });
-                }
-                let fence = format!("draws/{job}");
-                let mut committer = Committer::open(&store, Table::Draws, &fence).await.unwrap();
-                committer.commit(&[rows.finish().unwrap()], vec![(fence, 9)]).await.unwrap();
+            let whole = view("whole", 0, at(0, 0), vec![at(2, 50), at(4, 20), at(4, 20)]);
+            let branch = view("branch", 7, at(4, 20), vec![at(6, 0)]);
+            for entry in [whole, branch] {
+                views::write(&store, &entry).await.unwrap();
             }
-            let ruler = ruler();
             let mut shares = Vec::new();
             for (job, steps) in [("whole", &[0, 1, 2, 3, 9][..]), ("branch", &[7, 8]), ("none", &[0, 5])] {
-                shares.push(delivered(&store, job, steps, &ruler).await.unwrap());
+                shares.push(delivered(&store, job, steps, &ruler()).await.unwrap());
             }
             shares
         });

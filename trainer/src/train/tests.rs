@@ -17,7 +17,7 @@ fn feed(from: u64, until: u64) -> Feed {
 }
 
 fn hooks<'a>() -> Hooks<'a> {
-    Hooks { evaluate: Box::new(|_, _| Ok(())), settle: Box::new(|| Ok(())) }
+    Hooks { evaluate: Box::new(|_, _| Ok(())) }
 }
 
 fn plan(dir: &Path) -> Plan {
@@ -83,7 +83,7 @@ fn what_happens_every_so_many_steps_happens_then_and_at_the_end() {
         evaluated.borrow_mut().push((learner.at().0, position.next.row));
         Ok(())
     };
-    let hooks = Hooks { evaluate: Box::new(evaluate), ..hooks() };
+    let hooks = Hooks { evaluate: Box::new(evaluate) };
     let (mut learner, mut at) = (learned(0), position());
     let report = run(&mut learner, &mut at, &mut feed(0, 11), &plan(dir.path()), hooks);
     assert_eq!((report.end, report.steps), (End::Stream, Step(11)));
@@ -113,7 +113,7 @@ fn a_job_ends_at_its_step_and_when_it_is_asked_to() {
         }
         Ok(())
     };
-    let hooks = Hooks { evaluate: Box::new(evaluate), ..hooks() };
+    let hooks = Hooks { evaluate: Box::new(evaluate) };
     let plan = Plan { until: None, every: vec![(1, Act::Evaluate)], ..plan };
     let ended = train(&mut learner, &mut at, &mut feed(5, 100), &plan, hooks, &Clock::manual(0), &stop);
     let report = ended.unwrap_or_else(|failure| panic!("{failure}"));
@@ -175,7 +175,7 @@ fn time_spent_waiting_is_told_apart() {
         busy.advance(Duration::from_secs(3));
         Ok(())
     };
-    let hooks = Hooks { evaluate: Box::new(evaluate), ..hooks() };
+    let hooks = Hooks { evaluate: Box::new(evaluate) };
     let plan = Plan { every: vec![(1, Act::Evaluate), (3, Act::Metrics)], ..plan(dir.path()) };
     let (mut learner, mut at) = (learned(0), position());
     train(&mut learner, &mut at, &mut feed, &plan, hooks, &clock, &Stop::new())

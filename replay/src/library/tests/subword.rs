@@ -133,7 +133,7 @@ async fn text_that_cannot_be_tokenised_fails_the_batches_that_hold_it_and_no_oth
         };
         assert!(matches!(&error, ReplayError::Text { seq: Seq(20), .. }), "{error}");
         // All that lies before it in the stream, to the batch.
-        let new_text = request.from.new_text.offset;
+        let new_text = request.from.as_ref().unwrap().new_text.offset;
         assert!(served.len() > 2 && new_text > Offset(13), "{} batches, {new_text}", served.len());
         for (ticket, digest) in served.iter().rev() {
             assert_eq!(library.batch(ticket).await.unwrap().digest(), *digest, "step {}", ticket.step);

@@ -1,15 +1,14 @@
-//! The changes of buffers and the spans of draws: that they can be replayed and lie inside their records.
+//! The changes of buffers: that they can be replayed.
 
 use std::collections::BTreeMap;
 
 use deltalake::DeltaTable;
 
 use super::{Checker, Kept, MEMBERS, Standing, or_none};
-use crate::{Scan, StoreError, file, transaction_of};
+use crate::{Scan, StoreError, transaction_of};
 use perennial_schemas::id::Seq;
 use perennial_schemas::table::buffers::Op;
-use perennial_schemas::table::draws::PackedSpan;
-use perennial_schemas::table::{Table, buffers, draws};
+use perennial_schemas::table::{Table, buffers};
 
 impl Checker<'_> {
     pub(super) async fn buffers(&mut self, delta: &DeltaTable) -> Result<(), StoreError> {
@@ -64,54 +63,6 @@ impl Checker<'_> {
             Standing::Kept(_) | Standing::Removed => None,
             Standing::Never => wrong("was never kept"),
         }
-    }
-
-    /// File by file: all draws at once need not fit into memory, and no step depends on another.
-    pub(super) async fn draws(&mut self, delta: &DeltaTable) -> Result<(), StoreError> {
-        let table = Table::Draws;
-        for data in file::live(delta, table).await? {
-            for batch in &file::read(self.store, delta, table, &data, None, None).await? {
-                let view = draws::View::new(batch).map_err(|source| StoreError::Rows { table, source })?;
-                for row in view.iter() {
-                    if let Err(detail) = self.spans_inside(&row) {
-                        let detail = format!("job `{}` step {}: {detail}", row.job, row.step);
-                        self.violation(table, "draws lie inside their records", detail);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn spans_inside(&self, row: &draws::Row<'_>) -> Result<(), String> {
-        let names = |json: &str| serde_json::from_str::<Vec<String>>(json).map_err(|error| error.to_string());
-        let (shards, buffers) = (names(row.shards)?, names(row.buffers)?);
-        if !row.spans.len().is_multiple_of(PackedSpan::SIZE) {
-            return Err(format!("{} bytes are no whole number of spans", row.spans.len()));
-        }
-        for span in draws::unpack_spans(row.spans) {
-            let shard = shards.get(usize::from(span.shard)).ok_or("a span names no shard")?;
-            if span.buffer != PackedSpan::NEW_TEXT && usize::from(span.buffer) >= buffers.len() {
-                return Err("a span names no buffer".to_owned());
-            }
-            let seq = i64::try_from(span.seq)
-                .map_err(|_| format!("seq {} of `{shard}` is out of range", span.seq))?;
-            let kept = match self.standing(shard, seq) {
-                Standing::Kept(kept) => kept,
-                // A ticket outlives the text that it drew.
-                Standing::Removed => continue,
-                Standing::Never => return Err(format!("seq {seq} of `{shard}` was never kept")),
-            };
-            if kept.id.as_bytes() != &span.id {
-                return Err(format!("seq {seq} of `{shard}` is another text"));
-            }
-            // A text of n bytes has at most n + 1 tokens, its boundary included.
-            let end = span.first_token.saturating_add(span.tokens.into());
-            if kept.bytes.is_some_and(|bytes| end > bytes + 1) {
-                return Err(format!("a span ends at token {end} of seq {seq} of `{shard}`"));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -9,12 +9,14 @@ use tempfile::TempDir;
 use super::*;
 use crate::commit::Committer;
 use perennial_program::clock::Clock;
-use perennial_schemas::id::Seq;
+use perennial_schemas::id::{Offset, Revision, Seq, Step};
+use perennial_schemas::seed::Seed;
 use perennial_schemas::table::buffers::Op;
 use perennial_schemas::table::column::pack_u32;
-use perennial_schemas::table::draws::PackedSpan;
 use perennial_schemas::table::records::Row;
-use perennial_schemas::table::{buffers, draws, records};
+use perennial_schemas::table::views::Op as ViewOp;
+use perennial_schemas::table::{buffers, records, views};
+use perennial_schemas::wire::{Cursor, DrawnBuffer, Order, Position, Settings, Ticket, WIRE_FORMAT};
 
 /// A row of `records`, of source `files` of shard `main`, as a test would have it.
 #[derive(Debug, Clone)]
@@ -52,7 +54,7 @@ struct Move {
 struct Plan {
     records: Vec<Reading>,
     moves: Vec<Move>,
-    spans: Vec<PackedSpan>,
+    views: Vec<ViewRow>,
     /// Transactions of `records` that differ from what the rows say; `None` leaves one out.
     transactions: HashMap<String, Option<i64>>,
     /// The number of the newest change, where it is not that of the last row.
@@ -97,18 +99,38 @@ fn erased(seq: i64, batch: i64) -> Reading {
     Reading { reason: Some("erased"), ..reading(seq, batch, Outcome::DeadLetter) }
 }
 
-fn span(seq: i64, first_token: u64, tokens: u32) -> PackedSpan {
-    PackedSpan {
-        row: 0,
-        first_token,
-        tokens,
-        seq: seq as u64,
-        shard: 0,
-        buffer: PackedSpan::NEW_TEXT,
-        start: 0,
-        reserved: 0,
-        id: id(seq).try_into().unwrap(),
-    }
+/// A row of the record of the job `job`.
+#[derive(Debug, Clone)]
+struct ViewRow {
+    number: i64,
+    op: ViewOp,
+    end: i64,
+    ticket: Ticket,
+    positions: Vec<Position>,
+}
+
+/// Where the job stands after this many rows.
+fn position(row: u64) -> Position {
+    Position { row, new_text: Cursor { offset: Offset(row), token: 0 }, draws: BTreeMap::new() }
+}
+
+/// A row about these steps of two rows each.
+fn view_row(number: i64, op: ViewOp, steps: std::ops::Range<u64>) -> ViewRow {
+    let settings =
+        Settings { rows: 2, order: Order::Stream, keep: 1_000_000_000, mix: [("main".to_owned(), 1)].into() };
+    let ticket = Ticket {
+        format: WIRE_FORMAT,
+        job: "job".to_owned(),
+        step: Step(steps.start),
+        limit: Offset(0),
+        settings,
+        buffers: [("main".to_owned(), DrawnBuffer { revision: Revision(0), policy: "0".to_owned() })].into(),
+        config: "0".to_owned(),
+        seed: Seed::new(0),
+        from: position(2 * steps.start),
+    };
+    let positions = steps.clone().map(|step| position(2 * step + 2)).collect();
+    ViewRow { number, op, end: steps.end as i64, ticket, positions }
 }
 
 fn move_of(change: i64, op: Op, seq: i64) -> Move {
@@ -138,8 +160,11 @@ fn sound() -> Plan {
             move_of(4, Op::Evict, 1),
             move_of(5, Op::Admit, 4),
         ],
-        // A text of n bytes has n + 1 tokens.
-        spans: vec![span(0, 0, 101), PackedSpan { buffer: 0, ..span(4, 100, 5) }],
+        views: vec![
+            view_row(1, ViewOp::View, 0..2),
+            view_row(2, ViewOp::Set, 2..2),
+            view_row(3, ViewOp::View, 2..3),
+        ],
         transactions: HashMap::new(),
         newest_change: None,
     }
@@ -183,7 +208,7 @@ impl Plan {
             self.commit(&mut committer, batch).await;
         }
         self.commit_moves(&store).await;
-        self.commit_spans(&store).await;
+        self.commit_views(&store).await;
         (folder, store)
     }
 
@@ -250,32 +275,27 @@ impl Plan {
         committer.commit(&[rows], vec![("buffer/main".to_owned(), newest)]).await.unwrap();
     }
 
-    async fn commit_spans(&self, store: &Store) {
-        let mut blob = Vec::new();
-        self.spans.iter().for_each(|span| span.pack(&mut blob));
-        let mut committer = Committer::open(store, Table::Draws, "draws/job").await.unwrap();
-        let rows = drawn(&blob);
-        committer.commit(&[rows], vec![("draws/job".to_owned(), 1)]).await.unwrap();
+    async fn commit_views(&self, store: &Store) {
+        let mut builder = views::Builder::new();
+        for row in &self.views {
+            builder.push(views::Row {
+                job: "job",
+                number: row.number,
+                op: row.op.as_str(),
+                first_step: row.ticket.step.to_i64(),
+                end_step: row.end,
+                ticket: &row.ticket.to_json(),
+                positions: &serde_json::to_string(&row.positions).unwrap(),
+                skipped: None,
+                forked_from: None,
+                time: 0,
+            });
+        }
+        let Some(last) = self.views.last() else { return };
+        let mut committer = Committer::open(store, Table::Views, "views/job").await.unwrap();
+        let transactions = vec![("views/job".to_owned(), last.number)];
+        committer.commit(&[builder.finish().unwrap()], transactions).await.unwrap();
     }
-}
-
-fn drawn(spans: &[u8]) -> RecordBatch {
-    let mut builder = draws::Builder::new();
-    builder.push(draws::Row {
-        job: "job",
-        first_step: 0,
-        last_step: 0,
-        step: 0,
-        ticket: "{}",
-        spans,
-        shards: "[\"main\"]",
-        buffers: "[\"main\"]",
-        digest: "0",
-        new_tokens: 0,
-        replayed_tokens: 0,
-        time: 0,
-    });
-    builder.finish().unwrap()
 }
 
 impl Reading {
@@ -325,7 +345,8 @@ async fn broken(change: impl FnOnce(&mut Plan)) -> Vec<&'static str> {
 const SUMS: &str = "kept, duplicates and dead letters add up to what was read";
 const TWICE: &str = "no place of a source is read twice";
 const TARGET: &str = "a duplicate's target is kept";
-const DRAWS: &str = "draws lie inside their records";
+const FOLLOW: &str = "the rows of a job follow each other";
+const NAMED: &str = "a view names what the store has";
 const REPLAY: &str = "changes can be replayed";
 const CAPACITY: &str = "a buffer keeps its capacity";
 
@@ -346,7 +367,7 @@ async fn empty_store_has_no_violation() {
     let mut plan = sound();
     plan.records.clear();
     plan.moves.clear();
-    plan.spans.clear();
+    plan.views.clear();
     let (_folder, store) = plan.make().await;
     assert_eq!(violations(&store).await, []);
 }
@@ -395,7 +416,6 @@ async fn positions_alone_and_blank_lines_are_sound() {
 async fn gap_between_two_batches_breaks_the_density_of_seq() {
     let gap = |plan: &mut Plan| {
         plan.moves.truncate(4);
-        plan.spans.truncate(1);
         for reading in plan.records.iter_mut().skip(4) {
             reading.seq = reading.seq.map(|seq| seq + 1);
         }
@@ -667,7 +687,6 @@ async fn id_twice_in_a_buffer_is_reported() {
         plan.at(4).id = Some(id(3));
         plan.at(5).duplicate_of = Some(("main", 4, id(3)));
         plan.moves[4].id = Some(id(3));
-        plan.spans.truncate(1);
     };
     assert_eq!(broken(twice).await, ["a buffer holds an id once"]);
     // Once the first has left, the second may enter.
@@ -717,32 +736,45 @@ async fn member_that_is_no_kept_record_is_reported() {
 }
 
 #[tokio::test]
-async fn draw_that_does_not_lie_in_its_record_is_reported() {
-    let with = |span: PackedSpan| move |plan: &mut Plan| plan.spans.push(span);
-    // The text of 6 has 106 bytes; its normal form 86.
-    assert_eq!(broken(with(span(6, 100, 7))).await, [""; 0], "its last token");
-    assert_eq!(broken(with(span(6, 100, 8))).await, [DRAWS], "one beyond");
-    assert_eq!(broken(with(span(6, u64::MAX, 8))).await, [DRAWS], "far beyond");
-    assert_eq!(broken(with(span(2, 0, 1))).await, [DRAWS], "a duplicate");
-    assert_eq!(broken(with(span(70, 0, 1))).await, [DRAWS], "nothing");
-    assert_eq!(broken(with(PackedSpan { id: [7; 16], ..span(6, 0, 1) })).await, [DRAWS], "another id");
-    assert_eq!(broken(with(PackedSpan { shard: 1, ..span(6, 0, 1) })).await, [DRAWS], "no such shard");
-    assert_eq!(broken(with(PackedSpan { buffer: 1, ..span(6, 0, 1) })).await, [DRAWS], "no such buffer");
-    let unsized_text = |plan: &mut Plan| {
-        plan.at(6).bytes = None;
-        plan.spans.push(span(6, 0, 4_000));
+async fn record_of_a_job_with_a_gap_or_a_jump_is_reported() {
+    let with = |change: fn(&mut Vec<ViewRow>)| move |plan: &mut Plan| change(&mut plan.views);
+    assert_eq!(broken(with(|rows| drop(rows.remove(1)))).await, [FOLLOW], "a row is missing");
+    assert_eq!(
+        broken(with(|rows| rows[2] = view_row(3, ViewOp::View, 3..4))).await,
+        [FOLLOW],
+        "a step is missing"
+    );
+    assert_eq!(broken(with(|rows| rows[2].ticket.from = position(3))).await, [FOLLOW], "it jumps");
+    assert_eq!(broken(with(|rows| drop(rows[2].positions.pop()))).await, [FOLLOW], "a position is missing");
+    assert_eq!(broken(with(|rows| rows[0].positions.reverse())).await, [FOLLOW], "it goes back");
+    assert_eq!(
+        broken(with(|rows| rows[2].ticket.job = "other".into())).await,
+        [FOLLOW],
+        "another job's ticket"
+    );
+    assert_eq!(broken(with(|rows| rows[1].op = ViewOp::View)).await, [FOLLOW], "a view without a step");
+    assert_eq!(broken(with(|rows| rows[1].op = ViewOp::End)).await, [FOLLOW], "it goes on after its end");
+    assert_eq!(broken(with(|rows| rows[2].ticket.format = 1)).await, [FOLLOW], "a ticket of another format");
+    let skip = |rows: &mut Vec<ViewRow>| {
+        rows[1].op = ViewOp::Skip;
+        rows[1].positions = vec![position(8)];
+        rows[2].ticket.from = position(8);
+        rows[2].positions = vec![position(10)];
     };
-    assert_eq!(broken(unsized_text).await, [""; 0], "a text whose size is not known");
+    assert_eq!(broken(with(skip)).await, [""; 0], "text is left out");
+    assert_eq!(broken(with(|rows| rows[1].op = ViewOp::Skip)).await, [FOLLOW], "a skip to nowhere");
 }
 
 #[tokio::test]
-async fn draws_that_are_no_whole_number_of_spans_are_reported() {
-    let (_folder, store) = sound().make().await;
-    let mut committer = Committer::open(&store, Table::Draws, "draws/job").await.unwrap();
-    committer.commit(&[drawn(&[0; 53])], vec![("draws/job".to_owned(), 2)]).await.unwrap();
-    let found = violations(&store).await;
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert_eq!(found[0].invariant, DRAWS);
+async fn view_that_names_what_is_not_there_is_reported() {
+    let revision = |revision: u64| {
+        move |plan: &mut Plan| {
+            plan.views[0].ticket.buffers.get_mut("main").unwrap().revision = Revision(revision);
+        }
+    };
+    assert_eq!(broken(revision(5)).await, [""; 0], "the newest");
+    assert_eq!(broken(revision(6)).await, [NAMED], "a later one");
+    assert_eq!(broken(|plan| plan.views[0].ticket.limit = Offset(1)).await, [NAMED], "beyond the order");
 }
 
 /// The first data file of a table.
@@ -764,7 +796,7 @@ fn data_file(root: &Path, table: Table) -> PathBuf {
 
 #[tokio::test]
 async fn data_file_that_is_missing_or_cut_short_is_reported() {
-    for table in [Table::Records, Table::Buffers, Table::Draws] {
+    for table in [Table::Records, Table::Buffers, Table::Views] {
         let (folder, store) = sound().make().await;
         let file = data_file(folder.path(), table);
         let size = fs::metadata(&file).unwrap().len();
@@ -782,7 +814,7 @@ async fn data_file_that_is_missing_or_cut_short_is_reported() {
 
 #[tokio::test]
 async fn data_file_of_the_right_size_that_does_not_decode_is_named() {
-    for table in [Table::Records, Table::Buffers, Table::Draws] {
+    for table in [Table::Records, Table::Buffers, Table::Views] {
         let (folder, store) = sound().make().await;
         let path = data_file(folder.path(), table);
         let mut bytes = fs::read(&path).unwrap();
@@ -818,7 +850,7 @@ fn change_metadata(root: &Path, table: Table, from: &str, to: &str) {
 #[tokio::test]
 async fn table_of_a_later_or_no_format_is_reported_and_its_rows_are_not_judged() {
     for (from, to) in
-        [("perennial.format\":\"3", "perennial.format\":\"4"), ("perennial.secret", "somebody.else")]
+        [("perennial.format\":\"4", "perennial.format\":\"5"), ("perennial.secret", "somebody.else")]
     {
         for table in Table::ALL {
             let mut plan = sound();
@@ -856,7 +888,6 @@ async fn store_that_grows_while_it_is_checked_is_sound() {
     let mut plan = sound();
     plan.records.truncate(1);
     plan.moves.clear();
-    plan.spans.truncate(1);
     let (_folder, store) = plan.make().await;
     let writer = {
         let store = store.clone();
@@ -867,7 +898,7 @@ async fn store_that_grows_while_it_is_checked_is_sound() {
                 let one = Plan {
                     records: vec![reading(seq, seq + 1, Outcome::Kept)],
                     moves: vec![Move { capacity: None, ..move_of(seq, Op::Admit, seq) }],
-                    spans: Vec::new(),
+                    views: Vec::new(),
                     transactions: HashMap::new(),
                     newest_change: None,
                 };
@@ -896,7 +927,7 @@ fn stores() -> impl Strategy<Value = (Vec<Vec<u8>>, Vec<bool>)> {
 
 /// The plan of such a store: whatever was read, a sound one.
 fn planned(batches: &[Vec<u8>], expires: &[bool]) -> Plan {
-    let mut plan = Plan { records: Vec::new(), moves: Vec::new(), spans: Vec::new(), ..sound() };
+    let mut plan = Plan { records: Vec::new(), moves: Vec::new(), views: Vec::new(), ..sound() };
     let mut kept = Vec::new();
     let mut seq = 0;
     for (outcomes, batch) in batches.iter().zip(1..) {
@@ -916,7 +947,6 @@ fn planned(batches: &[Vec<u8>], expires: &[bool]) -> Plan {
     for (change, seq) in (1..).zip(&kept) {
         let capacity = Some((kept.len() as i64, "records"));
         plan.moves.push(Move { capacity, ..move_of(change, Op::Admit, *seq) });
-        plan.spans.push(span(*seq, 1, bytes(*seq)));
     }
     // A rule removes whole runs, each of one batch.
     let gone = |reading: &Reading| expires[reading.seq.unwrap_or(0) as usize];

@@ -28,7 +28,7 @@ const fn key(table: Table) -> &'static [&'static str] {
         Table::Signals => &["step", "shard", "seq", "first_token"],
         Table::Evaluations => &["step", "slice", "document"],
         Table::Buffers => &["revision"],
-        Table::Draws => &["first_step", "step"],
+        Table::Views => &["number"],
         Table::Order => &["number"],
     }
 }
@@ -37,7 +37,7 @@ const fn key(table: Table) -> &'static [&'static str] {
 const fn weight(table: Table) -> Option<&'static str> {
     match table {
         Table::Records => Some("length"),
-        Table::Signals | Table::Evaluations | Table::Order | Table::Buffers | Table::Draws => None,
+        Table::Signals | Table::Evaluations | Table::Order | Table::Buffers | Table::Views => None,
     }
 }
 

@@ -12,9 +12,8 @@ use perennial_program::error::{Failure, Kind};
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Version;
 use perennial_schemas::table::buffers::Op;
-use perennial_schemas::table::draws::PackedSpan;
 use perennial_schemas::table::records::{MatchKind, Outcome, Reason, Row};
-use perennial_schemas::table::{Table, buffers, draws, evaluations, order, records, signals};
+use perennial_schemas::table::{Table, buffers, evaluations, order, records, signals, views};
 use perennial_store::Store;
 use perennial_store::commit::Committer;
 use perennial_store::maintain::{self, Options};
@@ -72,7 +71,7 @@ const fn key(table: Table) -> &'static [&'static str] {
         Table::Signals => &["job", "step"],
         Table::Evaluations => &["job", "step", "slice"],
         Table::Buffers => &["buffer", "revision"],
-        Table::Draws => &["job", "step"],
+        Table::Views => &["job", "number"],
         Table::Order => &["number"],
     }
 }
@@ -105,7 +104,7 @@ fn batches(table: Table) -> Result<[RecordBatch; 2], Failure> {
         Table::Signals => [signal(0)?, signal(1)?],
         Table::Evaluations => [evaluation(0)?, evaluation(1)?],
         Table::Buffers => [change(1, Op::Admit)?, change(2, Op::Range)?],
-        Table::Draws => [draw(0)?, draw(1)?],
+        Table::Views => [view(1)?, view(2)?],
         Table::Order => [place(0)?, place(1)?],
     })
 }
@@ -300,33 +299,18 @@ fn change(change: i64, op: Op) -> Result<RecordBatch, Failure> {
     Ok(builder.finish()?)
 }
 
-fn draw(step: i64) -> Result<RecordBatch, Failure> {
-    let mut spans = Vec::new();
-    PackedSpan {
-        row: 0,
-        first_token: 0,
-        tokens: 31,
-        seq: 0,
-        shard: 0,
-        buffer: PackedSpan::NEW_TEXT,
-        start: 0,
-        reserved: 0,
-        id: [4; 16],
-    }
-    .pack(&mut spans);
-    let mut builder = draws::Builder::new();
-    builder.push(draws::Row {
+fn view(number: i64) -> Result<RecordBatch, Failure> {
+    let mut builder = views::Builder::new();
+    builder.push(views::Row {
         job: "walk-1",
-        first_step: 0,
-        last_step: 1,
-        step,
+        number,
+        op: if number == 1 { "view" } else { "skip" },
+        first_step: 2 * number - 2,
+        end_step: 2,
         ticket: "{}",
-        spans: &spans,
-        shards: "[\"main\"]",
-        buffers: "[]",
-        digest: "00112233445566778899aabbccddeeff",
-        new_tokens: 31,
-        replayed_tokens: 0,
+        positions: "[]",
+        skipped: (number == 2).then_some(7),
+        forked_from: (number == 1).then_some("walk-0@3"),
         time: TIME,
     });
     Ok(builder.finish()?)
