@@ -82,12 +82,14 @@ pub fn main() -> ExitCode {
         let loaded = cli.config.load::<Config>("replay", "store.url", &environment, |config, problems| {
             plan = config.plan("", problems);
         })?;
+        let mut config = loaded.value.clone();
+        config.cache.set_default(environment.cache_folder());
         let mut library = match (&cli.command, plan) {
             (Command::Config(command), _) => return command.run("replay", &loaded),
-            (Command::Serve, Some(plan)) => return serve(&loaded.value, plan, stop).await,
-            (Command::Jobs(command), Some(plan)) => return jobs::jobs(&loaded.value, plan, command).await,
-            (Command::Draws(command), Some(plan)) => return jobs::draws(&loaded.value, plan, command).await,
-            (_, Some(plan)) => open(&loaded.value, plan, Access::Read).await?,
+            (Command::Serve, Some(plan)) => return serve(&config, plan, stop).await,
+            (Command::Jobs(command), Some(plan)) => return jobs::jobs(&config, plan, command).await,
+            (Command::Draws(command), Some(plan)) => return jobs::draws(&config, plan, command).await,
+            (_, Some(plan)) => open(&config, plan, Access::Read).await?,
             // `plan` is `None` only if it reported a problem.
             (_, None) => return Ok(()),
         };
@@ -109,7 +111,7 @@ async fn open_store(config: &Config) -> Result<Store, Failure> {
 }
 
 async fn open(config: &Config, plan: Plan, access: Access) -> Result<Library, Failure> {
-    Ok(Library::open(open_store(config).await?, plan, config.cache.bytes, access).await?)
+    Ok(Library::open(open_store(config).await?, plan, config.cache.caches(), access).await?)
 }
 
 async fn serve(config: &Config, plan: Plan, stop: Stop) -> Result<(), Failure> {
@@ -118,7 +120,7 @@ async fn serve(config: &Config, plan: Plan, stop: Stop) -> Result<(), Failure> {
     let listeners = serve::listen(&config.serve).await?;
     let library = tokio::select! {
         biased;
-        library = Library::open(store.clone(), plan, config.cache.bytes, Access::Follow) => library?,
+        library = Library::open(store.clone(), plan, config.cache.caches(), Access::Follow) => library?,
         () = stop.wait() => return Ok(()),
     };
     cli::print(&format!("http {}\nflight {}\n", listeners.http_address, listeners.flight_address))?;

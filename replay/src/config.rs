@@ -1,7 +1,7 @@
 //! The configuration of replay, and the [`Plan`] made from it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use perennial_program::config::{Bytes, Problems, Share};
@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::{PolicyConfig, Spec, reservoir};
+use crate::library::Caches;
 use crate::mix::Mix;
 use crate::plan::{MOST, Order, Plan, VisibleUntil};
 use crate::serve::ServeConfig;
@@ -35,7 +36,7 @@ pub struct Config {
     pub buffer: BTreeMap<String, PolicyConfig>,
     /// How the buffers follow the stream.
     pub follow: FollowConfig,
-    /// The memory for texts.
+    /// The memory for texts, and the folder for the index.
     pub cache: CacheConfig,
     /// The server.
     pub serve: ServeConfig,
@@ -153,17 +154,37 @@ impl Default for FollowConfig {
     }
 }
 
-/// `[cache]`: the memory for texts.
+/// `[cache]`: the memory for texts, and the folder for the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CacheConfig {
     /// Size of the cache of tokenised records, in addition to those of the current batch.
     pub bytes: Bytes,
+    /// Folder for the index of the store, which processes share and which can be deleted at any time. Absent:
+    /// `perennial` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`); empty: none, and each open
+    /// reads the metadata of all records.
+    pub folder: Option<PathBuf>,
+}
+
+impl CacheConfig {
+    /// Without a folder takes the one in the user's cache folder.
+    pub fn set_default(&mut self, user: Option<PathBuf>) {
+        if self.folder.is_none() {
+            self.folder = user.map(|user| user.join("perennial"));
+        }
+    }
+
+    /// What a library may keep beside the store.
+    #[must_use]
+    pub fn caches(&self) -> Caches {
+        let folder = self.folder.clone().filter(|folder| !folder.as_os_str().is_empty());
+        Caches { tokens: self.bytes, folder }
+    }
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { bytes: Bytes::mib(256) }
+        Self { bytes: Bytes::mib(256), folder: None }
     }
 }
 

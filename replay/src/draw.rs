@@ -24,7 +24,7 @@ use perennial_schemas::seed::Seed;
 use perennial_schemas::wire::{DrawPlace, DrawRest, Odds};
 
 use crate::buffer::{MemberChunk, Members};
-use crate::index::{Index, Record};
+use crate::index::{Index, RecordRef};
 use crate::pack::Segment;
 use crate::tokenise::{Contents, Known, Tokenizer};
 
@@ -77,7 +77,7 @@ pub enum Drawn {
 /// Tokens of a record that are to be delivered next.
 #[derive(Debug, Clone, Copy)]
 struct Piece<'a> {
-    record: &'a Record,
+    record: RecordRef<'a>,
     first: u64,
     /// `None` where their number is not known, because the text was removed.
     tokens: Option<u64>,
@@ -178,7 +178,7 @@ impl<'a> Draws<'a> {
     #[must_use]
     pub fn ahead(&self, room: u64) -> Vec<Offset> {
         let (mut offsets, mut bytes, mut misses) = (Vec::new(), 0_u64, 0);
-        let want = |record: &Record, offsets: &mut Vec<Offset>| {
+        let want = |record: RecordRef<'_>, offsets: &mut Vec<Offset>| {
             if matches!(self.source.known(record), Known::Unread) {
                 offsets.push(record.offset);
             }
@@ -207,23 +207,23 @@ impl<'a> Draws<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn record(&self, offset: Offset) -> Option<&'a Record> {
+    fn record(&self, offset: Offset) -> Option<RecordRef<'a>> {
         self.index.get(offset).filter(|record| record.offset < self.limit)
     }
 
-    fn known(&self, record: &Record) -> Known<'a> {
+    fn known(&self, record: RecordRef<'_>) -> Known<'a> {
         self.tokenizer.known(self.contents, record.offset, record.bytes)
     }
 }
 
 /// The tokens of a chunk; `None` if it has none.
-fn piece<'a>(record: &'a Record, known: &Known<'_>, chunk: &MemberChunk) -> Option<Piece<'a>> {
+fn piece<'a>(record: RecordRef<'a>, known: &Known<'_>, chunk: &MemberChunk) -> Option<Piece<'a>> {
     let (end, odds) = (chunk.first.saturating_add(chunk.tokens), chunk.odds);
     let (first, tokens) = match known {
         Known::Bytes(_) => (chunk.first, Some(chunk.tokens)),
         Known::Subword(_) => {
-            let first = known.token_from(&record.passages, chunk.first)?;
-            let end = known.token_from(&record.passages, end)?;
+            let first = known.token_from(record.passages, chunk.first)?;
+            let end = known.token_from(record.passages, end)?;
             (first, Some(end.saturating_sub(first)).filter(|tokens| *tokens > 0).map(Some)?)
         }
         Known::Removed | Known::Unread => (0, None),

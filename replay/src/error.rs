@@ -171,6 +171,12 @@ pub enum ReplayError {
     /// The task that writes a view failed.
     #[error("the task that writes a view failed")]
     Writer(#[source] tokio::task::JoinError),
+    /// A segment of the index cannot be made.
+    #[error("a segment of the index cannot be made")]
+    Segment(#[from] crate::index::SegmentError),
+    /// The task that writes the index failed.
+    #[error("the task that writes the index failed")]
+    Index(#[source] tokio::task::JoinError),
     /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -206,7 +212,7 @@ impl ProgramError for ReplayError {
                 Kind::NotFound
             }
             Self::OtherPolicy { .. } | Self::Text { .. } => Kind::Config,
-            Self::Encoder(_) | Self::Writer(_) => Kind::Bug,
+            Self::Encoder(_) | Self::Writer(_) | Self::Index(_) | Self::Segment(_) => Kind::Bug,
             Self::Inconsistent { .. } => Kind::Corrupt,
             Self::Config(error) => error.kind(),
             Self::Id(error) => error.kind(),
@@ -244,6 +250,8 @@ impl ProgramError for ReplayError {
             Self::Text { source, .. } => Some(source.hint().into()),
             Self::Encoder(_)
             | Self::Writer(_)
+            | Self::Index(_)
+            | Self::Segment(_)
             | Self::Ticket { .. }
             | Self::Settings { .. }
             | Self::Before { .. }

@@ -9,8 +9,9 @@
 //! transaction `buffer/<b>`, whose number is that of the last change. The follower that committed last
 //! goes on at once; another one waits for it for [`PATIENCE`], so that N followers do not race for every
 //! commit. Of two that commit at once one gets a conflict, throws its own changes away and reads the other's.
-//! The policy's state is never stored: it is made again by offering the records up to what the newest
-//! change had seen.
+//! The policy's state is a function of what it was offered. It is kept in the cache folder, with a digest of the
+//! changes that it agrees with; without that it is made again by offering the records up to what the newest change
+//! had seen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,28 +19,37 @@ use std::time::Duration;
 
 use perennial_program::error::{Kind, ProgramError as _};
 use perennial_program::failpoint;
-use perennial_schemas::id::{Offset, Revision};
+use perennial_schemas::id::{Offset, Revision, Version};
 use perennial_schemas::table::Table;
 use perennial_schemas::table::buffers::{Builder, Op, Row, View};
 use perennial_store::commit::Committer;
 use perennial_store::follow::{Follower, News};
 use perennial_store::{Scan, Store};
 
-use crate::buffer::{Candidate, Change, Log, Members, Policy, Spec};
+use crate::buffer::{Block, Candidate, Change, Embedding, Judged, Log, LogChange, Members, Policy, Spec};
+use crate::embeddings::Embeddings;
 use crate::error::{ReplayError, Result};
 use crate::index::Index;
 use crate::library::Access;
 use crate::plan::Plan;
 use crate::records::PATIENCE;
+use crate::states::{Saved, States};
 
 /// The most changes in one commit, but for those of its last block.
 const MOST: usize = 1 << 16;
+
+/// Offsets after which the state of a policy is kept again: each costs the next open an offer.
+const SAVE: u64 = if cfg!(test) { 32 } else { 1 << 14 };
 
 /// One buffer that is kept.
 #[derive(Debug)]
 pub struct Follow {
     store: Store,
     access: Access,
+    states: Option<States>,
+    /// Blocks that the policy had been offered when its state was kept.
+    saved: u64,
+    embeddings: Embeddings,
     spec: Spec,
     digest: String,
     seed: perennial_schemas::seed::Seed,
@@ -81,12 +91,21 @@ impl Follow {
     /// # Errors
     /// [`ReplayError::OtherPolicy`] when the store's changes were decided by other settings, and
     /// the store's errors.
-    pub async fn open(store: &Store, plan: &Plan, spec: &Spec, access: Access) -> Result<Self> {
+    pub async fn open(
+        store: &Store,
+        plan: &Plan,
+        spec: &Spec,
+        access: Access,
+        states: Option<States>,
+    ) -> Result<Self> {
         let committer = Committer::open(store, Table::Buffers, &fence(&spec.name)).await?;
         let follower = Follower::new(store, Table::Buffers, Some(committer.version()), None).await?;
         let mut follow = Self {
             store: store.clone(),
             access,
+            states,
+            saved: 0,
+            embeddings: Embeddings::new(store),
             spec: spec.clone(),
             digest: spec.digest(plan.seed, plan.block),
             seed: plan.seed,
@@ -123,13 +142,19 @@ impl Follow {
     ///
     /// # Errors
     /// As [`Log::members`].
-    pub fn members(&mut self, revision: Revision) -> Result<Arc<Members>> {
-        self.log.members(revision)
+    pub fn members(&mut self, revision: Revision, index: &Index) -> Result<Arc<Members>> {
+        self.log.members(revision, index)
     }
 
     /// The records were rewritten: the policy's state is made again, and what differs is written.
     pub const fn rewritten(&mut self) {
         self.stale = true;
+    }
+
+    /// Number of blocks that its state had seen when it was taken from the cache folder or kept there.
+    #[cfg(test)]
+    pub(crate) const fn saved(&self) -> u64 {
+        self.saved
     }
 
     /// As if the answer to the last commit had been lost.
@@ -142,7 +167,8 @@ impl Follow {
     ///
     /// # Errors
     /// The store's errors. Nothing is lost by one: the next call goes on from what was committed.
-    pub async fn advance(&mut self, index: &Index) -> Result<Progress> {
+    pub async fn advance(&mut self, index: &Index, version: Version) -> Result<Progress> {
+        self.embeddings.at(version);
         if self.unsure {
             self.reopen().await?;
         } else {
@@ -152,10 +178,10 @@ impl Follow {
             return Ok(Progress::Overtaken);
         }
         if !self.stale && self.agreed < self.log.newest() {
-            self.catch_up(index);
+            self.catch_up(index).await?;
         }
-        if self.stale {
-            let changes = self.rebuild(index)?;
+        if self.stale && !self.load(index).await? {
+            let changes = self.rebuild(index).await?;
             if self.commit(&[(self.log.seen(), changes)]).await? == Progress::Overtaken {
                 return Ok(Progress::Overtaken);
             }
@@ -165,7 +191,7 @@ impl Follow {
             let mut blocks = Vec::new();
             let mut rows = 0;
             while rows < MOST && self.is_whole(index) {
-                let changes = self.offer(index);
+                let changes = self.offer(index).await?;
                 rows += changes.len();
                 blocks.push((self.seen(), changes));
             }
@@ -176,7 +202,67 @@ impl Follow {
             }
             self.agree();
         }
+        self.save(index);
         Ok(Progress::UpToDate)
+    }
+
+    /// Takes over the state that the cache folder has; whether it has one that agrees with the store's changes
+    /// and the records.
+    async fn load(&mut self, index: &Index) -> Result<bool> {
+        let Some(saved) = self.states.as_ref().and_then(|states| states.load(&self.spec.name, &self.digest))
+        else {
+            return Ok(false);
+        };
+        let seen = Offset(saved.offered.saturating_mul(self.block));
+        let agrees = saved.revision <= self.log.newest()
+            && saved.log == self.log.digest(saved.revision)
+            && seen >= self.log.seen_at(saved.revision)
+            && seen <= index.limit()
+            && saved.counts == index.counts(seen);
+        if !agrees {
+            return Ok(false);
+        }
+        let members = self.log.members(saved.revision, index)?;
+        // The records are read only where some of them may be gone: most of the index stays on the disk.
+        let none_gone = saved.counts.erased == 0;
+        let known = |offset: Offset| none_gone || index.get(offset).is_some_and(|record| !record.erased);
+        let members: Vec<Candidate> =
+            members.list().iter().filter(|one| known(one.offset)).map(Candidate::from).collect();
+        self.policy = self.spec.policy(self.seed);
+        if let Err(error) = self.policy.load(&saved.state, &members) {
+            tracing::warn!(buffer = self.spec.name, %error, "the kept state of a policy is damaged: it is made again");
+            return Ok(false);
+        }
+        (self.offered, self.saved, self.agreed) = (saved.offered, saved.offered, saved.revision);
+        self.stale = false;
+        if self.agreed < self.log.newest() {
+            self.catch_up(index).await?;
+        }
+        Ok(!self.stale)
+    }
+
+    /// Keeps the policy's state in the cache folder, if it has seen enough since.
+    fn save(&mut self, index: &Index) {
+        let Some(states) = &self.states else { return };
+        let fresh = self.offered.saturating_sub(self.saved).saturating_mul(self.block);
+        if self.stale || fresh < SAVE {
+            return;
+        }
+        let revision = self.agreed;
+        let saved = Saved {
+            offered: self.offered,
+            revision,
+            log: self.log.digest(revision),
+            counts: index.counts(self.seen()),
+            state: self.policy.save(),
+        };
+        match states.save(&self.spec.name, &self.digest, &saved) {
+            Ok(()) => self.saved = self.offered,
+            Err(error) => {
+                tracing::warn!(buffer = self.spec.name, %error, "the state of a policy cannot be kept in the cache folder");
+                self.states = None;
+            }
+        }
     }
 
     fn agree(&mut self) {
@@ -185,14 +271,20 @@ impl Follow {
 
     /// Offers the policy what another follower's policy had seen. If it decides otherwise (records were
     /// removed in between), its state is made again from the start.
-    fn catch_up(&mut self, index: &Index) {
+    async fn catch_up(&mut self, index: &Index) -> Result<()> {
         let mut ours = Vec::new();
+        // What fails in between leaves a state that agrees with nothing.
+        self.stale = true;
         while self.seen() < self.log.seen() {
-            let changes = self.offer(index);
-            ours.extend(changes.iter().map(|change| (change.op == Op::Admit, change.candidate.offset)));
+            ours.extend(self.offer(index).await?.into_iter().map(|change| match change {
+                Change::Admit(one) => LogChange::Admit(one.candidate.offset),
+                Change::Evict(one) => LogChange::Evict(one.candidate.offset),
+                Change::Range(range) => LogChange::Range(range),
+            }));
         }
         self.stale = !ours.into_iter().eq(self.log.since(self.agreed));
         self.agreed = self.log.newest();
+        Ok(())
     }
 
     /// Whether the next block is whole, and not another follower's for now.
@@ -232,28 +324,33 @@ impl Follow {
     /// Makes the policy's state again: of all blocks that the newest change had seen. What its
     /// members differ in from the store's comes back as changes: nothing, unless records were removed,
     /// or several shards hold the same text.
-    fn rebuild(&mut self, index: &Index) -> Result<Vec<Change>> {
+    async fn rebuild(&mut self, index: &Index) -> Result<Vec<Change>> {
         self.policy = self.spec.policy(self.seed);
         self.offered = 0;
-        let mut ours: BTreeMap<Offset, Change> = BTreeMap::new();
+        let mut ours: BTreeMap<Offset, Judged> = BTreeMap::new();
+        let mut range = None;
         while self.seen() < self.log.seen() {
-            for change in self.offer(index) {
-                match change.op {
-                    Op::Admit => drop(ours.insert(change.candidate.offset, change)),
-                    Op::Evict | Op::Range => drop(ours.remove(&change.candidate.offset)),
+            for change in self.offer(index).await? {
+                match change {
+                    Change::Admit(one) => drop(ours.insert(one.candidate.offset, one)),
+                    Change::Evict(one) => drop(ours.remove(&one.candidate.offset)),
+                    Change::Range(now) => range = Some(now),
                 }
             }
         }
-        let theirs = self.log.members(self.log.newest())?;
+        if let Some(range) = range {
+            let same = self.log.range().as_ref() == Some(&range);
+            return Ok(if same { Vec::new() } else { vec![Change::Range(range)] });
+        }
+        let theirs = self.log.members(self.log.newest(), index)?;
         let mut changes = Vec::new();
         for member in theirs.list() {
             if ours.remove(&member.offset).is_none() {
-                let (offset, shard, seq) = (member.offset, member.shard.clone(), member.seq);
-                let candidate = Candidate { offset, shard, seq, id: member.id, bytes: member.bytes };
-                changes.push(Change { op: Op::Evict, candidate, key: 0.0, weight: None, class: None });
+                let candidate = Candidate::from(member);
+                changes.push(Change::Evict(Judged { candidate, key: 0.0, weight: None, class: None }));
             }
         }
-        changes.extend(ours.into_values());
+        changes.extend(ours.into_values().map(Change::Admit));
         Ok(changes)
     }
 
@@ -263,21 +360,28 @@ impl Follow {
     }
 
     /// Offers the next block. What was erased is not offered.
-    fn offer(&mut self, index: &Index) -> Vec<Change> {
+    async fn offer(&mut self, index: &Index) -> Result<Vec<Change>> {
         let start = self.seen();
+        let end = Offset(start.0.saturating_add(self.block));
+        let records = index.range(start, end).filter(|record| !record.erased);
+        let candidates: Vec<Candidate> = records
+            .map(|record| Candidate {
+                offset: record.offset,
+                shard: record.shard.clone(),
+                seq: record.seq,
+                id: record.id,
+                bytes: record.bytes,
+            })
+            .collect();
+        let mut embeddings: Vec<Option<Embedding<'_>>> = Vec::new();
+        if self.spec.settings.needs().embeddings {
+            self.embeddings.read(index, start, end).await?;
+            embeddings.extend(candidates.iter().map(|candidate| self.embeddings.get(candidate.offset)));
+        }
         self.offered += 1;
-        let candidate = |record: &crate::index::Record| Candidate {
-            offset: record.offset,
-            shard: record.shard.clone(),
-            seq: record.seq,
-            id: record.id,
-            bytes: record.bytes,
-        };
-        let records = index.range(start, self.seen()).iter().filter(|record| !record.erased);
-        let block: Vec<Candidate> = records.map(candidate).collect();
         let mut changes = Vec::new();
-        self.policy.offer(&block, &mut changes);
-        changes
+        self.policy.offer(&Block { candidates: &candidates, embeddings: &embeddings, end }, &mut changes);
+        Ok(changes)
     }
 
     /// The first offset that was not offered.
@@ -344,25 +448,45 @@ impl Follow {
         for (seen, changes) in blocks {
             for change in changes {
                 number = number.next();
-                let candidate = &change.candidate;
-                builder.push(Row {
+                let row = Row {
                     buffer: &self.spec.name,
                     revision: number.to_i64(),
-                    op: change.op.as_str(),
-                    shard: candidate.shard.as_str(),
-                    seq: candidate.seq.to_i64(),
-                    offset: candidate.offset.to_i64(),
-                    last_seq: None,
-                    id: Some(candidate.id.as_bytes()),
-                    bytes: i64::try_from(candidate.bytes).ok(),
-                    key: Some(change.key),
-                    weight: change.weight,
-                    class: change.class.as_deref(),
+                    op: "",
+                    shard: "",
+                    seq: 0,
+                    offset: 0,
+                    end_offset: None,
+                    id: None,
+                    bytes: None,
+                    key: None,
+                    weight: None,
+                    class: None,
                     policy: self.spec.policy_name,
                     capacity: capacity.and_then(|capacity| i64::try_from(capacity.limit()).ok()),
                     capacity_unit: capacity.map(|capacity| capacity.unit()),
                     policy_digest: &self.digest,
                     seen: seen.to_i64(),
+                };
+                let (op, one) = match change {
+                    Change::Admit(one) => (Op::Admit, one),
+                    Change::Evict(one) => (Op::Evict, one),
+                    Change::Range(range) => {
+                        let (op, offset) = (Op::Range.as_str(), range.start.to_i64());
+                        builder.push(Row { op, offset, end_offset: Some(range.end.to_i64()), ..row });
+                        continue;
+                    }
+                };
+                builder.push(Row {
+                    op: op.as_str(),
+                    shard: one.candidate.shard.as_str(),
+                    seq: one.candidate.seq.to_i64(),
+                    offset: one.candidate.offset.to_i64(),
+                    id: Some(one.candidate.id.as_bytes()),
+                    bytes: i64::try_from(one.candidate.bytes).ok(),
+                    key: Some(one.key),
+                    weight: one.weight,
+                    class: one.class.as_deref(),
+                    ..row
                 });
             }
         }

@@ -6,7 +6,7 @@ use perennial_schemas::id::{Offset, Revision, Version};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::index::Record;
+use crate::index::RecordRef;
 use crate::library::Library;
 use crate::tokenise::byte_tokens;
 
@@ -70,10 +70,10 @@ impl Count {
 }
 
 impl Census {
-    fn add(&mut self, record: &Record) {
+    fn add(&mut self, record: &RecordRef<'_>) {
         let tokens = byte_tokens(record.bytes);
         self.total.add(tokens);
-        match self.by_source.get_mut(&*record.source) {
+        match self.by_source.get_mut(&**record.source) {
             Some(count) => count.add(tokens),
             None => self.by_source.entry(record.source.to_string()).or_default().add(tokens),
         }
@@ -103,14 +103,14 @@ pub fn inspect(library: &mut Library) -> Result<Inspection> {
         };
         for member in members.list() {
             match library.index().get(member.offset).filter(|record| !record.erased) {
-                Some(record) => census.members.add(record),
+                Some(record) => census.members.add(&record),
                 None => census.removed.add(byte_tokens(member.bytes)),
             }
         }
         buffers.insert(name, census);
     }
     let mut stream = Census::default();
-    library.index().records().iter().filter(|record| !record.erased).for_each(|record| stream.add(record));
+    library.index().records().filter(|record| !record.erased).for_each(|record| stream.add(&record));
     Ok(Inspection { records: library.version(), config: library.plan().digest(), stream, buffers })
 }
 

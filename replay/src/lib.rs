@@ -32,8 +32,10 @@ pub mod client;
 pub mod config;
 pub mod draw;
 pub mod draws;
+pub mod embeddings;
 pub mod error;
 pub mod follow;
+pub mod herding;
 pub mod index;
 pub mod inspect;
 pub mod issue;
@@ -46,6 +48,7 @@ pub mod plan;
 pub mod receive;
 pub mod records;
 pub mod serve;
+pub mod states;
 #[cfg(test)]
 mod testing;
 pub mod texts;

@@ -1,6 +1,7 @@
 //! Replay in one process: an open store, what is known of it, and the batches that come of it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use perennial_program::config::Bytes;
@@ -18,10 +19,12 @@ use crate::draws::{self, StepDraws};
 use crate::error::{ReplayError, Result};
 use crate::follow::{Follow, Progress};
 use crate::index::Index;
+use crate::index::cache::IndexCache;
 use crate::issue::{self, Issued, Request, Standing};
 use crate::new_text::Permutation;
 use crate::plan::{Order, Plan};
 use crate::records::Records;
+use crate::states::States;
 use crate::texts::Texts;
 use crate::tokenise::{Contents, EncodeError, Tokenizer, Tokens};
 use crate::views::Entry;
@@ -95,22 +98,39 @@ pub enum Access {
     Read,
 }
 
+/// What a library may keep beside the store.
+#[derive(Debug, Clone, Default)]
+pub struct Caches {
+    /// Size of the tokens in memory beside those of the batch laid out last, with about 200 bytes for each
+    /// record.
+    pub tokens: Bytes,
+    /// The folder of the index.
+    pub folder: Option<PathBuf>,
+}
+
+impl From<Bytes> for Caches {
+    fn from(tokens: Bytes) -> Self {
+        Self { tokens, folder: None }
+    }
+}
+
 impl Library {
-    /// Opens the store, reads what it holds, and brings the plan's buffers up to date. `cache` bounds
-    /// the tokens that are kept in memory beside those of the batch laid out last, with about 200 bytes
-    /// for each record.
+    /// Opens the store, reads what it holds, and brings the plan's buffers up to date.
     ///
     /// # Errors
     /// [`ReplayError::OtherPolicy`] for a buffer that other settings chose, and the store's errors.
-    pub async fn open(store: Store, plan: Plan, cache: Bytes, access: Access) -> Result<Self> {
+    pub async fn open(store: Store, plan: Plan, caches: impl Into<Caches>, access: Access) -> Result<Self> {
+        let Caches { tokens, folder } = caches.into();
+        let cache = folder.as_ref().map(|folder| IndexCache::new(folder, &store));
+        let states = folder.map(|folder| States::new(&folder, &store));
         let mut buffers = BTreeMap::new();
         for (name, spec) in &plan.buffers {
             check_name("buffer", name)?;
-            buffers.insert(name.clone(), Follow::open(&store, &plan, spec, access).await?);
+            buffers.insert(name.clone(), Follow::open(&store, &plan, spec, access, states.clone()).await?);
         }
-        let records = Records::open(&store, access).await?;
+        let records = Records::open(&store, access, cache).await?;
         let rewrites = records.rewrites();
-        let texts = Texts::new(cache);
+        let texts = Texts::new(tokens);
         let (permutation, laid) = (None, None);
         let mut library = Self { store, plan, records, buffers, rewrites, texts, permutation, laid };
         library.follow().await?;
@@ -125,7 +145,7 @@ impl Library {
         self.follow_records().await?;
         for name in self.buffers.keys().cloned().collect::<Vec<_>>() {
             while let Some(buffer) = self.buffers.get_mut(&name) {
-                match buffer.advance(self.records.index()).await? {
+                match buffer.advance(self.records.index(), self.records.version()).await? {
                     Progress::UpToDate => break,
                     // The other follower may have read further.
                     Progress::Overtaken => self.follow_records().await?,
@@ -194,7 +214,7 @@ impl Library {
 
     fn members(&mut self, buffer: &str, asked: Revision) -> Result<Arc<Members>> {
         match self.buffers.get_mut(buffer) {
-            Some(follow) => follow.members(asked),
+            Some(follow) => follow.members(asked, self.records.index()),
             None => Err(ReplayError::NoRevision { buffer: buffer.to_owned(), asked, newest: Revision(0) }),
         }
     }

@@ -16,7 +16,7 @@ use perennial_schemas::id::Offset;
 use perennial_schemas::seed::{Seed, unit};
 use perennial_schemas::wire::{Cursor, Order, Settings, WHOLE};
 
-use crate::index::{Index, Record};
+use crate::index::{Index, RecordRef, Records};
 use crate::pack::Segment;
 use crate::plan::Plan;
 use crate::tokenise::{Contents, Known, Tokenizer, byte_tokens};
@@ -38,7 +38,7 @@ impl Thinning {
 
     /// Whether the record is used: a smaller share's records are among a larger one's.
     #[must_use]
-    pub fn keeps(&self, record: &Record) -> bool {
+    pub fn keeps(&self, record: &RecordRef<'_>) -> bool {
         unit(self.seed.at(&[record.offset.0])) < self.keep
     }
 }
@@ -58,7 +58,7 @@ impl Permutation {
     #[must_use]
     pub fn new(plan: &Plan, settings: &Settings, index: &Index, limit: Offset) -> Self {
         let thinning = Thinning::new(plan, settings);
-        let used = index.range(Offset(0), limit).iter().filter(|record| thinning.keeps(record));
+        let used = index.range(Offset(0), limit).filter(|record| thinning.keeps(record));
         let mut order: Vec<_> = used.map(|record| Self::key(plan, record.offset)).collect();
         order.sort_unstable();
         Self { order }
@@ -101,12 +101,12 @@ struct Read<'a> {
 }
 
 impl<'a> Read<'a> {
-    fn known(self, record: &Record) -> Known<'a> {
+    fn known(self, record: &RecordRef<'_>) -> Known<'a> {
         self.tokenizer.known(self.contents, record.offset, record.bytes)
     }
 
     /// Whether a record may have tokens from `token` on.
-    fn has(self, record: &Record, token: u64) -> bool {
+    fn has(self, record: &RecordRef<'_>, token: u64) -> bool {
         // Every record has one.
         token == 0 || self.known(record).count().unwrap_or(PASSED) > token
     }
@@ -115,13 +115,13 @@ impl<'a> Read<'a> {
 /// A record and the first token of it that was not delivered.
 #[derive(Debug, Clone, Copy)]
 struct Reading<'a> {
-    record: &'a Record,
+    record: RecordRef<'a>,
     token: u64,
 }
 
 #[derive(Debug)]
 enum Source<'a> {
-    Stream { records: std::slice::Iter<'a, Record>, from: Cursor, thinning: Thinning },
+    Stream { records: Records<'a>, from: Cursor, thinning: Thinning },
     Permuted { index: &'a Index, permutation: Arc<Permutation>, next: usize, token: u64 },
 }
 
@@ -139,7 +139,7 @@ impl<'a> NewTextReader<'a> {
     ) -> Self {
         let source = match settings.order {
             Order::Stream => Source::Stream {
-                records: index.range(cursor.offset, limit).iter(),
+                records: index.range(cursor.offset, limit),
                 from: cursor,
                 thinning: Thinning::new(plan, settings),
             },
@@ -160,7 +160,7 @@ impl<'a> NewTextReader<'a> {
         let mut segments = Vec::new();
         while room > 0 && self.held.is_none() {
             let Some(reading) = self.current.or_else(|| self.source.next(self.read)) else { break };
-            let known = self.read.known(reading.record);
+            let known = self.read.known(&reading.record);
             let Some(count) = known.count() else {
                 let removed = matches!(known, Known::Removed);
                 if removed {
@@ -196,7 +196,7 @@ impl<'a> NewTextReader<'a> {
         let (mut offsets, mut bytes) = (Vec::new(), 0_u64);
         while bytes < room.saturating_mul(AHEAD) {
             let Some(reading) = self.current.take().or_else(|| self.source.next(self.read)) else { break };
-            if matches!(self.read.known(reading.record), Known::Unread) {
+            if matches!(self.read.known(&reading.record), Known::Unread) {
                 offsets.push(reading.record.offset);
             }
             bytes = bytes.saturating_add(byte_tokens(reading.record.bytes));
@@ -216,17 +216,18 @@ impl<'a> Source<'a> {
     fn next(&mut self, read: Read<'_>) -> Option<Reading<'a>> {
         match self {
             Self::Stream { records, from, thinning } => {
-                let delivered = |record: &Record| if record.offset == from.offset { from.token } else { 0 };
+                let delivered =
+                    |record: &RecordRef<'_>| if record.offset == from.offset { from.token } else { 0 };
                 let record =
                     records.find(|record| thinning.keeps(record) && read.has(record, delivered(record)))?;
-                Some(Reading { record, token: delivered(record) })
+                Some(Reading { token: delivered(&record), record })
             }
             Self::Permuted { index, permutation, next, token } => loop {
                 let (_, offset) = permutation.order.get(*next)?;
                 *next += 1;
                 let from = std::mem::take(token);
                 let record = index.get(*offset)?;
-                if read.has(record, from) {
+                if read.has(&record, from) {
                     return Some(Reading { record, token: from });
                 }
             },

@@ -14,7 +14,7 @@ use perennial_schemas::id::{Offset, RecordId, Seq, Shard};
 use perennial_schemas::wire::{BatchRow, Span};
 
 use crate::error::{ReplayError, Result};
-use crate::index::Record;
+use crate::index::RecordRef;
 use crate::tokenise::{Contents, Tokenizer};
 
 /// A segment of a record: tokens `first .. first + tokens` of it.
@@ -41,14 +41,14 @@ pub struct Segment {
 impl Segment {
     /// These tokens of a record, as new text.
     #[must_use]
-    pub fn of(record: &Record, first: u64, tokens: u64) -> Self {
+    pub fn of(record: RecordRef<'_>, first: u64, tokens: u64) -> Self {
         Self::drawn(record, first, tokens, 1.0)
     }
 
     /// These tokens of a record, part of a chunk that was drawn with this probability.
     #[must_use]
-    pub fn drawn(record: &Record, first: u64, tokens: u64, probability: f64) -> Self {
-        let Record { offset, seq, id, bytes, .. } = *record;
+    pub fn drawn(record: RecordRef<'_>, first: u64, tokens: u64, probability: f64) -> Self {
+        let RecordRef { offset, seq, id, bytes, .. } = record;
         Self { offset, shard: record.shard.clone(), seq, id, bytes, first, tokens, probability }
     }
 }

@@ -65,6 +65,7 @@ pub fn undisturbed(program: impl AsRef<std::ffi::OsStr>) -> Command {
     for (name, _) in Environment::of_process().variables().iter().filter(|(name, _)| disturbs(name)) {
         command.env_remove(name);
     }
+    command.env("XDG_CACHE_HOME", std::env::temp_dir().join("perennial-tests"));
     command
 }
 

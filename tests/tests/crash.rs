@@ -88,22 +88,29 @@ async fn training_killed_at_any_failpoint_resumes_to_the_bit_identical_curve() {
 
 #[tokio::test]
 async fn followers_killed_while_they_write_leave_buffers_that_others_go_on_with() {
-    let follow = ["--store", "store", "--set", "follow.block=16"];
-    let sample = [&follow[..], &["sample", "--digests", "--steps", "3"]].concat();
     let free = ["--set", "serve.http=127.0.0.1:0", "--set", "serve.flight=127.0.0.1:0"];
-    let serve = [&follow[..], &free, &["serve"]].concat();
-    let world = ingested();
-    world.succeed("perennial-ingest", INGEST);
-    let whole = world.succeed("perennial-replay", &sample);
-    for point in failpoint::ALL.iter().filter(|name| name.starts_with("replay.follow.")) {
+    let points = || failpoint::ALL.iter().filter(|name| name.starts_with("replay.follow."));
+    for policy in ["reservoir", "fifo", "herding", "k_center"] {
+        let policy = format!("buffer.main.policy={policy}");
+        let follow = ["--store", "store", "--set", "follow.block=16", "--set", policy.as_str()];
+        let follow = [&follow[..], &["--set", "buffer.main.capacity=60 records"]].concat();
+        let sample = ["--set", "follow.visible_until=store", "sample", "--digests", "--steps", "3"];
+        let sample = [&follow[..], &sample].concat();
+        let serve = [&follow[..], &free, &["serve"]].concat();
         let world = ingested();
         world.succeed("perennial-ingest", INGEST);
-        world.crash_at(point, "perennial-replay", &serve);
-        world.checked().await;
-        let digests = |text: &str| -> Vec<String> {
-            text.lines().filter(|line| line.starts_with("digest")).map(str::to_owned).collect()
-        };
-        assert_eq!(digests(&world.succeed("perennial-replay", &sample)), digests(&whole), "{point}");
-        world.checked().await;
+        let whole = world.succeed("perennial-replay", &sample);
+        for point in points() {
+            let world = ingested();
+            world.succeed("perennial-ingest", INGEST);
+            world.crash_at(point, "perennial-replay", &serve);
+            world.checked().await;
+            let digests = |text: &str| -> Vec<String> {
+                text.lines().filter(|line| line.starts_with("digest")).map(str::to_owned).collect()
+            };
+            let then = digests(&world.succeed("perennial-replay", &sample));
+            assert_eq!(then, digests(&whole), "{policy} {point}");
+            world.checked().await;
+        }
     }
 }

@@ -105,7 +105,7 @@ impl Batches {
             }
             None => {
                 let library = {
-                    let cache = config.replay.cache.bytes;
+                    let cache = config.replay.cache.caches();
                     Library::open(store.clone(), plan.clone(), cache, Access::Follow).await?
                 };
                 // A job requests each batch once.

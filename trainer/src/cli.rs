@@ -92,6 +92,7 @@ pub fn main() -> ExitCode {
         if matches!(cli.command, Command::Doctor) {
             return torch::on_one_thread(1, doctor);
         }
+        let user = environment.cache_folder();
         let load = |flags: &cli::Config| {
             let mut plan = None;
             let loaded =
@@ -113,11 +114,11 @@ pub fn main() -> ExitCode {
                 let mut flags = cli.config.clone();
                 flags.set.extend(decided.settings);
                 match load(&flags)? {
-                    (loaded, Some(plan)) => run(loaded, plan, Some(decided.from), stop).await,
+                    (loaded, Some(plan)) => run(loaded, plan, Some(decided.from), user, stop).await,
                     (_, None) => Ok(()),
                 }
             }
-            (_, Some(plan)) => run(loaded, plan, None, stop).await,
+            (_, Some(plan)) => run(loaded, plan, None, user, stop).await,
             // `check` returns a plan unless it reports a problem.
             (_, None) => Ok(()),
         }
@@ -128,10 +129,12 @@ async fn run(
     loaded: Loaded<Config>,
     plan: perennial_replay::plan::Plan,
     from: Option<PathBuf>,
+    user: Option<PathBuf>,
     stop: Stop,
 ) -> Result<(), Failure> {
     let effective = loaded.show();
-    let config = loaded.value;
+    let mut config = loaded.value;
+    config.replay.cache.set_default(user);
     let clock = Clock::system();
     let (url, options) = config.replay.store.parts()?;
     let store = Store::open(&url, &options, clock.clone()).await?;

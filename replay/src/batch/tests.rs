@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::buffer::{Member, MemberChunk, PolicyConfig, Spec, reservoir};
-use crate::index::Record;
+use crate::index::{Record, RecordRef};
 use crate::mix::Mix;
 use crate::plan::{Order, VisibleUntil};
 use crate::tokenise::{Tokenizer, Tokens};
@@ -57,9 +57,9 @@ impl World {
     }
 
     /// Puts these records into the buffer `main`, at change 1.
-    fn fill_buffer(&mut self, plan: &Plan, keep: impl Fn(&Record) -> bool) {
+    fn fill_buffer(&mut self, plan: &Plan, keep: impl Fn(&RecordRef<'_>) -> bool) {
         let chunk = plan.chunk();
-        let member = |record: &Record| Member {
+        let member = |record: RecordRef<'_>| Member {
             offset: record.offset,
             shard: record.shard.clone(),
             seq: record.seq,
@@ -67,7 +67,7 @@ impl World {
             bytes: record.bytes,
             weight: None,
         };
-        let list = self.index.records().iter().filter(|record| keep(record)).map(member);
+        let list = self.index.records().filter(|record| keep(record)).map(member);
         let members = Members::new(Revision(1), list.collect(), chunk);
         self.members.insert("main".into(), Arc::new(members));
     }
@@ -106,7 +106,8 @@ impl World {
     /// Without a record, of which not even the shape is left.
     fn without(&self, gone: Offset) -> Self {
         let mut index = Index::new();
-        let left = self.index.records().iter().filter(|record| record.offset != gone).cloned();
+        let left =
+            self.index.records().filter(|record| record.offset != gone).map(|record| record.to_record());
         index.extend(left, self.index.limit()).unwrap();
         let (members, mut texts) = (self.members.clone(), self.texts.clone());
         texts.remove(&gone);
@@ -114,7 +115,7 @@ impl World {
     }
 
     fn offset(&self, shard: &Shard, seq: Seq) -> Offset {
-        let record = self.index.records().iter().find(|record| (&record.shard, record.seq) == (shard, seq));
+        let record = self.index.records().find(|record| (record.shard, record.seq) == (shard, seq));
         record.unwrap().offset
     }
 
@@ -556,7 +557,7 @@ fn place_in_the_draws_that_cannot_be_is_refused() {
     let mut world = World::new(&corpus(), 24);
     let plan = plan(2, 10, 1.0);
     world.fill_buffer(&plan, |_| true);
-    let record = &world.index.records()[0];
+    let record = world.index.records().next().unwrap();
     let odds = Odds { weight: 1, total: 2 };
     let good = DrawRest { offset: record.offset, first: 1, tokens: record.bytes, odds };
     let with = |name: &str, rest: DrawRest| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{PolicySettings, decay, fifo, reservoir};
+use super::{PolicySettings, decay, fifo, herding, k_center, reservoir};
 
 /// Which records a buffer holds; the other keys of the table are those of the policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,6 +19,10 @@ pub enum PolicyConfig {
     /// A sample that decays with age: a record is half as likely to be a member for each half-life of
     /// readings that came after it.
     Decay(decay::Settings),
+    /// Text whose mean in the space of embeddings is that of all text seen, and of each cluster of it.
+    Herding(herding::Settings),
+    /// Text that lies near every text seen in the space of embeddings.
+    KCenter(k_center::Settings),
 }
 
 impl PolicyConfig {
@@ -29,6 +33,8 @@ impl PolicyConfig {
             Self::Reservoir(settings) => ("reservoir", Arc::new(reservoir::of(settings.capacity))),
             Self::Fifo(settings) => ("fifo", Arc::new(fifo::of(settings.capacity))),
             Self::Decay(settings) => ("decay", Arc::new(settings.clone())),
+            Self::Herding(settings) => ("herding", Arc::new(settings.clone())),
+            Self::KCenter(settings) => ("k_center", Arc::new(settings.clone())),
         }
     }
 }

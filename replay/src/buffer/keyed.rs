@@ -14,19 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use perennial_schemas::id::RecordId;
 use perennial_schemas::seed::{Seed, unit};
-use perennial_schemas::table::buffers::Op;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Candidate, Capacity, Change, Policy, PolicySettings};
+use super::{Block, Candidate, Capacity, Change, Judged, Policy, PolicySettings, StateError};
 
 /// The definition of a record's key.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Keys {
     /// hash(seed, id): a uniform sample.
     Uniform(Seed),
-    /// offset: the newest.
-    Newest,
     /// rate * offset - ln(-ln u), u = hash(seed, id): a sample that decays with age, never rescaled.
     Decay {
         /// The seed of u.
@@ -43,7 +40,6 @@ impl Keys {
     fn key(self, candidate: &Candidate) -> Key {
         let rank = match self {
             Self::Uniform(seed) => seed.hash(candidate.id.as_bytes()),
-            Self::Newest => candidate.offset.0,
             Self::Decay { seed, rate } => {
                 let gumbel = -(-unit(seed.hash(candidate.id.as_bytes())).ln()).ln();
                 rank_of(rate * candidate.offset.0 as f64 + gumbel)
@@ -56,7 +52,6 @@ impl Keys {
     fn value(self, key: Key) -> f64 {
         match self {
             Self::Uniform(_) => unit(key.0),
-            Self::Newest => key.0 as f64,
             Self::Decay { .. } => value_of(key.0),
         }
     }
@@ -153,11 +148,11 @@ impl Keyed {
 }
 
 impl Policy for Keyed {
-    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Change>) {
+    fn offer(&mut self, block: &Block<'_>, changes: &mut Vec<Change>) {
         // A record that is admitted and evicted within the block causes no change.
         let mut entered = BTreeSet::new();
         let mut left = Vec::new();
-        for candidate in block {
+        for candidate in block.candidates {
             let key = self.keys.key(candidate);
             if self.capacity.size(candidate) > self.capacity.limit()
                 || self.bar.is_some_and(|bar| key <= bar)
@@ -173,18 +168,34 @@ impl Policy for Keyed {
             }
         }
         let keys = self.keys;
-        let change = |op, key: Key, candidate| Change {
-            op,
-            candidate,
-            key: keys.value(key),
-            weight: None,
-            class: None,
-        };
-        changes.extend(left.into_iter().map(|(key, candidate)| change(Op::Evict, key, candidate)));
+        let judged =
+            |key: Key, candidate| Judged { candidate, key: keys.value(key), weight: None, class: None };
+        changes.extend(left.into_iter().map(|(key, candidate)| Change::Evict(judged(key, candidate))));
         let stay = entered.iter().filter_map(|key| Some((*key, self.members.get(key)?)));
         let mut stay: Vec<(Key, &Candidate)> = stay.collect();
         stay.sort_by_key(|(_, candidate)| candidate.offset);
-        changes.extend(stay.into_iter().map(|(key, candidate)| change(Op::Admit, key, candidate.clone())));
+        changes
+            .extend(stay.into_iter().map(|(key, candidate)| Change::Admit(judged(key, candidate.clone()))));
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let bar = self.bar.map(|(rank, id)| (rank, id.to_string()));
+        serde_json::to_vec(&bar).unwrap_or_default()
+    }
+
+    fn load(&mut self, state: &[u8], members: &[Candidate]) -> Result<(), StateError> {
+        let bar: Option<(u64, String)> =
+            serde_json::from_slice(state).map_err(|error| StateError(error.to_string()))?;
+        let parse = |(rank, id): (u64, String)| {
+            Ok::<_, StateError>((rank, id.parse().map_err(|error| StateError(format!("{error}")))?))
+        };
+        *self = Self { bar: bar.map(parse).transpose()?, ..Self::new(self.capacity, self.keys) };
+        for candidate in members {
+            if !self.insert(candidate.clone()).is_empty() {
+                return Err(StateError("its members are above the capacity".to_owned()));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,22 +1,58 @@
 //! The changes of one buffer in order, and its members at any revision.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use perennial_schemas::id::{Offset, RecordId, Revision, Seq};
+use perennial_schemas::id::{Offset, RecordId, Revision, Seq, Shard};
 use perennial_schemas::table::buffers::{Op, Row};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Member, Members};
 use crate::error::{ReplayError, Result};
+use crate::index::{Index, RecordRef};
 
 /// One change of a buffer.
 #[derive(Debug)]
 struct Logged {
-    /// Whether the record was admitted.
-    admit: bool,
-    member: Member,
+    change: Kind,
     /// The first offset that the policy had not seen at its decision.
     seen: Offset,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Admit(Member),
+    Evict(Offset),
+    /// The kept records of a range that are at most this large.
+    Range(Range<Offset>, Largest),
+}
+
+/// A capacity, as the row of a range has it.
+#[derive(Debug, Clone, Copy)]
+struct Largest {
+    limit: u64,
+    in_records: bool,
+    in_tokens: bool,
+}
+
+impl Largest {
+    /// Whether a record of this size can be a member.
+    const fn admits(self, bytes: u64) -> bool {
+        let size = if self.in_records { 1 } else { bytes.saturating_add(self.in_tokens as u64) };
+        size <= self.limit
+    }
+}
+
+/// A change, to compare two histories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogChange {
+    /// A record becomes a member.
+    Admit(Offset),
+    /// A member leaves.
+    Evict(Offset),
+    /// The members are those of a range.
+    Range(Range<Offset>),
 }
 
 /// Number of revisions whose members are cached, for jobs at different positions of the stream.
@@ -30,6 +66,10 @@ pub struct Log {
     chunk: u64,
     rows: Vec<Logged>,
     seen: Offset,
+    /// For each revision a digest of the changes up to it.
+    digests: Vec<u64>,
+    /// The shard of the last change.
+    shard: Option<Shard>,
     /// Members at recently requested revisions, the most recent at the end.
     snapshots: Vec<Arc<Members>>,
 }
@@ -38,7 +78,15 @@ impl Log {
     /// The log of an empty buffer, whose members are drawn in chunks of at most `chunk` byte tokens.
     #[must_use]
     pub fn new(buffer: &str, chunk: u64) -> Self {
-        Self { buffer: buffer.to_owned(), chunk, rows: Vec::new(), seen: Offset(0), snapshots: Vec::new() }
+        Self {
+            buffer: buffer.to_owned(),
+            chunk,
+            rows: Vec::new(),
+            seen: Offset(0),
+            digests: Vec::new(),
+            shard: None,
+            snapshots: Vec::new(),
+        }
     }
 
     /// The newest revision; 0 for an empty log.
@@ -53,10 +101,37 @@ impl Log {
         self.seen
     }
 
-    /// The changes after `revision`: whether each admits, and which record.
-    pub fn since(&self, revision: Revision) -> impl Iterator<Item = (bool, Offset)> + '_ {
+    /// The changes after `revision`.
+    pub fn since(&self, revision: Revision) -> impl Iterator<Item = LogChange> + '_ {
         let first = usize::try_from(revision.0).unwrap_or(usize::MAX);
-        self.rows.iter().skip(first).map(|row| (row.admit, row.member.offset))
+        self.rows.iter().skip(first).map(|row| match &row.change {
+            Kind::Admit(member) => LogChange::Admit(member.offset),
+            Kind::Evict(offset) => LogChange::Evict(*offset),
+            Kind::Range(range, _) => LogChange::Range(range.clone()),
+        })
+    }
+
+    /// How much of the order the policy had seen at a revision.
+    #[must_use]
+    pub fn seen_at(&self, revision: Revision) -> Offset {
+        let index = usize::try_from(revision.0).unwrap_or(usize::MAX).checked_sub(1);
+        index.and_then(|index| self.rows.get(index)).map_or(Offset(0), |row| row.seen)
+    }
+
+    /// A digest of the changes up to a revision.
+    #[must_use]
+    pub fn digest(&self, revision: Revision) -> u64 {
+        let index = usize::try_from(revision.0).unwrap_or(usize::MAX).checked_sub(1);
+        index.and_then(|index| self.digests.get(index)).copied().unwrap_or(0)
+    }
+
+    /// The range that the members are at the newest revision.
+    #[must_use]
+    pub fn range(&self) -> Option<Range<Offset>> {
+        match self.rows.last().map(|row| &row.change) {
+            Some(Kind::Range(range, _)) => Some(range.clone()),
+            _ => None,
+        }
     }
 
     /// Appends the next change from the store.
@@ -73,26 +148,57 @@ impl Log {
         if row.revision != number.to_i64() {
             return Err(bad(&format!("is out of order: revision {number} comes next")));
         }
-        let admit = match Op::parse(row.op) {
-            Some(Op::Admit) => true,
-            Some(Op::Evict) => false,
-            Some(Op::Range) | None => {
-                return Err(bad(&format!("is a `{}`, which no policy here writes", row.op)));
-            }
-        };
-        let id = row.id.and_then(RecordId::from_bytes).ok_or_else(|| bad("names no record id"))?;
-        let bytes =
-            row.bytes.and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(|| bad("has no size"))?;
-        let shard = row.shard.parse()?;
+        let op =
+            Op::parse(row.op).ok_or_else(|| bad(&format!("is a `{}`, which no release writes", row.op)))?;
         let seen = Offset::from_i64(row.seen);
         if seen < self.seen {
             return Err(bad("has seen less than the previous change"));
         }
+        let offset = Offset::from_i64(row.offset);
+        let is_range = |row: &Logged| matches!(row.change, Kind::Range(..));
+        if self.rows.last().is_some_and(|last| is_range(last) != (op == Op::Range)) {
+            return Err(bad("mixes ranges with single records"));
+        }
+        let change = match op {
+            Op::Admit => {
+                let id = row.id.and_then(RecordId::from_bytes).ok_or_else(|| bad("names no record id"))?;
+                let bytes = row
+                    .bytes
+                    .and_then(|bytes| u64::try_from(bytes).ok())
+                    .ok_or_else(|| bad("has no size"))?;
+                let (shard, seq) = (self.shard(row.shard)?, Seq::from_i64(row.seq));
+                Kind::Admit(Member { offset, shard, seq, id, bytes, weight: row.weight })
+            }
+            Op::Evict => Kind::Evict(offset),
+            Op::Range => {
+                let end = row.end_offset.map(Offset::from_i64).filter(|end| offset <= *end && *end <= seen);
+                let end = end.ok_or_else(|| bad("has no range that was seen"))?;
+                let limit = row.capacity.and_then(|limit| u64::try_from(limit).ok()).unwrap_or(u64::MAX);
+                let unit = row.capacity_unit.unwrap_or("records");
+                let largest = Largest { limit, in_records: unit == "records", in_tokens: unit == "tokens" };
+                Kind::Range(offset..end, largest)
+            }
+        };
         self.seen = seen;
-        let (offset, seq) = (Offset::from_i64(row.offset), Seq::from_i64(row.seq));
-        let member = Member { offset, shard, seq, id, bytes, weight: row.weight };
-        self.rows.push(Logged { admit, member, seen });
+        let end = row.end_offset.unwrap_or(-1);
+        let what =
+            [i64::from_le_bytes(self.last_digest().to_le_bytes()), op as i64, row.offset, end, row.seen];
+        let what: Vec<u8> = what.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.digests.push(xxh3_64(&what));
+        self.rows.push(Logged { change, seen });
         Ok(())
+    }
+
+    /// The shard of this name, with one allocation for a run of changes of one shard.
+    fn shard(&mut self, name: &str) -> Result<Shard> {
+        if self.shard.as_ref().is_none_or(|shard| shard.as_str() != name) {
+            self.shard = Some(name.parse()?);
+        }
+        self.shard.clone().map_or_else(|| Ok(name.parse()?), Ok)
+    }
+
+    fn last_digest(&self) -> u64 {
+        self.digests.last().copied().unwrap_or(0)
     }
 
     /// The newest revision whose policy had seen nothing from `limit` on; 0 for none.
@@ -106,7 +212,7 @@ impl Log {
     /// # Errors
     /// [`ReplayError::NoRevision`] beyond the newest, [`ReplayError::Inconsistent`] if a member is admitted
     /// twice or a record is evicted that is not a member.
-    pub fn members(&mut self, revision: Revision) -> Result<Arc<Members>> {
+    pub fn members(&mut self, revision: Revision, index: &Index) -> Result<Arc<Members>> {
         if revision > self.newest() {
             let (buffer, newest) = (self.buffer.clone(), self.newest());
             return Err(ReplayError::NoRevision { buffer, asked: revision, newest });
@@ -116,15 +222,47 @@ impl Log {
             self.snapshots.push(Arc::clone(&members));
             return Ok(members);
         }
+        let last = usize::try_from(revision.0).unwrap_or(usize::MAX).checked_sub(1);
+        if let Some(Kind::Range(range, largest)) =
+            last.and_then(|last| self.rows.get(last)).map(|row| &row.change)
+        {
+            let members = self.of_range(revision, range, *largest, index);
+            return Ok(self.keep(members));
+        }
         let below = self.snapshots.iter().filter(|members| members.revision() < revision);
         let nearest = below.max_by_key(|members| members.revision()).map(Arc::clone);
         let from = nearest.unwrap_or_else(|| Arc::new(Members::none(self.chunk)));
-        let members = Arc::new(self.replay(&from, revision)?);
+        let members = self.replay(&from, revision)?;
+        Ok(self.keep(members))
+    }
+
+    fn keep(&mut self, members: Members) -> Arc<Members> {
+        let members = Arc::new(members);
         if self.snapshots.len() == SNAPSHOTS {
             self.snapshots.remove(0);
         }
         self.snapshots.push(Arc::clone(&members));
-        Ok(members)
+        members
+    }
+
+    /// The members of a range: also those that were erased since, so that older tickets keep their shape.
+    fn of_range(
+        &self,
+        revision: Revision,
+        range: &Range<Offset>,
+        largest: Largest,
+        index: &Index,
+    ) -> Members {
+        let records = index.range(range.start, range.end).filter(|record| largest.admits(record.bytes));
+        let member = |record: RecordRef<'_>| Member {
+            offset: record.offset,
+            shard: record.shard.clone(),
+            seq: record.seq,
+            id: record.id,
+            bytes: record.bytes,
+            weight: None,
+        };
+        Members::new(revision, records.map(member).collect(), self.chunk)
     }
 
     /// The members at `to`, from the members at an earlier revision.
@@ -134,18 +272,18 @@ impl Log {
         // For each record with a change: its member, or `None` if it was evicted.
         let mut touched: BTreeMap<Offset, Option<&Member>> = BTreeMap::new();
         for (number, row) in (from.revision().0 + 1..).zip(rows) {
-            let key = row.member.offset;
-            let before = touched.get(&key).map_or_else(|| holds(from.list(), key), Option::is_some);
-            if before == row.admit {
-                let (shard, seq) = (&row.member.shard, row.member.seq);
-                let verb = if row.admit { "admits a member" } else { "evicts a record that is not a member" };
-                let why = format!(
-                    "revision {number} of buffer `{}` {verb}: record {seq} of shard `{shard}`",
-                    self.buffer
-                );
+            let (key, admitted) = match &row.change {
+                Kind::Admit(member) => (member.offset, Some(member)),
+                Kind::Evict(offset) => (*offset, None),
+                Kind::Range(..) => continue,
+            };
+            let before = touched.get(&key).map_or_else(|| from.holds(key), Option::is_some);
+            if before == admitted.is_some() {
+                let verb = if before { "admits a member" } else { "evicts a record that is not a member" };
+                let why = format!("revision {number} of buffer `{}` {verb}: offset {key}", self.buffer);
                 return Err(ReplayError::Inconsistent { table: "buffers", why });
             }
-            touched.insert(key, row.admit.then_some(&row.member));
+            touched.insert(key, admitted);
         }
         let stay = from.list().iter().filter(|member| !touched.contains_key(&member.offset));
         let mut list: Vec<Member> = stay.chain(touched.values().copied().flatten()).cloned().collect();
@@ -153,10 +291,6 @@ impl Log {
         list.sort_by_key(|member| member.offset);
         Ok(Members::new(to, list, self.chunk))
     }
-}
-
-fn holds(list: &[Member], offset: Offset) -> bool {
-    list.binary_search_by_key(&offset, |member| member.offset).is_ok()
 }
 
 #[cfg(test)]
@@ -173,7 +307,7 @@ mod tests {
             shard: "main",
             seq,
             offset: seq,
-            last_seq: None,
+            end_offset: None,
             id: Some(id),
             bytes: Some(seq + 1),
             key: None,
@@ -211,7 +345,7 @@ mod tests {
         ) {
             let (mut log, sets) = log(&touches);
             for revision in asked.into_iter().map(|revision| revision.min(touches.len())) {
-                let members = log.members(Revision(revision as u64)).unwrap();
+                let members = log.members(Revision(revision as u64), &Index::new()).unwrap();
                 prop_assert_eq!(members.revision(), Revision(revision as u64));
                 let seqs: Vec<i64> = members.list().iter().map(|member| member.seq.to_i64()).collect();
                 prop_assert_eq!(seqs, sets[revision].iter().copied().collect::<Vec<_>>());
@@ -245,8 +379,8 @@ mod tests {
         for bad in [row(2, "admit", 4, &[1; 16], 9), row(2, "evict", 5, &[1; 16], 9)] {
             let mut log = fill();
             log.push(&bad).unwrap();
-            assert!(log.members(Revision(2)).is_err());
+            assert!(log.members(Revision(2), &Index::new()).is_err());
         }
-        assert!(matches!(fill().members(Revision(2)), Err(ReplayError::NoRevision { .. })));
+        assert!(matches!(fill().members(Revision(2), &Index::new()), Err(ReplayError::NoRevision { .. })));
     }
 }

@@ -8,23 +8,26 @@ mod catalogue;
 #[cfg(test)]
 mod contract;
 pub mod decay;
+mod embedded;
 pub mod fifo;
+pub mod herding;
+pub mod k_center;
 pub mod keyed;
 mod log;
 mod members;
 pub mod reservoir;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use perennial_schemas::id::{Offset, RecordId, Seq, Shard};
 use perennial_schemas::seed::Seed;
-use perennial_schemas::table::buffers::Op;
 use xxhash_rust::xxh3::xxh3_128;
 
 pub use capacity::Capacity;
 pub use catalogue::PolicyConfig;
-pub use log::Log;
+pub use log::{Log, LogChange};
 pub use members::{Member, MemberChunk, Members};
 
 /// A record that is offered to a policy.
@@ -42,12 +45,17 @@ pub struct Candidate {
     pub bytes: u64,
 }
 
-/// A change that a policy makes to its buffer.
+impl From<&Member> for Candidate {
+    fn from(member: &Member) -> Self {
+        let Member { offset, seq, id, bytes, .. } = *member;
+        Self { offset, shard: member.shard.clone(), seq, id, bytes }
+    }
+}
+
+/// A record with what a policy says of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Change {
-    /// [`Op::Admit`] or [`Op::Evict`].
-    pub op: Op,
-    /// The record that is admitted or evicted.
+pub struct Judged {
+    /// The record.
     pub candidate: Candidate,
     /// The policy's key: records with larger keys stay longer.
     pub key: f64,
@@ -57,6 +65,59 @@ pub struct Change {
     pub class: Option<Arc<str>>,
 }
 
+/// A change that a policy makes to its buffer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// A record becomes a member.
+    Admit(Judged),
+    /// A member leaves.
+    Evict(Judged),
+    /// The members are the kept records with these offsets, without those larger than the capacity: one row
+    /// where many records come and go. A policy makes only such changes, or none.
+    Range(Range<Offset>),
+}
+
+/// An embedding of a record.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Embedding<'a> {
+    /// What made it: only vectors of one embedder are comparable.
+    pub embedder: &'a str,
+    /// The vector.
+    pub values: &'a [f32],
+}
+
+/// What a policy is offered at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Block<'a> {
+    /// The kept records in the order of the store.
+    pub candidates: &'a [Candidate],
+    /// The embedding of each that has one. Empty for a policy that does not [need](Needs) them.
+    pub embeddings: &'a [Option<Embedding<'a>>],
+    /// The offset after the block.
+    pub end: Offset,
+}
+
+/// What a policy needs to know of a record in addition to [`Candidate`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Its embedding.
+    pub embeddings: bool,
+}
+
+/// On what the members of a buffer depend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dependence {
+    /// On the set of records seen: not on their order, or the split into blocks.
+    Set,
+    /// On the history of blocks.
+    History,
+}
+
+/// A saved state that does not belong to a policy.
+#[derive(Debug, thiserror::Error)]
+#[error("not the state of such a policy: {0}")]
+pub struct StateError(pub String);
+
 /// Decides which records a buffer holds.
 ///
 /// One thread calls it, with blocks in the order of the store, so that every policy has one history. Its state is a function of only its settings,
@@ -64,7 +125,16 @@ pub struct Change {
 pub trait Policy: Send + fmt::Debug {
     /// Offers one block, in the order of the store; appends the evictions, then the admissions, so that the
     /// capacity holds after every single change. The order of changes is part of the result.
-    fn offer(&mut self, block: &[Candidate], changes: &mut Vec<Change>);
+    fn offer(&mut self, block: &Block<'_>, changes: &mut Vec<Change>);
+
+    /// What its state is beside its members.
+    fn save(&self) -> Vec<u8>;
+
+    /// Goes on from a state that was saved when these were the members, in the order of the store.
+    ///
+    /// # Errors
+    /// [`StateError`]; the policy is of no use then.
+    fn load(&mut self, state: &[u8], members: &[Candidate]) -> Result<(), StateError>;
 }
 
 /// The settings of a policy, from which it is made.
@@ -74,6 +144,16 @@ pub trait PolicySettings: Send + Sync + fmt::Debug {
 
     /// The capacity of the buffer, if the policy has one.
     fn capacity(&self) -> Option<Capacity>;
+
+    /// What it needs to know of a record.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// On what its members depend.
+    fn dependence(&self) -> Dependence {
+        Dependence::Set
+    }
 
     /// A policy with an empty buffer.
     fn policy(&self, seed: Seed) -> Box<dyn Policy>;

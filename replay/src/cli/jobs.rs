@@ -210,8 +210,7 @@ pub(super) async fn draws(config: &Config, plan: Plan, command: &DrawsCommand) -
     let decided = jobs.decided(&command.job).await?;
     let StepRange(first, end) = command.steps.clone().unwrap_or(StepRange(decided.start, decided.end));
     let (mut next, end) = (first.max(decided.start), end.min(decided.end));
-    let offset =
-        command.record.and_then(|id| library.index().records().iter().find(|record| record.id == id));
+    let offset = command.record.and_then(|id| library.index().records().find(|record| record.id == id));
     let offset = offset.map(|record| record.offset);
     while next < end {
         let until = end.min(Step(next.0 + PAGE));

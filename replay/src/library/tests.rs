@@ -11,7 +11,7 @@ use perennial_store::Scan;
 use perennial_store::maintain::{self, Retention};
 
 use super::*;
-use crate::buffer::{Candidate, Capacity};
+use crate::buffer::{Block, Candidate, Capacity, Change, PolicyConfig, Spec, reservoir};
 use crate::inspect::inspect;
 use crate::plan::VisibleUntil;
 use crate::testing::{World, main_of, outcome, plan, shard, text};
@@ -147,7 +147,7 @@ async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before
         let (job, settings) = ("demo".to_owned(), plan.settings());
         let ticket = library.next_ticket(Standing { job, step: Step(0), position: from, settings });
         let whole = next.min(150) / plan.block * plan.block;
-        let seen = index.range(Offset(0), Offset(whole)).iter().map(|record| Candidate {
+        let seen = index.range(Offset(0), Offset(whole)).map(|record| Candidate {
             offset: record.offset,
             shard: shard("a"),
             seq: record.seq,
@@ -155,8 +155,13 @@ async fn buffer_at_the_cursor_is_what_the_policy_kept_of_the_whole_blocks_before
             bytes: record.bytes,
         });
         let mut changes = Vec::new();
-        plan.buffers["main"].policy(plan.seed).offer(&seen.collect::<Vec<_>>(), &mut changes);
-        let expected: BTreeSet<Seq> = changes.iter().map(|change| change.candidate.seq).collect();
+        let block = Block { candidates: &seen.collect::<Vec<_>>(), embeddings: &[], end: Offset(whole) };
+        plan.buffers["main"].policy(plan.seed).offer(&block, &mut changes);
+        let admitted = |change: &Change| match change {
+            Change::Admit(one) => one.candidate.seq,
+            other => panic!("{other:?}"),
+        };
+        let expected: BTreeSet<Seq> = changes.iter().map(admitted).collect();
         let members = library.members("main", ticket.buffers["main"].revision).unwrap();
         assert_eq!(
             members.list().iter().map(|member| member.seq).collect::<BTreeSet<_>>(),
@@ -253,9 +258,9 @@ async fn commit_of_unknown_fate_is_settled_by_reading_before_anything_is_written
     let theirs = world.library(&plan).await;
     // Meanwhile the other follower went further than what we have read.
     ours.buffers.get_mut("main").unwrap().doubt();
-    let index = Arc::clone(ours.records.index());
+    let (index, version) = (Arc::clone(ours.records.index()), ours.version());
     let main = ours.buffers.get_mut("main").unwrap();
-    assert_eq!(main.advance(&index).await.unwrap(), Progress::Overtaken);
+    assert_eq!(main.advance(&index, version).await.unwrap(), Progress::Overtaken);
     ours.follow().await.unwrap();
     assert_eq!(ours.buffers["main"].log().newest(), theirs.buffers["main"].log().newest());
     assert_eq!(changes(&world).await.len() as u64, theirs.buffers["main"].log().newest().0);
@@ -332,7 +337,7 @@ async fn follower_that_comes_after_an_erase_and_its_vacuum_goes_on() {
     world.write("a", 30).await;
     compact(&world).await;
     library.follow().await.unwrap();
-    assert_eq!(library.index().records(), world.library(&plan).await.index().records());
+    assert!(library.index().records().eq(world.library(&plan).await.index().records()));
     assert_eq!(library.index().limit(), Offset(90));
     assert!(library.newest_members("main").unwrap().list().iter().all(|m| !(30..60).contains(&m.seq.0)));
 }
@@ -368,7 +373,111 @@ async fn what_several_commits_have_added_is_read_in_one_look() {
     }
     library.follow().await.unwrap();
     assert_eq!(library.index().limit(), Offset(80));
-    assert_eq!(library.index().records(), world.library(&plan).await.index().records());
+    assert!(library.index().records().eq(world.library(&plan).await.index().records()));
+}
+
+/// What the cache folder makes of an open of this library: how many versions it had to follow, and its
+/// records.
+async fn opened(world: &World, plan: &Plan, folder: &std::path::Path) -> Library {
+    let caches = Caches { tokens: Bytes::new(2_000), folder: Some(folder.to_owned()) };
+    Library::open(world.store.clone(), plan.clone(), caches, Access::Follow).await.unwrap()
+}
+
+#[tokio::test]
+async fn index_in_the_cache_folder_is_that_of_the_store_through_growth_erasure_and_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::new().await;
+    let plan = plan(0.2);
+    // As often as it takes for the index to be kept.
+    for turn in 0..70 {
+        world.write(["a", "b", "c"][turn % 3], 3).await;
+    }
+    let first = opened(&world, &plan, folder.path()).await;
+    assert_eq!((first.index().segments().len(), first.index().tail().len()), (1, 0));
+    for turn in 0..5 {
+        world.write(["a", "b"][turn % 2], 6).await;
+    }
+    world.write_unplaced("c", 4).await;
+    let same = async |what: &str| {
+        let (kept, made) = (opened(&world, &plan, folder.path()).await, world.library(&plan).await);
+        assert!(kept.index().records().eq(made.index().records()), "{what}");
+        assert_eq!(kept.index().limit(), made.index().limit(), "{what}");
+        kept
+    };
+    let kept = same("it has grown").await;
+    assert_eq!(kept.index().segments().len(), 1, "only what has come since was read");
+    assert!(!kept.index().tail().is_empty());
+    world.erase(5).await;
+    let kept = same("a text was erased").await;
+    assert!(kept.index().records().any(|record| record.erased));
+    for file in
+        std::fs::read_dir(std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path()).unwrap()
+    {
+        let file = file.unwrap().path();
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+        same("a file is torn").await;
+    }
+    // Another store at the same place, with the secret of the first: as from a copy.
+    let manifest =
+        std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path().join("manifest.json");
+    if let Ok(text) = std::fs::read_to_string(&manifest) {
+        std::fs::write(&manifest, text.replace("\"entry\":\"", "\"entry\":\"0")).unwrap();
+    }
+    same("the entry of the log is another one").await;
+}
+
+#[tokio::test]
+async fn policy_goes_on_from_its_kept_state_which_is_ignored_when_it_does_not_agree() {
+    for policy in [
+        PolicyConfig::Reservoir(reservoir::Settings { capacity: Capacity::Records(12) }),
+        PolicyConfig::Fifo(reservoir::Settings { capacity: Capacity::Records(12) }),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut world = World::new().await;
+        let buffers = [("main".to_owned(), Spec::new("main", &policy))].into();
+        let plan = Plan { buffers, ..plan(0.2) };
+        world.write("a", 100).await;
+        assert_eq!(opened(&world, &plan, folder.path()).await.buffers["main"].saved(), 12);
+        world.write("b", 20).await;
+        let same = async |world: &World, saved: u64, what: &str| {
+            let (mut kept, mut made) =
+                (opened(world, &plan, folder.path()).await, world.library(&plan).await);
+            assert_eq!(kept.buffers["main"].saved(), saved, "{what}");
+            let list = |library: &mut Library| library.newest_members("main").unwrap().list().to_vec();
+            assert_eq!(list(&mut kept), list(&mut made), "{what}");
+            assert_eq!(kept.buffers["main"].log().newest(), made.buffers["main"].log().newest(), "{what}");
+        };
+        // Two blocks came since: too few to keep the state again.
+        same(&world, 12, "it has grown").await;
+        world.write("a", 60).await;
+        same(&world, 22, "it has grown more").await;
+        let inner = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        let state = inner.join("buffer-main.state");
+        let whole = std::fs::read(&state).unwrap();
+        for damaged in [&whole[..whole.len() / 2], b"", b"{}\n", b"\xff"] {
+            std::fs::write(&state, damaged).unwrap();
+            same(&world, 22, "it is made again").await;
+            assert_eq!(std::fs::read(&state).unwrap(), whole);
+        }
+        world.erase(1).await;
+        same(&world, 22, "texts were erased").await;
+        assert_ne!(std::fs::read(&state).unwrap(), whole);
+    }
+}
+
+#[tokio::test]
+async fn cache_folder_that_cannot_be_written_costs_nothing_but_its_use() {
+    let mut world = World::new().await;
+    let plan = plan(0.2);
+    for _ in 0..66 {
+        world.write("a", 2).await;
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut library = opened(&world, &plan, &file.path().join("below")).await;
+    world.write("a", 40).await;
+    library.follow().await.unwrap();
+    assert!(library.index().records().eq(world.library(&plan).await.index().records()));
 }
 
 #[tokio::test]
@@ -481,7 +590,7 @@ async fn permuted_order_reads_the_complete_store_once() {
         }
     }
     let mut all: Vec<(Shard, Seq)> =
-        library.index().records().iter().map(|record| (record.shard.clone(), record.seq)).collect();
+        library.index().records().map(|record| (record.shard.clone(), record.seq)).collect();
     assert_ne!(read, all);
     read.sort();
     all.sort();
@@ -497,17 +606,17 @@ async fn changes_after_a_rewrite_take_out_what_was_removed() {
     let before = library.newest_members("main").unwrap();
     let gone = before.list()[0].seq;
     let mut index = Index::new();
-    let left = library.index().records().iter().filter(|record| record.seq != gone).cloned();
+    let left = library.index().records().filter(|record| record.seq != gone).map(|record| record.to_record());
     index.extend(left, library.index().limit()).unwrap();
     let follow = library.buffers.get_mut("main").unwrap();
     follow.rewritten();
-    assert_eq!(follow.advance(&index).await.unwrap(), Progress::UpToDate);
+    assert_eq!(follow.advance(&index, Version(0)).await.unwrap(), Progress::UpToDate);
     let after = library.newest_members("main").unwrap();
     assert!(after.list().iter().all(|member| member.seq != gone));
     assert_eq!(after.list().len(), 12, "the next key takes its place");
     let mut candidates: Vec<(u64, RecordId)> = Vec::new();
     let seed = plan.buffers["main"].seed(plan.seed);
-    for record in index.records().iter().filter(|record| record.seq.0 < 96) {
+    for record in index.records().filter(|record| record.seq.0 < 96) {
         candidates.push((seed.hash(record.id.as_bytes()), record.id));
     }
     candidates.sort_unstable();

@@ -2,6 +2,7 @@
 //! prints an error and returns its exit code.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::error::{Failure, Kind, ProgramError, render};
@@ -29,6 +30,13 @@ impl Environment {
     #[must_use]
     pub fn variables(&self) -> Vec<(String, String)> {
         self.variables.clone()
+    }
+
+    /// The folder for what the user's programs can make again: `XDG_CACHE_HOME`, else `~/.cache`.
+    #[must_use]
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        let set = |name: &str| self.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))
     }
 
     /// One variable.

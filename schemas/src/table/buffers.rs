@@ -8,16 +8,16 @@ table! { "buffers" {
     buffer: Text,
     /// The number of the change, dense from 1.
     revision: Int,
-    /// `admit`, `evict`, or `range` (the members are a range of seq), an [`Op`].
+    /// `admit`, `evict`, or `range` (the members are a range of the order), an [`Op`].
     op: Text,
-    /// The shard of the record.
+    /// The shard of the record; empty for `range`.
     shard: Text,
-    /// The seq of the record; for `range` the first member's.
+    /// The seq of the record; 0 for `range`.
     seq: Int,
-    /// The offset of the record in the order of the store.
+    /// The offset of the record in the order of the store; for `range` the first one of the range.
     offset: Int,
-    /// `range`: the last member's seq.
-    last_seq: OptInt,
+    /// `range`: the offset after the last one of the range.
+    end_offset: OptInt,
     /// The id of the record.
     id: OptBlob,
     /// Bytes of the record's text: what its weight and its place are counted in until it is tokenised.
@@ -47,7 +47,8 @@ pub enum Op {
     Admit,
     /// The record leaves.
     Evict,
-    /// The members are exactly the kept records of this shard from `seq` to `last_seq`.
+    /// The members are exactly the kept records from `offset` to before `end_offset`, without those that are
+    /// larger than the whole capacity.
     Range,
 }
 

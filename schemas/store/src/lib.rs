@@ -208,6 +208,20 @@ impl Store {
         transaction_of(&delta, table, app_id).await
     }
 
+    /// The entry of a table's log that made a version; `None` if the log does not have it any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Delta`] if the log cannot be read.
+    pub async fn log_entry(
+        &self,
+        table: Table,
+        version: Version,
+    ) -> Result<Option<bytes::Bytes>, StoreError> {
+        let failed = StoreError::delta("open", table);
+        let log = self.builder(table)?.build().map_err(&failed)?.log_store();
+        log.read_commit_entry(version.0).await.map_err(&failed)
+    }
+
     /// The table as it was at `version`.
     pub(crate) async fn at(&self, table: Table, version: Version) -> Result<DeltaTable, StoreError> {
         let known = self.snapshots().open.get(&(table, version)).cloned();

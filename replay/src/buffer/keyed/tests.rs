@@ -7,9 +7,14 @@ fn candidate(seq: u64, bytes: u64) -> Candidate {
     Candidate { offset: Offset(seq), shard, seq: Seq(seq), id, bytes }
 }
 
+fn block(candidates: &[Candidate]) -> Block<'_> {
+    let end = candidates.last().map_or(Offset(0), |last| last.offset.next());
+    Block { candidates, embeddings: &[], end }
+}
+
 fn members(capacity: Capacity, seed: Seed, seen: &[Candidate]) -> BTreeSet<RecordId> {
     let mut reservoir = Keyed::new(capacity, Keys::Uniform(seed));
-    reservoir.offer(seen, &mut Vec::new());
+    reservoir.offer(&block(seen), &mut Vec::new());
     reservoir.members.values().map(|member| member.id).collect()
 }
 
@@ -79,16 +84,6 @@ fn seqs(keyed: &Keyed) -> Vec<u64> {
 }
 
 #[test]
-fn newest_are_the_last_that_fit_in_any_order_of_arrival() {
-    let seen: Vec<Candidate> = (0..50).map(|seq| candidate(seq, 1)).collect();
-    for order in [seen.clone(), seen.into_iter().rev().collect()] {
-        let mut newest = Keyed::new(Capacity::Records(7), Keys::Newest);
-        newest.offer(&order, &mut Vec::new());
-        assert_eq!(seqs(&newest), (43..50).collect::<Vec<_>>());
-    }
-}
-
-#[test]
 fn decay_keeps_records_half_as_likely_for_each_half_life_of_age() {
     // With a capacity small against the half-life, membership is proportional to 2^(-age / half-life).
     let (n, half_life, runs) = (1_200_u64, 200.0, 1_500_u64);
@@ -97,7 +92,7 @@ fn decay_keeps_records_half_as_likely_for_each_half_life_of_age() {
     for run in 0..runs {
         let keys = Keys::Decay { seed: Seed::new(run), rate: std::f64::consts::LN_2 / half_life };
         let mut keyed = Keyed::new(Capacity::Records(6), keys);
-        keyed.offer(&seen, &mut Vec::new());
+        keyed.offer(&block(&seen), &mut Vec::new());
         for seq in seqs(&keyed) {
             if let Some(count) = by_age.get_mut(((n - 1 - seq) / 200) as usize) {
                 *count += 1;
@@ -111,7 +106,7 @@ fn decay_keeps_records_half_as_likely_for_each_half_life_of_age() {
 }
 
 #[test]
-fn newest_and_decay_go_by_the_order_of_the_store_whatever_the_shard() {
+fn decay_goes_by_the_order_of_the_store_whatever_the_shard() {
     // Shard `b` began late: its seqs are small, its text is new.
     let of = |name: &str, seq: u64, offset: u64| {
         let id = RecordId::from_hash(u128::from(offset));
@@ -120,10 +115,8 @@ fn newest_and_decay_go_by_the_order_of_the_store_whatever_the_shard() {
     let seen: Vec<Candidate> =
         (0..1_000).map(|n| of("a", n, n)).chain((0..700).map(|n| of("b", n, 1_000 + n))).collect();
     let rate = std::f64::consts::LN_2 / 100.0;
-    for keys in [Keys::Newest, Keys::Decay { seed: Seed::new(1), rate }] {
-        let mut keyed = Keyed::new(Capacity::Records(300), keys);
-        keyed.offer(&seen, &mut Vec::new());
-        let late = keyed.members.values().filter(|member| member.shard.as_str() == "b").count();
-        assert!(late >= 290, "{keys:?}: {late} of 300");
-    }
+    let mut keyed = Keyed::new(Capacity::Records(300), Keys::Decay { seed: Seed::new(1), rate });
+    keyed.offer(&block(&seen), &mut Vec::new());
+    let late = keyed.members.values().filter(|member| member.shard.as_str() == "b").count();
+    assert!(late >= 290, "{late} of 300");
 }

@@ -6,14 +6,14 @@ use deltalake::DeltaTable;
 
 use super::{Checker, Kept, MEMBERS, Standing, or_none};
 use crate::{Scan, StoreError, transaction_of};
-use perennial_schemas::id::Seq;
+use perennial_schemas::id::{Offset, Seq};
 use perennial_schemas::table::buffers::Op;
 use perennial_schemas::table::{Table, buffers};
 
 impl Checker<'_> {
     pub(super) async fn buffers(&mut self, delta: &DeltaTable) -> Result<(), StoreError> {
         let table = Table::Buffers;
-        let columns = ["last_seq", "id", "bytes", "capacity", "capacity_unit"];
+        let columns = ["end_offset", "id", "bytes", "capacity", "capacity_unit"];
         let changes = Scan { columns: &columns, filter: None, order: &["buffer", "revision"] };
         let mut all: BTreeMap<String, Members> = BTreeMap::new();
         self.scan(table, &changes, |checker, batch| {
@@ -31,7 +31,7 @@ impl Checker<'_> {
         })
         .await?;
         for (name, members) in &all {
-            if let Some((invariant, detail)) = members.over_capacity(&self.kept) {
+            if let Some((invariant, detail)) = members.over_capacity(&self.sizes(members.range)) {
                 self.violation(table, invariant, format!("buffer `{name}` at its newest change: {detail}"));
             }
             let committed = transaction_of(delta, table, &format!("buffer/{name}")).await?;
@@ -43,6 +43,18 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Bytes of the kept records of a range of the order.
+    fn sizes(&self, range: Option<(i64, i64)>) -> Vec<i64> {
+        let Some((from, end)) = range else { return Vec::new() };
+        let runs = self.order.runs(Offset::from_i64(from), Offset::from_i64(end));
+        let seq = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+        let kept = runs.flat_map(|run| {
+            let kept = self.kept.get(run.shard.as_str());
+            kept.into_iter().flat_map(move |kept| kept.range(seq(run.seqs.start)..seq(run.seqs.end)))
+        });
+        kept.map(|(_, one)| one.bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0)).collect()
     }
 
     /// What is wrong with the record that a change admits.
@@ -78,7 +90,8 @@ struct Members {
     /// How often an id is in it.
     ids: BTreeMap<Vec<u8>, u64>,
     bytes: i64,
-    ranges: BTreeMap<String, (i64, i64)>,
+    /// The range that the members are.
+    range: Option<(i64, i64)>,
     capacity: Option<(i64, String)>,
 }
 
@@ -94,7 +107,7 @@ impl Members {
         self.change = row.revision;
         self.capacity = row.capacity.zip(row.capacity_unit).map(|(most, unit)| (most, unit.to_owned()));
         let key = (row.shard.to_owned(), row.seq);
-        match (Op::parse(row.op), row.id.zip(row.bytes), row.last_seq) {
+        match (Op::parse(row.op), row.id.zip(row.bytes), row.end_offset) {
             (Some(Op::Admit), Some(_), _) if self.held.contains_key(&key) => {
                 problems.push(replayable(format!("seq {} enters twice", row.seq)));
             }
@@ -108,7 +121,7 @@ impl Members {
                     problems.push(("a buffer holds an id once", detail));
                 }
                 // While it shrinks to a smaller capacity it may be above that.
-                problems.extend(self.over_capacity(&BTreeMap::new()));
+                problems.extend(self.over_capacity(&[]));
             }
             (Some(Op::Evict), ..) => match self.held.remove(&key) {
                 Some((bytes, id)) => {
@@ -119,8 +132,8 @@ impl Members {
                 }
                 None => problems.push(replayable(format!("seq {} leaves and was not in it", row.seq))),
             },
-            (Some(Op::Range), _, Some(last)) => {
-                self.ranges.insert(row.shard.to_owned(), (row.seq, last));
+            (Some(Op::Range), _, Some(end)) if row.offset <= end && end <= row.seen => {
+                self.range = Some((row.offset, end));
             }
             (op, ..) => {
                 let lacks = op.map_or("is no change", |_| "lacks what it is about");
@@ -130,18 +143,21 @@ impl Members {
         problems
     }
 
-    /// Whether it holds more than it may; of ranges, what they have of `kept` counts.
-    fn over_capacity(&self, kept: &BTreeMap<String, BTreeMap<i64, Kept>>) -> Option<Problem> {
+    /// Whether it holds more than it may; `sizes` are those of the records of its range.
+    fn over_capacity(&self, sizes: &[i64]) -> Option<Problem> {
         let (most, unit) = self.capacity.as_ref()?;
         // No collection has more than `isize::MAX` elements.
         let mut records = self.held.len() as i64;
         let mut bytes = self.bytes;
-        for (shard, (first, last)) in self.ranges.iter().filter(|(_, (first, last))| first <= last) {
-            for (_, one) in kept.get(shard).into_iter().flat_map(|kept| kept.range(first..=last)) {
-                records += 1;
-                bytes =
-                    bytes.saturating_add(one.bytes.and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0));
-            }
+        // What is larger than the whole is no member.
+        let size = |bytes: i64| match unit.as_str() {
+            "bytes" => bytes,
+            "tokens" => bytes.saturating_add(1),
+            _ => 1,
+        };
+        for one in sizes.iter().filter(|bytes| size(**bytes) <= *most) {
+            records += 1;
+            bytes = bytes.saturating_add(*one);
         }
         let held = match unit.as_str() {
             "records" => records,

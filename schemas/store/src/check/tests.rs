@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::commit::Committer;
+use crate::order::{Claim, OrderLog};
 use perennial_program::clock::Clock;
 use perennial_schemas::id::{Offset, Revision, Seq, Step};
 use perennial_schemas::seed::Seed;
@@ -43,7 +44,7 @@ struct Move {
     change: i64,
     op: &'static str,
     seq: i64,
-    last_seq: Option<i64>,
+    end_offset: Option<i64>,
     id: Option<Vec<u8>>,
     bytes: Option<i64>,
     capacity: Option<(i64, &'static str)>,
@@ -136,7 +137,7 @@ fn view_row(number: i64, op: ViewOp, steps: std::ops::Range<u64>) -> ViewRow {
 fn move_of(change: i64, op: Op, seq: i64) -> Move {
     let bytes = Some(bytes(seq).into());
     let capacity = Some((3, "records"));
-    Move { change, op: op.as_str(), seq, last_seq: None, id: Some(id(seq)), bytes, capacity }
+    Move { change, op: op.as_str(), seq, end_offset: None, id: Some(id(seq)), bytes, capacity }
 }
 
 /// Kept 0, 1, 3, 4 and 6; duplicates 2 and 5; dead letter 7; two commits of four.
@@ -256,7 +257,7 @@ impl Plan {
                 shard: "main",
                 seq: one.seq,
                 offset: one.seq,
-                last_seq: one.last_seq,
+                end_offset: one.end_offset,
                 id: one.id.as_deref(),
                 bytes: one.bytes,
                 key: None,
@@ -266,7 +267,7 @@ impl Plan {
                 capacity: one.capacity.map(|(most, _)| most),
                 capacity_unit: one.capacity.map(|(_, unit)| unit),
                 policy_digest: "0",
-                seen: one.seq + 1,
+                seen: one.end_offset.map_or(one.seq + 1, |_| 8),
             });
         }
         let last = self.moves.last().map(|one| one.change);
@@ -667,17 +668,22 @@ async fn buffer_may_be_above_a_smaller_capacity_only_while_it_shrinks() {
 }
 
 #[tokio::test]
-async fn range_holds_the_kept_records_in_it() {
-    let range = |first: i64, last: i64, most: i64| {
-        move |plan: &mut Plan| {
-            let range = Move { last_seq: Some(last), ..move_of(1, Op::Range, first) };
-            plan.moves = vec![Move { capacity: Some((most, "records")), ..range }];
-        }
+async fn range_that_holds_more_than_it_may_or_was_not_seen_is_reported() {
+    let of = async |from: i64, end: i64, most: i64| {
+        let range =
+            Move { end_offset: Some(end), capacity: Some((most, "records")), ..move_of(1, Op::Range, from) };
+        let plan = Plan { moves: vec![range], ..sound() };
+        let (_folder, store) = plan.make().await;
+        let claim = Claim::readings(&"main".parse().unwrap(), Seq(8));
+        OrderLog::open(&store).await.unwrap().append(&[claim]).await.unwrap();
+        violations(&store).await.into_iter().map(|violation| violation.invariant).collect::<Vec<_>>()
     };
-    // Of 1..=6 the records 1, 3, 4 and 6 are kept.
-    assert_eq!(broken(range(1, 6, 4)).await, [""; 0]);
-    assert_eq!(broken(range(1, 6, 3)).await, [CAPACITY]);
-    assert_eq!(broken(range(6, 1, 0)).await, [""; 0], "an empty one");
+    // Kept are 1, 3, 4 and 6.
+    assert_eq!(of(1, 7, 4).await, [""; 0]);
+    assert_eq!(of(1, 7, 3).await, [CAPACITY]);
+    assert_eq!(of(6, 6, 0).await, [""; 0], "an empty one");
+    assert_eq!(of(6, 5, 9).await, [REPLAY], "it ends before it begins");
+    assert_eq!(of(1, 99, 9).await, [REPLAY], "beyond what was seen");
 }
 
 #[tokio::test]
@@ -701,17 +707,16 @@ async fn id_twice_in_a_buffer_is_reported() {
 async fn member_whose_offset_is_not_its_place_in_the_order_is_reported() {
     let (_folder, store) = sound().make().await;
     let shard: perennial_schemas::id::Shard = "main".parse().unwrap();
-    let mut order = crate::order::OrderLog::open(&store).await.unwrap();
-    let first =
-        crate::order::Claim { source: "other".into(), ..crate::order::Claim::readings(&shard, Seq(2)) };
-    let then = crate::order::Claim::readings(&shard, Seq(8));
+    let mut order = OrderLog::open(&store).await.unwrap();
+    let first = Claim { source: "other".into(), ..Claim::readings(&shard, Seq(2)) };
+    let then = Claim::readings(&shard, Seq(8));
     order.append(&[then]).await.unwrap();
     // The members of the plan have their seq for an offset.
     assert_eq!(violations(&store).await, []);
 
     let (_folder, store) = sound().make().await;
-    let mut order = crate::order::OrderLog::open(&store).await.unwrap();
-    order.append(&[first, crate::order::Claim::readings(&shard, Seq(8))]).await.unwrap();
+    let mut order = OrderLog::open(&store).await.unwrap();
+    order.append(&[first, Claim::readings(&shard, Seq(8))]).await.unwrap();
     let found = violations(&store).await;
     let members = found.iter().filter(|violation| violation.invariant == MEMBERS).count();
     assert_eq!(members, 4, "{found:?}");

@@ -258,7 +258,7 @@ async fn table_without_days_keeps_its_partitions_apart_whatever_their_names() {
                     shard: "main",
                     seq,
                     offset: seq,
-                    last_seq: None,
+                    end_offset: None,
                     id: None,
                     bytes: Some(1),
                     key: None,

@@ -284,7 +284,7 @@ fn change(change: i64, op: Op) -> Result<RecordBatch, Failure> {
         shard: "main",
         seq: 0,
         offset: 0,
-        last_seq: (op == Op::Range).then_some(39),
+        end_offset: (op == Op::Range).then_some(39),
         id: full().id,
         bytes: Some(30),
         key: Some(f64::MIN_POSITIVE),
