@@ -1,10 +1,12 @@
 //! `perennial-replay`: serves batches, and shows a store's buffers and the batches that a job would get.
 
+mod buffers;
 mod jobs;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use self::buffers::{ExplainCommand, VerifyCommand};
 use self::jobs::{DrawsCommand, JobsCommand};
 use crate::config::Config;
 use crate::error::ReplayError;
@@ -66,6 +68,17 @@ enum Command {
     /// Print which tokens of which records the steps of a job hold, or which steps hold a record. Writes
     /// nothing to the store.
     Draws(DrawsCommand),
+    /// Say of one record when each buffer held it and why, and which steps of which jobs it was in. Writes
+    /// nothing to the store.
+    Explain(ExplainCommand),
+    /// Make buffers again from the records of the store and compare each change. Writes nothing to the store.
+    Verify(VerifyCommand),
+    /// List the policies of buffers with their settings.
+    Policies {
+        /// Print JSON, one policy a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Serve tickets and batches over HTTP and Arrow Flight until SIGTERM.
     Serve,
     /// Show or check the configuration without running anything.
@@ -77,6 +90,11 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Policies { json } = &cli.command {
+        // What the program knows by itself needs no store.
+        let json = *json;
+        return start::run(&cli.log.clone(), |_, _| async move { buffers::policies(json) });
+    }
     start::run(&cli.log.clone(), |environment, stop| async move {
         let mut plan = None;
         let loaded = cli.config.load::<Config>("replay", "store.url", &environment, |config, problems| {
@@ -89,6 +107,8 @@ pub fn main() -> ExitCode {
             (Command::Serve, Some(plan)) => return serve(&config, plan, stop).await,
             (Command::Jobs(command), Some(plan)) => return jobs::jobs(&config, plan, command).await,
             (Command::Draws(command), Some(plan)) => return jobs::draws(&config, plan, command).await,
+            (Command::Explain(command), Some(plan)) => return buffers::explain(&config, plan, command).await,
+            (Command::Verify(command), Some(plan)) => return buffers::verify(&config, plan, command).await,
             (_, Some(plan)) => open(&config, plan, Access::Read).await?,
             // `plan` is `None` only if it reported a problem.
             (_, None) => return Ok(()),
@@ -100,7 +120,7 @@ pub fn main() -> ExitCode {
             }
             Command::Sample { job, steps, digests, .. } => sample(&mut library, job, *steps, *digests).await,
             Command::Inspect { json } => print_inspection(&mut library, *json),
-            Command::Serve | Command::Config(_) | Command::Jobs(_) | Command::Draws(_) => Ok(()),
+            _ => Ok(()),
         }
     })
 }
@@ -156,6 +176,11 @@ async fn show(library: &mut Library, ticket: &Ticket, digests: bool) -> Result<(
     }
     cli::print(&text)?;
     Ok(())
+}
+
+/// A value as a line of JSON.
+fn line(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).map(|text| text + "\n").unwrap_or_default()
 }
 
 /// Number of characters of a span's text to print.

@@ -133,6 +133,30 @@ pub enum ReplayError {
         /// The newest revision.
         newest: Revision,
     },
+    /// A buffer that the config does not have.
+    #[error("the config has no buffer `{buffer}`: it has {}", known.join(", "))]
+    NoBuffer {
+        /// The buffer.
+        buffer: String,
+        /// Those that it has.
+        known: Vec<String>,
+    },
+    /// A record that the store does not have.
+    #[error("no record of the store is `{asked}`; it was read up to offset {limit}")]
+    NoRecord {
+        /// What was asked for.
+        asked: String,
+        /// The limit that was read.
+        limit: Offset,
+    },
+    /// A buffer that is not what its policy makes of the records.
+    #[error("buffer `{buffer}` is not what its policy makes of the records: {why}")]
+    Unverified {
+        /// The buffer.
+        buffer: String,
+        /// The first difference.
+        why: String,
+    },
     /// The buffer's rows were written under another policy, capacity, seed or block size.
     #[error(
         "buffer `{buffer}` of the store was chosen by policy `{policy}` of digest `{found}`, not `{ours}`"
@@ -205,15 +229,19 @@ impl ProgramError for ReplayError {
             | Self::Elsewhere { .. }
             | Self::Ended { .. }
             | Self::Taken { .. } => Kind::Conflict,
-            Self::Ticket { .. } | Self::Settings { .. } | Self::Far { .. } | Self::TooShort { .. } => {
-                Kind::Input
-            }
-            Self::NoOffset { .. } | Self::NoRevision { .. } | Self::Before { .. } | Self::NoJob { .. } => {
-                Kind::NotFound
-            }
+            Self::NoBuffer { .. }
+            | Self::Ticket { .. }
+            | Self::Settings { .. }
+            | Self::Far { .. }
+            | Self::TooShort { .. } => Kind::Input,
+            Self::NoOffset { .. }
+            | Self::NoRevision { .. }
+            | Self::NoRecord { .. }
+            | Self::Before { .. }
+            | Self::NoJob { .. } => Kind::NotFound,
             Self::OtherPolicy { .. } | Self::Text { .. } => Kind::Config,
             Self::Encoder(_) | Self::Writer(_) | Self::Index(_) | Self::Segment(_) => Kind::Bug,
-            Self::Inconsistent { .. } => Kind::Corrupt,
+            Self::Inconsistent { .. } | Self::Unverified { .. } => Kind::Corrupt,
             Self::Config(error) => error.kind(),
             Self::Id(error) => error.kind(),
             Self::Store(error) => error.kind(),
@@ -239,6 +267,14 @@ impl ProgramError for ReplayError {
             Self::NoOffset { .. } | Self::NoRevision { .. } => {
                 Some("read the store again: another process may be ahead of this one".into())
             }
+            Self::NoBuffer { .. } => Some("name one of these, or none for all".into()),
+            Self::NoRecord { .. } => {
+                Some("`perennial-replay draws --job JOB` prints the ids of records".into())
+            }
+            Self::Unverified { .. } => Some(
+                "check the store; a buffer of another name, with the same settings, is made from the records"
+                    .into(),
+            ),
             Self::OtherPolicy { buffer, .. } => Some(format!(
                 "give the buffer with the new settings another name: rename `buffer.{buffer}` and its key in `mix`"
             )),

@@ -13,6 +13,8 @@
 //! changes that it agrees with; without that it is made again by offering the records up to what the newest change
 //! had seen.
 
+mod verify;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +36,8 @@ use crate::library::Access;
 use crate::plan::Plan;
 use crate::records::PATIENCE;
 use crate::states::{Saved, States};
+
+pub use verify::Verified;
 
 /// The most changes in one commit, but for those of its last block.
 const MOST: usize = 1 << 16;
@@ -144,6 +148,12 @@ impl Follow {
     /// As [`Log::members`].
     pub fn members(&mut self, revision: Revision, index: &Index) -> Result<Arc<Members>> {
         self.log.members(revision, index)
+    }
+
+    /// Why the policy says that a record that it was offered is a member or not; `None` where it does not say.
+    #[must_use]
+    pub fn reason(&self, candidate: &Candidate) -> Option<String> {
+        self.policy.reason(candidate)
     }
 
     /// The records were rewritten: the policy's state is made again, and what differs is written.
@@ -276,11 +286,7 @@ impl Follow {
         // What fails in between leaves a state that agrees with nothing.
         self.stale = true;
         while self.seen() < self.log.seen() {
-            ours.extend(self.offer(index).await?.into_iter().map(|change| match change {
-                Change::Admit(one) => LogChange::Admit(one.candidate.offset),
-                Change::Evict(one) => LogChange::Evict(one.candidate.offset),
-                Change::Range(range) => LogChange::Range(range),
-            }));
+            ours.extend(self.offer(index).await?.into_iter().map(LogChange::from));
         }
         self.stale = !ours.into_iter().eq(self.log.since(self.agreed));
         self.agreed = self.log.newest();
@@ -385,7 +391,8 @@ impl Follow {
     }
 
     /// The first offset that was not offered.
-    const fn seen(&self) -> Offset {
+    #[must_use]
+    pub const fn seen(&self) -> Offset {
         Offset(self.offered.saturating_mul(self.block))
     }
 

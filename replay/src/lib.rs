@@ -34,6 +34,7 @@ pub mod draw;
 pub mod draws;
 pub mod embeddings;
 pub mod error;
+pub mod explain;
 pub mod follow;
 pub mod herding;
 pub mod index;

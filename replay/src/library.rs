@@ -17,7 +17,7 @@ use crate::batch::{self, BatchLayout, LayoutOutcome, View};
 use crate::buffer::Members;
 use crate::draws::{self, StepDraws};
 use crate::error::{ReplayError, Result};
-use crate::follow::{Follow, Progress};
+use crate::follow::{Follow, Progress, Verified};
 use crate::index::Index;
 use crate::index::cache::IndexCache;
 use crate::issue::{self, Issued, Request, Standing};
@@ -201,6 +201,19 @@ impl Library {
     #[must_use]
     pub const fn buffers(&self) -> &BTreeMap<String, Follow> {
         &self.buffers
+    }
+
+    /// Makes a buffer again from the records and compares it with its changes.
+    ///
+    /// # Errors
+    /// As [`Follow::verify`]; a name that the plan does not have.
+    pub async fn verify(&mut self, buffer: &str) -> Result<Verified> {
+        let unknown = || ReplayError::NoBuffer {
+            buffer: buffer.to_owned(),
+            known: self.plan.buffers.keys().cloned().collect(),
+        };
+        let follow = self.buffers.get_mut(buffer).ok_or_else(unknown)?;
+        follow.verify(self.records.index(), self.records.version()).await
     }
 
     /// The members of a buffer at its newest revision.

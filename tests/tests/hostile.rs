@@ -2,6 +2,7 @@
 
 mod corpora;
 mod formats;
+mod jobs;
 mod kill;
 mod lines;
 mod programs;

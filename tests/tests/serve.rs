@@ -25,14 +25,14 @@ const SERVE: &[&str] = &[
 ];
 
 /// A running server.
-struct Server {
+pub struct Server {
     running: Running,
-    http: String,
-    flight: String,
+    pub http: String,
+    pub flight: String,
 }
 
 impl Server {
-    fn start(world: &World, more: &[&str]) -> Self {
+    pub fn start(world: &World, more: &[&str]) -> Self {
         let mut command = world.command("perennial-replay", SERVE);
         command.args(more).arg("serve").stdout(Stdio::piped());
         let mut running = Running::start(command);
@@ -47,21 +47,11 @@ impl Server {
         Self { running, http, flight }
     }
 
-    fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.http).expect("the server listens");
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-        )
-        .expect("it takes a request");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers in UTF-8");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head and a body");
-        (head.split(' ').nth(1).expect("a status").parse().expect("a number"), body.to_owned())
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        ask(&self.http, method, path, body).expect("the server answers")
     }
 
-    fn json(&self, method: &str, path: &str, body: &str) -> Value {
+    pub fn json(&self, method: &str, path: &str, body: &str) -> Value {
         let (status, answer) = self.ask(method, path, body);
         assert_eq!(status, 200, "{method} {path}: {answer}");
         serde_json::from_str(&answer).expect("JSON")
@@ -71,6 +61,31 @@ impl Server {
     fn terminate(self) -> Option<i32> {
         self.running.terminate().status.code()
     }
+}
+
+/// The status and the body of an answer.
+///
+/// # Errors
+/// No server listens, or it ended in the middle of its answer.
+pub fn ask(address: &str, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let broken = || std::io::Error::other(format!("a broken answer: {answer}"));
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(broken)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(broken)?;
+    let length = head
+        .lines()
+        .find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    if length.is_some_and(|length: usize| length != body.len()) {
+        return Err(broken());
+    }
+    Ok((status, body.to_owned()))
 }
 
 #[tokio::test]

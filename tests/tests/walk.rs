@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use perennial_schemas::table::Table;
 use perennial_store::check::check;
 use perennial_tests::world::{World, data, text};
+use serde_json::Value;
 
 /// A model and a job small enough to be run many times.
 const JOB: &str = r#"
@@ -77,7 +78,7 @@ async fn bundled_text_becomes_a_sound_store_a_trained_model_and_a_report() {
     let runs = ["--run", "floor:b:no replay", "--run", "method:a:replay", "--out", "out"];
     world.succeed("perennial-train", &[&["--store", "store", "report"][..], &runs].concat());
     let json = std::fs::read_to_string(world.path("out/report.json")).unwrap();
-    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let report: Value = serde_json::from_str(&json).unwrap();
     let runs = report["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 2);
     for run in runs {
@@ -114,8 +115,7 @@ fn what_each_step_was_fed_can_be_read(world: &World) {
     let arguments: Vec<&str> = ["--store", "store"].into_iter().chain(settings).collect();
     let replay = |more: &[&str]| world.succeed("perennial-replay", &[&arguments[..], more].concat());
     let draws = replay(&["draws", "--job", "a", "--steps", "0..24", "--json"]);
-    let steps: Vec<serde_json::Value> =
-        draws.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let steps: Vec<Value> = draws.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(steps.iter().map(|step| step["step"].as_u64().unwrap()).eq(0..24));
     let last = &steps[23];
     let printed = replay(&["sample", "--ticket", &last["ticket"].to_string()]);
@@ -128,17 +128,40 @@ fn what_each_step_was_fed_can_be_read(world: &World) {
     // The other way: from a record to the steps that it was in.
     let id = spans[0]["id"].as_str().unwrap();
     let found = replay(&["draws", "--job", "a", "--record", id, "--json"]);
-    let held =
-        |step: &&serde_json::Value| step["spans"].as_array().unwrap().iter().any(|span| span["id"] == id);
+    let held = |step: &&Value| step["spans"].as_array().unwrap().iter().any(|span| span["id"] == id);
     let expected: Vec<_> = steps.iter().filter(held).map(|step| step["step"].clone()).collect();
-    let found: Vec<serde_json::Value> =
-        found.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<Value> = found.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let found: Vec<_> =
         found.iter().map(|step| step["step"].clone()).filter(|step| step.as_u64() < Some(24)).collect();
     assert_eq!(found, expected);
+    explanations_agree(&replay, id, found.first().and_then(Value::as_u64));
     let jobs = replay(&["jobs", "list"]);
     assert!(jobs.contains("a: next step ") && jobs.contains("main 0.25, keep 0.75"), "{jobs}");
     assert!(replay(&["jobs", "show", "a"]).starts_with("steps 0..1: 2 rows, main 0.25"), "{jobs}");
+}
+
+/// What is said of a record, and of the buffer and its policy.
+fn explanations_agree(replay: &dyn Fn(&[&str]) -> String, id: &str, first: Option<u64>) {
+    let said: Value = serde_json::from_str(&replay(&["explain", id, "--json"])).unwrap();
+    let uses = &said["jobs"]["a"];
+    let ways = uses["drawn"].as_object().unwrap().values().chain(Some(&uses["new_text"]));
+    assert_eq!(ways.filter_map(|all| all["first"].as_u64()).min(), first, "{said}");
+    let words = replay(&["explain", &format!("{}/{}", said["shard"].as_str().unwrap(), said["seq"])]);
+    assert!(
+        words.contains(&format!("record {id}")) && words.contains("buffer main (reservoir): is"),
+        "{words}"
+    );
+    let verified = replay(&["verify"]);
+    assert!(
+        verified.starts_with("main: ") && verified.ends_with("every change was made again\n"),
+        "{verified}"
+    );
+    let policies = replay(&["policies", "--json"]);
+    let names = policies.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["name"].to_string());
+    assert!(
+        names.eq(["reservoir", "fifo", "decay", "herding", "k_center"].map(|name| format!("\"{name}\"")))
+    );
+    assert!(replay(&["policies"]).contains("\n  capacity (string, default \"100000 records\"): "));
 }
 
 #[test]

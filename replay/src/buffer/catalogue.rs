@@ -26,6 +26,12 @@ pub enum PolicyConfig {
 }
 
 impl PolicyConfig {
+    /// The policy of this name with its default settings.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        serde_json::from_value(serde_json::json!({ name: {} })).ok()
+    }
+
     /// The word in `policy = ".."`, and the settings behind it.
     #[must_use]
     pub fn settings(&self) -> (&'static str, Arc<dyn PolicySettings>) {

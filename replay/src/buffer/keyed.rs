@@ -197,6 +197,26 @@ impl Policy for Keyed {
         }
         Ok(())
     }
+
+    fn reason(&self, candidate: &Candidate) -> Option<String> {
+        let key = self.keys.key(candidate);
+        let value = self.keys.value(key);
+        Some(match self.bar {
+            None => format!("its key is {value:.6}, and no record was left out yet"),
+            Some(bar) if key <= bar => {
+                format!(
+                    "its key {value:.6} is not above {:.6}, the largest that was left out",
+                    self.keys.value(bar)
+                )
+            }
+            Some(bar) => {
+                format!(
+                    "its key {value:.6} is above {:.6}, the largest that was left out",
+                    self.keys.value(bar)
+                )
+            }
+        })
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! The changes of one buffer in order, and its members at any revision.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use perennial_schemas::id::{Offset, RecordId, Revision, Seq, Shard};
 use perennial_schemas::table::buffers::{Op, Row};
+use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Member, Members};
+use super::{Change, Member, Members};
 use crate::error::{ReplayError, Result};
 use crate::index::{Index, RecordRef};
 
@@ -53,6 +55,39 @@ pub enum LogChange {
     Evict(Offset),
     /// The members are those of a range.
     Range(Range<Offset>),
+}
+
+impl From<Change> for LogChange {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Admit(one) => Self::Admit(one.candidate.offset),
+            Change::Evict(one) => Self::Evict(one.candidate.offset),
+            Change::Range(range) => Self::Range(range),
+        }
+    }
+}
+
+impl fmt::Display for LogChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admit(offset) => write!(f, "admit {offset}"),
+            Self::Evict(offset) => write!(f, "evict {offset}"),
+            Self::Range(range) => write!(f, "range {}..{}", range.start, range.end),
+        }
+    }
+}
+
+/// A time that a record was a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Stay {
+    /// The revision that it became a member at.
+    pub entered: Revision,
+    /// How much of the order the policy had seen then.
+    pub entered_seen: Offset,
+    /// The revision that it left at; `None` for a member.
+    pub left: Option<Revision>,
+    /// How much of the order the policy had seen then.
+    pub left_seen: Option<Offset>,
 }
 
 /// Number of revisions whose members are cached, for jobs at different positions of the stream.
@@ -123,6 +158,29 @@ impl Log {
     pub fn digest(&self, revision: Revision) -> u64 {
         let index = usize::try_from(revision.0).unwrap_or(usize::MAX).checked_sub(1);
         index.and_then(|index| self.digests.get(index)).copied().unwrap_or(0)
+    }
+
+    /// When a record of this size was a member, in order.
+    #[must_use]
+    pub fn stays(&self, offset: Offset, bytes: u64) -> Vec<Stay> {
+        let mut stays: Vec<Stay> = Vec::new();
+        for (number, row) in (1..).map(Revision).zip(&self.rows) {
+            let now = match &row.change {
+                Kind::Admit(member) if member.offset == offset => true,
+                Kind::Evict(left) if *left == offset => false,
+                Kind::Range(range, largest) => range.contains(&offset) && largest.admits(bytes),
+                Kind::Admit(_) | Kind::Evict(_) => continue,
+            };
+            match stays.last_mut().filter(|stay| stay.left.is_none()) {
+                Some(stay) if !now => (stay.left, stay.left_seen) = (Some(number), Some(row.seen)),
+                None if now => {
+                    let (entered, entered_seen) = (number, row.seen);
+                    stays.push(Stay { entered, entered_seen, left: None, left_seen: None });
+                }
+                _ => {}
+            }
+        }
+        stays
     }
 
     /// The range that the members are at the newest revision.
@@ -349,6 +407,16 @@ mod tests {
                 prop_assert_eq!(members.revision(), Revision(revision as u64));
                 let seqs: Vec<i64> = members.list().iter().map(|member| member.seq.to_i64()).collect();
                 prop_assert_eq!(seqs, sets[revision].iter().copied().collect::<Vec<_>>());
+            }
+        }
+
+        #[test]
+        fn stays_of_a_record_are_the_revisions_whose_members_hold_it(touches in proptest::collection::vec(0_i64..12, 0..60), seq in 0_i64..12) {
+            let (log, sets) = log(&touches);
+            let stays = log.stays(Offset::from_i64(seq), 1);
+            for (revision, set) in (0..).map(Revision).zip(&sets) {
+                let held = stays.iter().any(|stay| stay.entered <= revision && stay.left.is_none_or(|left| revision < left));
+                prop_assert_eq!(held, set.contains(&seq), "revision {}", revision);
             }
         }
 

@@ -27,7 +27,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 pub use capacity::Capacity;
 pub use catalogue::PolicyConfig;
-pub use log::{Log, LogChange};
+pub use log::{Log, LogChange, Stay};
 pub use members::{Member, MemberChunk, Members};
 
 /// A record that is offered to a policy.
@@ -135,6 +135,11 @@ pub trait Policy: Send + fmt::Debug {
     /// # Errors
     /// [`StateError`]; the policy is of no use then.
     fn load(&mut self, state: &[u8], members: &[Candidate]) -> Result<(), StateError>;
+
+    /// Why a record that it was offered is a member or not, in words, where it can tell from the record.
+    fn reason(&self, _: &Candidate) -> Option<String> {
+        None
+    }
 }
 
 /// The settings of a policy, from which it is made.

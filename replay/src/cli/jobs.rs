@@ -9,7 +9,7 @@ use perennial_program::config::Share;
 use perennial_program::error::Failure;
 use perennial_schemas::id::{RecordId, Step};
 
-use super::open;
+use super::{line, open};
 use crate::config::Config;
 use crate::draws::StepDraws;
 use crate::jobs::{Change, Jobs, SettingsChange};
@@ -184,11 +184,6 @@ async fn list(jobs: &mut Jobs, json: bool) -> Result<(), Failure> {
         cli::print(&line)?;
     }
     Ok(())
-}
-
-/// A value as a line of JSON.
-fn line(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).map(|text| text + "\n").unwrap_or_default()
 }
 
 async fn show(jobs: &mut Jobs, job: &str, json: bool) -> Result<(), Failure> {

@@ -76,6 +76,7 @@ use serde_json::{Map, Value};
 
 pub use layer::Origin;
 pub use problem::{ConfigError, Problem, Problems};
+pub use reference::{Variant, VariantKey};
 pub use schema::Key;
 pub use units::{Bytes, Duration, Share, UnitError};
 
@@ -237,6 +238,12 @@ pub fn keys<T: JsonSchema>() -> Vec<Key> {
 #[must_use]
 pub fn reference<T: JsonSchema>(program: &str) -> String {
     reference::page(program, &layer::env_prefix(program), &Shape::of::<T>())
+}
+
+/// The kinds of a table `T` whose keys depend on its kind (`x-tag`), with their keys.
+#[must_use]
+pub fn variants<T: JsonSchema>() -> Vec<Variant> {
+    reference::variants(&Shape::of::<T>())
 }
 
 /// The keys whose default depends on whether their table is written, for a test that no such key exists.

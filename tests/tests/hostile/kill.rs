@@ -13,7 +13,7 @@ use super::{FOLLOW, ONCE, Reading, followed, readings, source, start, until_read
 use crate::walk::{INGEST, ingested};
 
 /// Lines of the bundled stream, documents and damage alike, `rounds` times a hundred of them.
-async fn real_lines(rounds: u64) -> Vec<u8> {
+pub async fn real_lines(rounds: u64) -> Vec<u8> {
     let world = ingested();
     world.succeed("perennial-ingest", INGEST);
     let mut lines = Vec::new();

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde::Serialize;
+
 use super::schema::{Kind, Shape};
 use super::show::join;
 
@@ -72,6 +74,12 @@ fn entry(text: &mut String, name: &str, shape: &Shape, field: &Shape) {
         Some(default) => format!("default `{default}`"),
         None => "no default".to_owned(),
     };
+    let doc = meaning(shape, field);
+    let _ = writeln!(text, "- `{name}` ({}; {default}): {doc}", choices(kind));
+}
+
+/// What a field is, and each word that may stand there.
+fn meaning(shape: &Shape, field: &Shape) -> String {
     let mut doc = prose(&field.doc);
     if let Kind::Words(words) = &shape.kind {
         for (word, meaning) in words.iter().filter(|(_, meaning)| !meaning.is_empty()) {
@@ -80,7 +88,51 @@ fn entry(text: &mut String, name: &str, shape: &Shape, field: &Shape) {
             }
         }
     }
-    let _ = writeln!(text, "- `{name}` ({}; {default}): {doc}", choices(kind));
+    doc
+}
+
+/// One kind of a table whose other keys depend on its kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Variant {
+    /// The word that chooses it.
+    pub name: String,
+    /// What it is.
+    pub words: String,
+    /// The keys that stand beside the word.
+    pub keys: Vec<VariantKey>,
+}
+
+/// A key of a [`Variant`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VariantKey {
+    /// The key.
+    pub name: String,
+    /// What may stand there.
+    pub kind: String,
+    /// What stands there when it is not written, as a TOML value.
+    pub default: Option<String>,
+    /// What it is.
+    pub words: String,
+}
+
+/// The variants of a choice; none of another shape.
+pub(super) fn variants(shape: &Shape) -> Vec<Variant> {
+    let Kind::Choice { variants, .. } = &shape.kind else { return Vec::new() };
+    let key = |(name, field): &(String, Shape)| VariantKey {
+        name: name.clone(),
+        kind: choices(&field.words()),
+        default: field.default(),
+        words: meaning(field, field),
+    };
+    let one = |(name, variant): &(String, Shape)| Variant {
+        name: name.clone(),
+        words: prose(&variant.doc),
+        keys: match &variant.kind {
+            Kind::Struct(fields) => fields.iter().map(key).collect(),
+            _ => Vec::new(),
+        },
+    };
+    variants.iter().map(one).collect()
 }
 
 /// A kind as a reader says it: `` `a`, `b` or `c` `` of `` `a` or `b` or `c` ``.
