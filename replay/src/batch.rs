@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use perennial_schemas::id::{Offset, Step};
-use perennial_schemas::wire::{Batch, BatchRow, DrawRest, Position, Ticket};
+use perennial_schemas::wire::{Batch, BatchBuilder, DrawRest, Position, Ticket};
 
 use crate::buffer::Members;
 use crate::draw::{Drawn, Draws, Source};
@@ -196,9 +196,11 @@ fn members<'a>(ticket: &Ticket, view: View<'a>, buffer: &str) -> Result<&'a Memb
 /// # Errors
 /// [`ReplayError::Inconsistent`] when a text is not as long as its record says.
 pub fn fill(layout: &BatchLayout, plan: &Plan, contents: &Contents) -> Result<Batch> {
-    let row = |row| pack::fill(row, plan.length, &plan.tokenizer, contents);
-    let rows: Vec<BatchRow> = layout.rows.iter().map(row).collect::<Result<_>>()?;
-    Ok(Batch::from_rows(plan.length, &rows)?)
+    let mut batch = BatchBuilder::new(plan.length, layout.rows.len(), plan.tokenizer.pad());
+    for row in &layout.rows {
+        pack::fill(row, &mut batch, contents)?;
+    }
+    Ok(batch.finish()?)
 }
 
 /// The ticket after one whose batch ended at `after`.

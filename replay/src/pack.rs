@@ -11,11 +11,11 @@
 //! segments and tokens of a removed record are padding with mask false.
 
 use perennial_schemas::id::{Offset, RecordId, Seq, Shard};
-use perennial_schemas::wire::{BatchRow, Span};
+use perennial_schemas::wire::{BatchBuilder, Piece};
 
 use crate::error::{ReplayError, Result};
 use crate::index::RecordRef;
-use crate::tokenise::{Contents, Tokenizer};
+use crate::tokenise::Contents;
 
 /// A segment of a record: tokens `first .. first + tokens` of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,50 +64,30 @@ pub struct PlannedRow {
     pub segments: Vec<Segment>,
 }
 
-/// A position in a row as the wire has it.
-#[expect(clippy::expect_used, reason = "the configuration limits a row to 2^20 tokens")]
-fn position(index: usize) -> u32 {
-    u32::try_from(index).expect("a row has at most 2^20 tokens")
-}
-
-/// Writes the tokens of a row. `contents` has the tokens of its records; a record that is not in it was
-/// removed.
+/// Adds a row with its tokens. `contents` has the tokens of its records; a record that is not in it was removed.
 ///
 /// # Errors
 /// [`ReplayError::Inconsistent`] if a text does not have the size that its record states.
-pub fn fill(row: &PlannedRow, length: usize, tokenizer: &Tokenizer, contents: &Contents) -> Result<BatchRow> {
-    let mut tokens = vec![tokenizer.pad(); length];
-    let mut targets = tokens.clone();
-    let mut mask = vec![false; length];
-    let mut spans = Vec::with_capacity(row.segments.len());
-    let mut start = 0;
+pub fn fill(row: &PlannedRow, batch: &mut BatchBuilder, contents: &Contents) -> Result<()> {
+    batch.row(row.row, row.buffer.as_deref());
     for segment in &row.segments {
-        let end = start + segment.tokens.min((length - start) as u64) as usize;
         let content = contents.get(&segment.offset).and_then(Option::as_ref);
-        spans.push(Span {
-            start: position(start),
-            tokens: position(end - start),
-            shard: segment.shard.clone(),
-            seq: segment.seq,
-            offset: segment.offset,
-            id: segment.id,
-            first_token: segment.first,
-            erased: content.is_none(),
-            probability: segment.probability,
-        });
-        let slices = (tokens.get_mut(start..end), targets.get_mut(start..end), mask.get_mut(start..end));
-        if let (Some(tokens), (Some(inputs), Some(targets), Some(mask))) = (content, slices) {
-            let written = tokens.copy(segment.first, inputs, targets);
-            if tokens.text_bytes() != segment.bytes || written != inputs.len() {
-                let (seq, shard, found, bytes) =
-                    (segment.seq, &segment.shard, tokens.text_bytes(), segment.bytes);
-                let why =
-                    format!("the text of record {seq} of shard `{shard}` has {found} bytes, not {bytes}");
-                return Err(ReplayError::Inconsistent { table: "records", why });
-            }
-            mask.fill(true);
+        let tokens = usize::try_from(segment.tokens).unwrap_or(usize::MAX).min(batch.room());
+        let Segment { ref shard, seq, offset, id, bytes, first, probability, .. } = *segment;
+        if let Some(found) = content.filter(|content| {
+            content.text_bytes() != bytes || content.count() < first.saturating_add(tokens as u64)
+        }) {
+            let found = found.text_bytes();
+            let why = format!("the text of record {seq} of shard `{shard}` has {found} bytes, not {bytes}");
+            return Err(ReplayError::Inconsistent { table: "records", why });
         }
-        start = end;
+        let piece = Piece { shard, seq, offset, id, first_token: first, probability };
+        let write = content.map(|content| {
+            move |inputs: &mut Vec<i32>, targets: &mut Vec<i32>| {
+                content.append(first, tokens, inputs, targets)
+            }
+        });
+        batch.span(piece, tokens, write)?;
     }
-    Ok(BatchRow { row: row.row, buffer: row.buffer.clone(), tokens, targets, mask, spans })
+    Ok(())
 }

@@ -164,50 +164,57 @@ impl Tokens {
         }
     }
 
-    /// Writes inputs and targets from token `first` on until the shorter slice or the record ends; returns
-    /// their number.
-    pub fn copy(&self, first: u64, inputs: &mut [i32], targets: &mut [i32]) -> usize {
+    /// Appends at most `count` inputs and their targets from token `first` on, as far as the record goes.
+    pub fn append(&self, first: u64, count: usize, inputs: &mut Vec<i32>, targets: &mut Vec<i32>) {
         let first = usize::try_from(first).unwrap_or(usize::MAX);
         match self {
             Self::Bytes(text) => {
-                shifted(first, text.as_bytes(), i32::from, Tokenizer::Bytes.boundary(), inputs, targets)
+                let boundary = Tokenizer::Bytes.boundary();
+                shifted(first, count, text.as_bytes(), |byte| i32::from(*byte), boundary, inputs, targets);
             }
             Self::Subword(encoding) => {
-                shifted(first, encoding.tokens(), |token| token, encoding.boundary(), inputs, targets)
+                shifted(
+                    first,
+                    count,
+                    encoding.tokens(),
+                    |token| *token,
+                    encoding.boundary(),
+                    inputs,
+                    targets,
+                );
             }
         }
     }
 }
 
-/// Writes the tokens of a record from number `first` on: the boundary, then those of its text. Loops over
-/// slices, which the compiler makes vectors of.
-fn shifted<T: Copy>(
+/// Appends the tokens of a record from number `first` on: the boundary, then those of its text. The loops over
+/// slices become vector instructions.
+fn shifted<T>(
     first: usize,
+    count: usize,
     text: &[T],
-    widen: impl Fn(T) -> i32,
+    widen: impl Fn(&T) -> i32,
     boundary: i32,
-    inputs: &mut [i32],
-    targets: &mut [i32],
-) -> usize {
-    let written = (text.len() + 1).saturating_sub(first).min(inputs.len()).min(targets.len());
-    let from = |index: usize| text.get(index..).unwrap_or_default().iter();
-    // Input t is token t - 1 of the text, input 0 the boundary.
-    let body = match inputs.split_first_mut().filter(|_| first == 0 && written > 0) {
-        Some((begin, body)) => {
-            *begin = boundary;
-            body.get_mut(..written - 1)
-        }
-        None => inputs.get_mut(..written),
-    };
-    let body = body.unwrap_or_default().iter_mut();
-    body.zip(from(first.saturating_sub(1))).for_each(|(input, token)| *input = widen(*token));
-    // Target t is token t of the text, the last one the boundary.
-    let targets = targets.get_mut(..written).unwrap_or_default();
-    targets.iter_mut().zip(from(first)).for_each(|(target, token)| *target = widen(*token));
-    if let Some(last) = targets.last_mut().filter(|_| first + written > text.len()) {
-        *last = boundary;
+    inputs: &mut Vec<i32>,
+    targets: &mut Vec<i32>,
+) {
+    let count = (text.len() + 1).saturating_sub(first).min(count);
+    let tokens = |from: usize, count: usize| text.get(from..from + count).unwrap_or_default().iter();
+    if count == 0 {
+        return;
     }
-    written
+    // Input t is token t - 1 of the text, input 0 the boundary.
+    match first.checked_sub(1) {
+        Some(from) => inputs.extend(tokens(from, count).map(&widen)),
+        None => {
+            inputs.push(boundary);
+            inputs.extend(tokens(0, count - 1).map(&widen));
+        }
+    }
+    // Target t is token t of the text, the last one the boundary.
+    let is_last = first + count > text.len();
+    targets.extend(tokens(first, count - usize::from(is_last)).map(&widen));
+    targets.extend(is_last.then_some(boundary));
 }
 
 /// What is known about a record's tokens before the layout of a batch.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::id::{RecordId, Seq};
 
 fn rows() -> Vec<BatchRow> {
     let span = |start, tokens, seq, first_token| Span {
@@ -87,6 +88,69 @@ fn batch_gives_back_its_rows() {
         assert_eq!(batch.row_number(index), Some(row.row));
     }
     assert!(batch.spans(2).is_err());
+}
+
+/// Adds a row as a builder does: its spans, with their cells.
+fn build(builder: &mut BatchBuilder, row: &BatchRow) -> Result<(), WireError> {
+    builder.row(row.row, row.buffer.as_deref());
+    for span in &row.spans {
+        let Span { ref shard, seq, offset, id, first_token, probability, .. } = *span;
+        let piece = Piece { shard, seq, offset, id, first_token, probability };
+        let cells = span.start as usize..(span.start + span.tokens) as usize;
+        let write = |inputs: &mut Vec<i32>, targets: &mut Vec<i32>| {
+            inputs.extend(&row.tokens[cells.clone()]);
+            targets.extend(&row.targets[cells]);
+        };
+        builder.span(piece, span.tokens as usize, (!span.erased).then_some(write))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn builder_makes_the_batch_of_the_rows() {
+    let mut all = rows();
+    let mut erased = all[1].clone();
+    (erased.row, erased.spans[0].erased) = (2, true);
+    (erased.tokens, erased.targets) = (vec![257, 257, 256, 257], vec![257, 257, 8, 257]);
+    erased.mask = vec![false, false, true, false];
+    let empty = BatchRow {
+        row: 3,
+        mask: vec![false; 4],
+        tokens: vec![257; 4],
+        targets: vec![257; 4],
+        spans: vec![],
+        buffer: None,
+    };
+    all.extend([erased, empty]);
+    let mut builder = BatchBuilder::new(4, 4, 257);
+    all.iter().for_each(|row| build(&mut builder, row).unwrap());
+    let built = builder.finish().unwrap();
+    assert_eq!(built, Batch::from_rows(4, &all).unwrap());
+    assert_eq!(Batch::new(built.columns().clone()).unwrap(), built, "it keeps every rule");
+    assert_eq!(BatchBuilder::new(4, 0, 257).finish().unwrap().rows(), 0);
+}
+
+#[test]
+fn builder_refuses_spans_that_a_row_has_no_room_for_or_that_have_other_tokens() {
+    let shard = "main".parse().unwrap();
+    let (seq, offset, id) = (Seq(0), Offset(0), RecordId::from_hash(0));
+    let piece = Piece { shard: &shard, seq, offset, id, first_token: 0, probability: 1.0 };
+    type Write = fn(&mut Vec<i32>, &mut Vec<i32>);
+    let one: Write = |inputs, targets| {
+        inputs.push(1);
+        targets.push(1);
+    };
+    let uneven: Write = |inputs, _| inputs.push(1);
+    let begun = || {
+        let mut builder = BatchBuilder::new(2, 1, 0);
+        builder.row(0, None);
+        builder
+    };
+    assert!(begun().span(piece, 1, Some(one)).is_ok());
+    for (tokens, write) in [(0, one), (3, one), (2, one), (1, uneven)] {
+        assert!(begun().span(piece, tokens, Some(write)).is_err(), "{tokens}");
+    }
+    assert!(BatchBuilder::new(2, 1, 0).span(piece, 1, Some(one)).is_err(), "no row was begun");
 }
 
 #[test]

@@ -23,12 +23,10 @@ impl Document {
     ///
     /// # Errors
     /// [`EncodeError`] if the text cannot be tokenised.
-    #[expect(clippy::expect_used, reason = "the tokens are in memory")]
     pub fn of(tokenizer: &Tokenizer, text: &str) -> Result<Self, EncodeError> {
         let encoded = tokenizer.encode(text.into(), &[])?;
-        let count = usize::try_from(encoded.count()).expect("the tokens of a text fit into memory");
-        let (mut tokens, mut targets) = (vec![0; count], vec![0; count]);
-        encoded.copy(0, &mut tokens, &mut targets);
+        let (mut tokens, mut targets) = (Vec::new(), Vec::new());
+        encoded.append(0, usize::MAX, &mut tokens, &mut targets);
         Ok(Self { tokens: tokens.into_iter().map(i64::from).collect(), bytes: text.len() as u64 })
     }
 }
