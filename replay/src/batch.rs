@@ -21,6 +21,7 @@ use crate::buffer::Members;
 use crate::draw::{Drawn, Draws, Source};
 use crate::error::{ReplayError, Result};
 use crate::index::Index;
+use crate::library::RowRange;
 use crate::mix::Mix;
 use crate::new_text::{Held, NewTextReader, Permutation};
 use crate::pack::{self, PlannedRow};
@@ -52,6 +53,13 @@ pub struct BatchLayout {
 }
 
 impl BatchLayout {
+    /// Some of its rows; `begin` is the number of its first row in the job.
+    #[must_use]
+    pub fn part(&self, rows: RowRange, begin: u64) -> Self {
+        let kept = self.rows.iter().filter(|row| rows.holds(row.row, begin));
+        Self { rows: kept.cloned().collect(), after: self.after.clone(), ..*self }
+    }
+
     /// The records whose text it needs, each once, in order.
     #[must_use]
     pub fn records(&self) -> Vec<Offset> {

@@ -67,6 +67,20 @@ pub enum ReplayError {
         /// The step.
         step: Step,
     },
+    /// Rows that the batches of a job do not have.
+    #[error("step {step} of job `{job}` has {rows} rows, not {first} to {end}")]
+    Rows {
+        /// The job.
+        job: String,
+        /// The step.
+        step: Step,
+        /// The first row that was asked for.
+        first: u32,
+        /// The row after the last one.
+        end: u32,
+        /// Number of rows.
+        rows: u32,
+    },
     /// The job has ended.
     #[error("job `{job}` has ended: step {end} and later ones will not be")]
     Ended {
@@ -230,6 +244,7 @@ impl ProgramError for ReplayError {
             | Self::Ended { .. }
             | Self::Taken { .. } => Kind::Conflict,
             Self::NoBuffer { .. }
+            | Self::Rows { .. }
             | Self::Ticket { .. }
             | Self::Settings { .. }
             | Self::Far { .. }
@@ -289,6 +304,7 @@ impl ProgramError for ReplayError {
             | Self::Index(_)
             | Self::Segment(_)
             | Self::Ticket { .. }
+            | Self::Rows { .. }
             | Self::Settings { .. }
             | Self::Before { .. }
             | Self::Inconsistent { .. } => None,

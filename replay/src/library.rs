@@ -12,6 +12,7 @@ use perennial_schemas::wire::{Batch, Position, Settings, Ticket};
 use perennial_store::Store;
 use perennial_store::order::OrderLog;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::batch::{self, BatchLayout, LayoutOutcome, View};
 use crate::buffer::Members;
@@ -51,6 +52,45 @@ struct Permuted {
     limit: Offset,
     keep: u64,
     permutation: Arc<Permutation>,
+}
+
+/// Rows of a batch, from `first` to the one before `end`, counted from 0. Over the wire `[first, end]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u32, u32)", into = "(u32, u32)")]
+pub struct RowRange {
+    /// The first row.
+    pub first: u32,
+    /// The row after the last one.
+    pub end: u32,
+}
+
+impl From<(u32, u32)> for RowRange {
+    fn from((first, end): (u32, u32)) -> Self {
+        Self { first, end }
+    }
+}
+
+impl From<RowRange> for (u32, u32) {
+    fn from(rows: RowRange) -> Self {
+        (rows.first, rows.end)
+    }
+}
+
+impl RowRange {
+    fn check(self, ticket: &Ticket) -> Result<()> {
+        let Self { first, end } = self;
+        let rows = ticket.settings.rows;
+        if first > end || end > rows {
+            return Err(ReplayError::Rows { job: ticket.job.clone(), step: ticket.step, first, end, rows });
+        }
+        Ok(())
+    }
+
+    /// Whether these are the rows of a batch whose first row has this number in the job.
+    pub(crate) const fn holds(self, row: u64, begin: u64) -> bool {
+        let at = row.saturating_sub(begin);
+        at >= self.first as u64 && at < self.end as u64
+    }
 }
 
 /// The next steps of a job.
@@ -310,7 +350,20 @@ impl Library {
     /// # Errors
     /// A ticket that the plan refuses, a limit or a revision that was not read yet, and the store's errors.
     pub async fn batch(&mut self, ticket: &Ticket) -> Result<Batch> {
-        let layout = self.layout(ticket).await?;
+        self.rows(ticket, None).await
+    }
+
+    /// The batch that a ticket names, or some of its rows: of the others no text is read. What a partial batch
+    /// does not have is left out.
+    ///
+    /// # Errors
+    /// As [`Library::batch`]; [`ReplayError::Rows`] for rows that the job's batches do not have.
+    pub async fn rows(&mut self, ticket: &Ticket, rows: Option<RowRange>) -> Result<Batch> {
+        let mut layout = self.layout(ticket).await?;
+        if let Some(rows) = rows {
+            rows.check(ticket)?;
+            layout = Arc::new(layout.part(rows, ticket.from.row));
+        }
         let mut contents =
             self.laid.as_mut().map(|laid| std::mem::take(&mut laid.contents)).unwrap_or_default();
         let records = layout.records();

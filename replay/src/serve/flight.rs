@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `do_action` `ticket` | JSON `{job, step}` | JSON `{"ticket": ..}` or `{"not_yet": {"missing": n}}` |
 //! | `do_action` `follow` | empty | JSON `{"version": n}`, after the newest version of the store was read |
-//! | `do_get` | a ticket's JSON | the batch; its digest is in the schema's metadata |
+//! | `do_get` | a ticket's JSON, or `{"ticket": .., "rows": [first, end]}` for some of its rows | the batch; its digest is in the schema's metadata |
 //! | `do_put` | descriptor command JSON `{job, series, step, tokens}`; columns weights, slice, document, nats, predicted, bytes | JSON `{"written": version}` or `"before"` |
 
 use std::pin::Pin;
@@ -23,16 +23,14 @@ use futures::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
 use perennial_program::error::ProgramError as _;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Step;
-use perennial_schemas::wire::Ticket;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::session::{Evaluations, Session};
+use super::session::{Evaluations, Session, Wanted};
 use super::{FollowedJson, ServeError, columns, from_json, message, to_json};
-use crate::error::ReplayError;
 use crate::issue;
 use crate::receive::Evaluation;
 
@@ -133,9 +131,8 @@ impl FlightService for Flight {
     type ListActionsStream = Answers<ActionType>;
 
     async fn do_get(&self, request: Request<FlightTicket>) -> Result<Response<Self::DoGetStream>, Status> {
-        let ticket = Ticket::from_json(&request.into_inner().ticket)
-            .map_err(|error| status(&ReplayError::from(error).into()))?;
-        let served = self.session.batch(ticket).await.map_err(|error| status(&error))?;
+        let wanted = Wanted::from_json(&request.into_inner().ticket).map_err(|error| status(&error))?;
+        let served = self.session.batch(wanted).await.map_err(|error| status(&error))?;
         let columns = columns(&served).map_err(|error| status(&error))?;
         let data = FlightDataEncoderBuilder::new()
             .with_max_flight_data_size(MESSAGE)

@@ -15,12 +15,12 @@ use axum::serve::ListenerExt as _;
 use perennial_program::error::ProgramError as _;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Step;
-use perennial_schemas::wire::{Batch, Ticket};
+use perennial_schemas::wire::Batch;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::session::{Evaluations, Fork, Served, Session};
+use super::session::{Evaluations, Fork, Served, Session, Wanted};
 use super::{DIGEST_KEY, ServeError, columns, from_json, message, to_json};
 use crate::draws;
 use crate::error::ReplayError;
@@ -153,8 +153,7 @@ async fn batches(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
-    let ticket = Ticket::from_json(&read(body)?).map_err(ReplayError::from)?;
-    let served = session.batch(ticket).await?;
+    let served = session.batch(Wanted::from_json(&read(body)?)?).await?;
     if accepts_arrow(&headers) { arrow_batch(&served) } else { json_batch(&served) }
 }
 

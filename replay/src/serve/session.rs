@@ -18,7 +18,7 @@ use crate::error::ReplayError;
 use crate::inspect::{Inspection, inspect};
 use crate::issue::{Issued, Request};
 use crate::jobs::{Change, Jobs, Landing};
-use crate::library::{Access, Library};
+use crate::library::{Access, Library, RowRange};
 use crate::receive::{self, Evaluation, Received};
 use crate::views::Entry;
 
@@ -33,6 +33,43 @@ pub struct Settings {
     pub batches: usize,
     /// Interval between two looks at the store.
     pub follow: Duration,
+}
+
+/// What a client asks for: the batch of a ticket, or some of its rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// The ticket.
+    pub ticket: Ticket,
+    /// The rows; `None`: all.
+    pub rows: Option<RowRange>,
+}
+
+impl From<Ticket> for Wanted {
+    fn from(ticket: Ticket) -> Self {
+        Self { ticket, rows: None }
+    }
+}
+
+impl Wanted {
+    /// Reads the JSON of a ticket, or `{"ticket": .., "rows": [first, end]}`.
+    ///
+    /// # Errors
+    /// Neither of them; a ticket of another format.
+    pub fn from_json(json: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Part {
+            ticket: serde_json::Value,
+            rows: RowRange,
+        }
+        let of = |json: &[u8]| Ticket::from_json(json).map_err(ReplayError::from);
+        match serde_json::from_slice::<Part>(json) {
+            Ok(Part { ticket, rows }) => {
+                Ok(Self { ticket: of(ticket.to_string().as_bytes())?, rows: Some(rows) })
+            }
+            Err(_) => Ok(of(json)?.into()),
+        }
+    }
 }
 
 /// A batch with the metadata that is sent with it.
@@ -91,7 +128,7 @@ type Answer<T> = oneshot::Sender<Result<T>>;
 
 enum Command {
     Ticket(Request, Answer<Issued>),
-    Batch(Ticket, Duration, Answer<Arc<Served>>),
+    Batch(Wanted, Duration, Answer<Arc<Served>>),
     Evaluations(Evaluations, Answer<Received>),
     Buffers(Answer<Inspection>),
     Follow(Answer<()>),
@@ -205,12 +242,13 @@ impl Session {
     ///
     /// # Errors
     /// As [`Library::batch`].
-    pub async fn batch(&self, ticket: Ticket) -> Result<Arc<Served>> {
-        check_name("job", &ticket.job).map_err(ReplayError::from)?;
-        in_range("step", ticket.step.0)?;
-        in_range("row", ticket.from.row)?;
+    pub async fn batch(&self, wanted: impl Into<Wanted>) -> Result<Arc<Served>> {
+        let wanted = wanted.into();
+        check_name("job", &wanted.ticket.job).map_err(ReplayError::from)?;
+        in_range("step", wanted.ticket.step.0)?;
+        in_range("row", wanted.ticket.from.row)?;
         let asked = self.store.clock().monotonic();
-        self.ask(|answer| Command::Batch(ticket, asked, answer)).await
+        self.ask(|answer| Command::Batch(wanted, asked, answer)).await
     }
 
     /// Receives evaluations.
@@ -369,7 +407,7 @@ struct Owner {
     settings: Settings,
     counters: Arc<ServerCounters>,
     /// The most recently assembled batches with their tickets, newest at the end.
-    assembled: VecDeque<(Ticket, Arc<Served>)>,
+    assembled: VecDeque<(Wanted, Arc<Served>)>,
 }
 
 /// What the owner does next.
@@ -443,8 +481,8 @@ impl Owner {
     async fn execute(&mut self, command: Command) {
         match command {
             Command::Ticket(request, answer) => self.ticket(request, answer).await,
-            Command::Batch(ticket, asked, answer) => {
-                let result = self.batch(ticket).await;
+            Command::Batch(wanted, asked, answer) => {
+                let result = self.batch(wanted).await;
                 if let Ok(served) = &result {
                     let took = self.clock.monotonic().saturating_sub(asked);
                     self.counters.batches.fetch_add(1, Relaxed);
@@ -537,25 +575,26 @@ impl Owner {
         Ok(draws)
     }
 
-    async fn batch(&mut self, ticket: Ticket) -> Result<Arc<Served>> {
-        if let Some((_, served)) = self.assembled.iter().find(|(known, _)| *known == ticket) {
+    async fn batch(&mut self, wanted: Wanted) -> Result<Arc<Served>> {
+        if let Some((_, served)) = self.assembled.iter().find(|(known, _)| *known == wanted) {
             self.counters.hits.fetch_add(1, Relaxed);
             return Ok(Arc::clone(served));
         }
-        let mut batch = self.library.batch(&ticket).await;
+        let Wanted { ticket, rows } = &wanted;
+        let mut batch = self.library.rows(ticket, *rows).await;
         if batch.as_ref().is_err_and(is_ahead) {
             self.follow().await?;
-            batch = self.library.batch(&ticket).await;
+            batch = self.library.rows(ticket, *rows).await;
         }
         let batch = batch?;
-        let next = self.library.after(&ticket).await?;
+        let next = self.library.after(ticket).await?;
         let digest = batch.digest();
         let served = Arc::new(Served { batch, digest, next });
         if self.settings.batches > 0 {
             if self.assembled.len() >= self.settings.batches {
                 self.assembled.pop_front();
             }
-            self.assembled.push_back((ticket, Arc::clone(&served)));
+            self.assembled.push_back((wanted, Arc::clone(&served)));
         }
         Ok(served)
     }

@@ -1,8 +1,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, Ticket as FlightTicket};
+use futures::TryStreamExt as _;
 use perennial_schemas::id::{Offset, Step, Version};
 use perennial_schemas::table::Table;
 use perennial_schemas::wire::Position;
@@ -124,6 +127,38 @@ async fn walk(client: &Client, job: &str) -> Vec<(Ticket, u128)> {
         request = received.next;
     }
     got
+}
+
+#[tokio::test]
+async fn rows_of_a_step_are_those_of_the_whole_batch() {
+    let world = world(90).await;
+    let server = world.server(&plan()).await;
+    let Issued::Ticket(ticket) = server.client.ticket(&Request::first("demo")).await.unwrap() else {
+        panic!("no ticket")
+    };
+    let ticket = ticket.to_json();
+    let (_, whole) = server.json("POST", "/v1/batches", &ticket).await;
+    let all = whole["rows"].as_array().unwrap();
+    let mut stranger = stranger(&server.flight).await;
+    for (first, end) in [(0, 4), (0, 1), (1, 3), (3, 4), (2, 2)] {
+        let asked = format!(r#"{{"ticket": {ticket}, "rows": [{first}, {end}]}}"#);
+        let (status, part) = server.json("POST", "/v1/batches", &asked).await;
+        assert_eq!((status, part["rows"].as_array().unwrap().as_slice()), (200, &all[first..end]));
+        assert_eq!(part["next"], whole["next"]);
+        let data = stranger.do_get(FlightTicket { ticket: asked.into() }).await.unwrap().into_inner();
+        let stream = FlightRecordBatchStream::new_from_flight_data(data.map_err(FlightError::from));
+        let batches: Vec<_> = stream.try_collect().await.unwrap();
+        let rows: Vec<Batch> = batches.into_iter().map(|columns| Batch::new(columns).unwrap()).collect();
+        assert_eq!(rows.iter().map(Batch::rows).sum::<usize>(), end - first);
+        assert!(
+            rows.iter().all(|batch| format!("{:032x}", batch.digest()) == part["digest"].as_str().unwrap())
+        );
+    }
+    for rows in ["[3, 5]", "[2, 1]", "[0]", "[0, -1]"] {
+        let asked = format!(r#"{{"ticket": {ticket}, "rows": {rows}}}"#);
+        assert_eq!(server.json("POST", "/v1/batches", &asked).await.0, 400, "{rows}");
+    }
+    server.end().await;
 }
 
 #[tokio::test]
