@@ -52,7 +52,7 @@ test-trainer: libtorch ## test perennial-trainer alone
 
 test-python: libtorch python ## run the end-to-end tests that need the Python of .venv
 	cargo build --workspace --bins
-	cargo test -p perennial-tests --test main -- bucket:: examples:: s3:: stranger::
+	cargo test -p perennial-tests --test main -- bucket:: examples:: python:: s3:: stranger::
 
 test-touched: libtorch python ## run the tests of the crates that differ from BASE (HEAD~1), and of those that depend on them
 	@scripts/test-touched.sh "$(or $(BASE),HEAD~1)"

@@ -36,8 +36,8 @@ make_home() {
     local room
     room=$(df -k --output=avail "$home" | tail -n 1)
     # The packages, the unpacked files, and the copy that stays in the cache of pip.
-    [ "$room" -ge 800000 ] ||
-        refuse "\`$root\` has $((room / 1000)) MB free; installing the Python of the tests takes 800 MB" "free some space there"
+    [ "$room" -ge 950000 ] ||
+        refuse "\`$root\` has $((room / 1000)) MB free; installing the Python of the tests takes 950 MB" "free some space there"
     find "$home" -mindepth 1 ! -name install.log -delete
     if python3 -m venv "$home" >"$log" 2>&1; then
         pip=("$home/bin/python3" -m pip)
@@ -60,7 +60,7 @@ END
 install() {
     local pip into=()
     make_home
-    echo "python: fetching the packages of tests/requirements.txt into .venv (140 MB, once; 450 MB on disk)"
+    echo "python: fetching the packages of tests/requirements.txt into .venv (170 MB, once; 560 MB on disk)"
     mkdir "$home/tmp" # pip unpacks into TMPDIR: /tmp may be a small file system of its own
     if ! TMPDIR=$home/tmp PIP_USER=0 PIP_REQUIRE_VIRTUALENV=0 "${pip[@]}" --disable-pip-version-check install \
         --quiet --no-deps --only-binary=:all: ${into[@]+"${into[@]}"} --requirement "$wanted" >"$log" 2>&1; then

@@ -1,11 +1,13 @@
 //! The examples, run as they are: each must print what its README says that it prints.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 
 use perennial_program::start::Environment;
 use perennial_tests::{path_of_programs, python, root, undisturbed};
 
+use crate::python::torch;
 use crate::tutorial::blocks;
 
 /// The names of the folders in examples/.
@@ -18,10 +20,10 @@ fn names() -> Vec<String> {
 }
 
 /// Runs an example with its store in a temporary folder; what it printed.
-fn run(name: &str) -> String {
+fn run(name: &str, torch: Vec<(&str, OsString)>) -> String {
     let out = tempfile::tempdir().unwrap();
     let mut script = undisturbed(root().join("examples").join(name).join("run.sh"));
-    script.arg(out.path()).env("PATH", path_of_programs()).env("PYTHON", python());
+    script.arg(out.path()).env("PATH", path_of_programs()).env("PYTHON", python()).envs(torch);
     let output = script.output().unwrap();
     assert!(
         output.status.success(),
@@ -37,7 +39,12 @@ fn run(name: &str) -> String {
 fn examples_print_what_their_readmes_say() {
     let names = names();
     for name in &names {
-        let printed = run(name);
+        let torch = match name.ends_with("-with-pytorch") {
+            false => Some(Vec::new()),
+            true => torch(),
+        };
+        let Some(torch) = torch else { continue };
+        let printed = run(name, torch);
         let page = root().join("examples").join(name).join("README.md");
         let text = fs::read_to_string(&page).unwrap();
         let said = blocks(&text, "text");

@@ -15,6 +15,7 @@ mod exactly_once;
 mod examples;
 mod full_disk;
 mod hostile;
+mod python;
 mod readme;
 mod s3;
 mod serve;

@@ -58,7 +58,7 @@ impl Server {
     }
 
     /// Stops it; its exit code.
-    fn terminate(self) -> Option<i32> {
+    pub fn terminate(self) -> Option<i32> {
         self.running.terminate().status.code()
     }
 }
