@@ -15,7 +15,7 @@ libtorch: ## put libtorch into .libtorch (or check the one that LIBTORCH names)
 python: ## put the Python that some tests run into .venv
 	@scripts/python.sh
 
-demo: libtorch ## train on the bundled stream in four ways and report what was forgotten (demo-out/report.html)
+demo: libtorch ## train on the bundled stream in five ways and report what was forgotten (demo-out/report.html)
 	@scripts/demo.sh
 
 build: libtorch ## build the three programs into target/debug

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: ingests the bundled text, trains in four ways, and writes a report on forgetting.
+# The demo: ingests the bundled text, trains in five ways, and writes a report on forgetting.
 # Single-threaded jobs run side by side, one for each core.
 # Usage: scripts/demo.sh [output folder, relative to the repository; default demo-out]
 set -euo pipefail
@@ -51,6 +51,7 @@ start() { # name
         none) job none --set 'replay.mix={}' & ;;
         replay-25) job replay-25 --set 'replay.mix.main=0.25' --set 'replay.new_text.keep=0.75' & ;;
         replay-10) job replay-10 --set 'replay.mix.main=0.1' --set 'replay.new_text.keep=0.9' & ;;
+        herding-10) job herding-10 --set 'replay.mix.herd=0.1' --set 'replay.new_text.keep=0.9' & ;;
         mixed) job mixed --set 'replay.mix={}' --set 'replay.new_text.order=permuted' & ;;
     esac
     running[$!]=$1
@@ -89,9 +90,9 @@ finish() { # waits for one job, and prints the progress of all until then
     done
 }
 
-echo "== train: no replay, replay 25 %, replay 10 %, all mixed (the ceiling); logs in $out/logs"
+echo "== train: no replay, replay 25 %, replay 10 %, replay 10 % by herding, all mixed (the ceiling); logs in $out/logs"
 cores=$(nproc)
-for name in none replay-25 replay-10 mixed; do
+for name in none replay-25 replay-10 herding-10 mixed; do
     [ "${#running[@]}" -lt "$cores" ] || finish
     start "$name"
 done
@@ -102,6 +103,7 @@ echo "== report"
 "$bin/perennial-train" --log warn --store "$store" report --out "$out" \
     --run "floor:$out/jobs/none:no replay" \
     --run "method:$out/jobs/replay-10:replay 10 %" \
+    --run "method:$out/jobs/herding-10:replay 10 %, herding" \
     --run "method:$out/jobs/replay-25:replay 25 %" \
     --run "ceiling:$out/jobs/mixed:all mixed"
 echo "== done in $SECONDS s: open $out/report.html"

@@ -8,7 +8,7 @@ use perennial_program::config::{Bytes, Share};
 use perennial_schemas::id::{Seq, Shard, Version};
 use perennial_schemas::seed::Seed;
 use perennial_schemas::table::Table;
-use perennial_schemas::table::column::pack_u32;
+use perennial_schemas::table::column::{pack_f16, pack_u32};
 use perennial_schemas::table::records::{Builder, Outcome, Reason, Row, View};
 use perennial_store::commit::Committer;
 use perennial_store::order::{Claim, OrderLog};
@@ -86,6 +86,10 @@ impl World {
             let passages = pack_u32(&[bytes / 2, bytes]);
             let outcome = outcome(seq);
             let kept = outcome == Outcome::Kept;
+            // Any vector of the text will do.
+            let values = id.first_chunk::<8>().unwrap().map(|byte| f32::from(byte) - 128.0);
+            let mut embedding = [0; 16];
+            pack_f16(&values, &mut embedding);
             builder.push(Row {
                 seq: Some(seq),
                 start: seq,
@@ -93,6 +97,8 @@ impl World {
                 id: (outcome != Outcome::DeadLetter).then_some(&id),
                 text: kept.then_some(text.as_str()),
                 passages: kept.then_some(passages.as_slice()),
+                embedding: kept.then_some(embedding.as_slice()),
+                embedder: kept.then_some("test"),
                 event_time: (seq % 2 == 0).then_some(seq * 86_400_000_000 * 30),
                 ..Row::new(outcome, name, if seq % 3 == 0 { "web" } else { "files" })
             });

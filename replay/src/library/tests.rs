@@ -17,6 +17,7 @@ use crate::plan::VisibleUntil;
 use crate::testing::{World, main_of, outcome, plan, shard, text};
 use crate::tokenise::tests::tiny;
 
+mod back_fill;
 mod explain;
 mod subword;
 
