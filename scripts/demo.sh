@@ -90,7 +90,7 @@ finish() { # waits for one job, and prints the progress of all until then
     done
 }
 
-echo "== train: no replay, replay 25 %, replay 10 %, replay 10 % by herding, all mixed (the ceiling); logs in $out/logs"
+echo "== train: no replay, replay 25 %, replay 10 %, herding 10 %, all mixed (the ceiling); logs in $out/logs"
 cores=$(nproc)
 for name in none replay-25 replay-10 herding-10 mixed; do
     [ "${#running[@]}" -lt "$cores" ] || finish
@@ -103,7 +103,7 @@ echo "== report"
 "$bin/perennial-train" --log warn --store "$store" report --out "$out" \
     --run "floor:$out/jobs/none:no replay" \
     --run "method:$out/jobs/replay-10:replay 10 %" \
-    --run "method:$out/jobs/herding-10:replay 10 %, herding" \
+    --run "method:$out/jobs/herding-10:herding 10 %" \
     --run "method:$out/jobs/replay-25:replay 25 %" \
     --run "ceiling:$out/jobs/mixed:all mixed"
 echo "== done in $SECONDS s: open $out/report.html"
