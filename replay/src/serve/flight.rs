@@ -8,6 +8,7 @@
 //! | `do_put` | descriptor command JSON `{job, series, step, tokens}`; columns weights, slice, document, nats, predicted, bytes | JSON `{"written": version}` or `"before"` |
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::{Float64Type, Int64Type};
@@ -43,6 +44,8 @@ pub const FRAME: u32 = 1 << 20;
 /// The largest message of a batch: clients refuse 4 MiB by default. A larger batch is sent as several record
 /// batches.
 const MESSAGE: usize = 3 << 20;
+/// A connection on which nothing has come for this long is tested, and closed after as long again.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// The maximum number of scores of one step.
 const SCORES: usize = 1 << 20;
 
@@ -84,6 +87,9 @@ pub(super) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
+        // A client that is gone without a word is noticed.
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_service(service);
     Ok(server.serve_with_incoming_shutdown(incoming, async move { stop.wait().await }).await?)
 }

@@ -11,7 +11,6 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::serve::ListenerExt as _;
 use perennial_program::error::ProgramError as _;
 use perennial_program::stop::Stop;
 use perennial_schemas::id::Step;
@@ -20,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::connections::{self, Limits};
 use super::session::{Evaluations, Fork, Served, Session, Wanted};
 use super::{DIGEST_KEY, ServeError, columns, from_json, message, to_json};
 use crate::draws;
@@ -56,10 +56,10 @@ type Answer = Result<Response, Refusal>;
 
 /// An error as a response.
 #[derive(Debug)]
-struct Refusal {
-    error: ServeError,
+pub(super) struct Refusal {
+    pub(super) error: ServeError,
     /// A status that the error's kind does not have: method not allowed, body too large.
-    status: Option<StatusCode>,
+    pub(super) status: Option<StatusCode>,
 }
 
 impl<E: Into<ServeError>> From<E> for Refusal {
@@ -85,26 +85,12 @@ fn ok(body: &impl Serialize) -> Answer {
     Ok(json_response(StatusCode::OK, body))
 }
 
-/// Serves until `stop`, then finishes the running requests. A request may have `most` bytes.
-///
-/// # Errors
-/// The transport's errors.
-pub(super) async fn serve(
-    listener: TcpListener,
-    session: Session,
-    most: usize,
-    stop: Stop,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY cannot be set");
-        }
-    });
-    let stopped = async move { stop.wait().await };
-    Ok(axum::serve(listener, router(session, most)).with_graceful_shutdown(stopped).await?)
+/// Serves until `stop`, then finishes the running requests.
+pub(super) async fn serve(listener: TcpListener, session: Session, limits: Limits, stop: Stop) {
+    connections::serve(listener, router(session, limits.clone()), limits, stop).await;
 }
 
-fn router(session: Session, most: usize) -> Router {
+fn router(session: Session, limits: Limits) -> Router {
     Router::new()
         .route("/v1/tickets", post(tickets))
         .route("/v1/batches", post(batches))
@@ -121,7 +107,9 @@ fn router(session: Session, most: usize) -> Router {
         .route("/metrics", get(metrics))
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(most))
+        .layer(axum::middleware::from_fn_with_state(limits, connections::receive))
+        // What has come is within the limit.
+        .layer(DefaultBodyLimit::disable())
         .with_state(session)
 }
 

@@ -8,6 +8,7 @@
 //! The server does not affect the content of a batch: both services pass a ticket to the one [`session`], and
 //! the same ticket gives the same bytes over both, and without a server.
 
+mod connections;
 pub mod flight;
 pub mod http;
 pub mod session;
@@ -27,6 +28,7 @@ use tokio::net::TcpListener;
 
 use crate::error::ReplayError;
 use crate::library::Library;
+use connections::Limits;
 use session::{Session, Settings};
 
 /// `[serve]`: the server of batches.
@@ -44,6 +46,8 @@ pub struct ServeConfig {
     pub batches: u32,
     /// The maximum size of a request.
     pub body: Bytes,
+    /// Time that a client gets to send a request. A connection on which none comes is closed after it.
+    pub request: config::Duration,
     /// Interval between two looks at the store for new text.
     pub follow: config::Duration,
     /// Time that running requests get to finish when the server stops.
@@ -58,6 +62,7 @@ impl Default for ServeConfig {
             queue: 64,
             batches: 32,
             body: Bytes::mib(16),
+            request: config::Duration::secs(60),
             follow: config::Duration::secs(1),
             grace: config::Duration::secs(10),
         }
@@ -237,12 +242,13 @@ pub async fn serve(
     let session = Session::start(library, store, config.settings());
     let Listeners { http, flight, http_address, flight_address } = listeners;
     let most = config.body.as_usize();
+    let limits = Limits { most, time: config.request.get(), clock: clock.clone() };
     let mut services = tokio::task::JoinSet::new();
-    services.spawn(run_service(
-        http_address,
-        stop.clone(),
-        http::serve(http, session.clone(), most, stop.clone()),
-    ));
+    let (http_session, http_stop) = (session.clone(), stop.clone());
+    services.spawn(run_service(http_address, stop.clone(), async move {
+        http::serve(http, http_session, limits, http_stop).await;
+        Ok(())
+    }));
     services.spawn(run_service(
         flight_address,
         stop.clone(),

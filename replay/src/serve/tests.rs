@@ -129,6 +129,51 @@ async fn walk(client: &Client, job: &str) -> Vec<(Ticket, u128)> {
     got
 }
 
+/// Requests that stop in the middle, of the head and of the body, and connections without any.
+#[tokio::test]
+async fn half_sent_requests_are_dropped_in_time_and_hold_up_no_other() {
+    let world = world(90).await;
+    let config = ServeConfig {
+        http: FREE,
+        flight: FREE,
+        request: config::Duration::millis(400),
+        ..ServeConfig::default()
+    };
+    let (listeners, stop) = (listen(&config).await.unwrap(), Stop::new());
+    let (http, stopper, store) = (listeners.http_address, stop.clone(), world.store.clone());
+    let library = world.library(&plan()).await;
+    let task = tokio::spawn(async move { serve(listeners, library, store, &config, stopper).await });
+    let halves =
+        ["", "POST /v1/tickets HT", "POST /v1/tickets HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{\"jo"];
+    for wave in 0..4 {
+        let mut open = Vec::new();
+        for number in 0..250 {
+            let mut stream = TcpStream::connect(http).await.unwrap();
+            stream.write_all(halves[number % 3].as_bytes()).await.unwrap();
+            open.push(stream);
+        }
+        // Others are served meanwhile.
+        let mut stream = TcpStream::connect(http).await.unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{wave}: {answer}");
+        for (number, mut stream) in open.into_iter().enumerate() {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            // The server knows to whom it has to say why.
+            let said = if number % 3 == 2 {
+                answer.contains("its body has not come within 0.4 s")
+            } else {
+                answer.is_empty() || answer.starts_with("HTTP/1.1 408")
+            };
+            assert!(said, "{number}: {answer}");
+        }
+    }
+    stop.trigger();
+    task.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn rows_of_a_step_are_those_of_the_whole_batch() {
     let world = world(90).await;
@@ -288,7 +333,7 @@ async fn requests_that_are_none_are_refused_by_http_in_words() {
         ("POST", "/v1/batches", json(&|t| t.from.row = u64::MAX), 400, "input", "is above"),
         ("POST", "/v1/batches", json(&|t| t.job = "a/b".into()), 400, "input", "`a/b` is not a job"),
         ("POST", "/v1/batches", json(&|t| t.buffers.clear()), 400, "input", "its mix draws from"),
-        ("POST", "/v1/batches", "x".repeat(70_000), 413, "input", "length limit"),
+        ("POST", "/v1/batches", "x".repeat(70_000), 413, "input", "it is longer than 65536 bytes"),
         ("POST", "/v1/tickets", "[]".into(), 400, "input", "request for a ticket"),
         ("POST", "/v1/tickets", r#"{"job": ""}"#.into(), 400, "input", "is not a job"),
         ("POST", "/v1/tickets", r#"{"job": "a", "more": 1}"#.into(), 400, "input", "unknown field"),
