@@ -199,17 +199,9 @@ async fn uses(library: &mut Library, jobs: &mut Jobs, job: &str, offset: Offset)
     let mut next = decided.start;
     while next < decided.end {
         let until = decided.end.min(Step(next.0 + PAGE));
-        for view in jobs.views(job, next, until).await? {
-            if !library.may_hold(&view, offset)? {
-                continue;
-            }
-            for step in (view.first().max(next).0..view.end().min(until).0).map(Step) {
-                let Some(ticket) = view.ticket_of(step) else { continue };
-                for span in library.draws(&ticket).await?.spans {
-                    if span.offset == offset {
-                        add(&mut uses, span.buffer, step, span.tokens, span.probability);
-                    }
-                }
+        for ticket in jobs.tickets_that_may_hold(library, job, next, until, offset).await? {
+            for span in library.draws(&ticket).await?.spans.into_iter().filter(|span| span.offset == offset) {
+                add(&mut uses, span.buffer, ticket.step, span.tokens, span.probability);
             }
         }
         next = until;

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use perennial_schemas::id::{Step, check_name};
+use perennial_schemas::id::{Offset, Step, check_name};
 use perennial_schemas::table::Table;
 use perennial_schemas::table::views::Op;
 use perennial_schemas::wire::{Position, Settings, Ticket};
@@ -319,6 +319,29 @@ impl Jobs {
     pub async fn views(&mut self, name: &str, first: Step, end: Step) -> Result<Vec<Entry>> {
         self.newest(name).await?;
         self.job(name).await?.log.views(first, end).await
+    }
+
+    /// The tickets of the decided ones of `first .. end`, in order, without those of views that cannot hold the record
+    /// at `offset`.
+    ///
+    /// # Errors
+    /// As [`Jobs::newest`]; a buffer that does not have a view's revision.
+    pub async fn tickets_that_may_hold(
+        &mut self,
+        library: &mut Library,
+        name: &str,
+        first: Step,
+        end: Step,
+        offset: Offset,
+    ) -> Result<Vec<Ticket>> {
+        let mut tickets = Vec::new();
+        for view in self.views(name, first, end).await? {
+            if library.may_hold(&view, offset)? {
+                let (first, end) = (view.first().max(first), view.end().min(end));
+                tickets.extend((first.0..end.0).filter_map(|step| view.ticket_of(Step(step))));
+            }
+        }
+        Ok(tickets)
     }
 
     /// The newest row of every job of the store, by name.

@@ -353,15 +353,15 @@ impl Library {
         self.rows(ticket, None).await
     }
 
-    /// The batch that a ticket names, or some of its rows: of the others no text is read. What a partial batch
-    /// does not have is left out.
+    /// The batch that a ticket names, or some of its rows: of the others no text is read (a subword tokenizer
+    /// needs them to know where rows end). What a partial batch does not have is left out.
     ///
     /// # Errors
     /// As [`Library::batch`]; [`ReplayError::Rows`] for rows that the job's batches do not have.
     pub async fn rows(&mut self, ticket: &Ticket, rows: Option<RowRange>) -> Result<Batch> {
+        rows.map_or(Ok(()), |rows| rows.check(ticket))?;
         let mut layout = self.layout(ticket).await?;
         if let Some(rows) = rows {
-            rows.check(ticket)?;
             layout = Arc::new(layout.part(rows, ticket.from.row));
         }
         let mut contents =

@@ -8,6 +8,7 @@ use perennial_program::cli;
 use perennial_program::config::Share;
 use perennial_program::error::Failure;
 use perennial_schemas::id::{RecordId, Step};
+use perennial_schemas::wire::Ticket;
 
 use super::{line, open};
 use crate::config::Config;
@@ -209,30 +210,23 @@ pub(super) async fn draws(config: &Config, plan: Plan, command: &DrawsCommand) -
     let offset = offset.map(|record| record.offset);
     while next < end {
         let until = end.min(Step(next.0 + PAGE));
-        for view in jobs.views(&command.job, next, until).await? {
-            let searched = match (command.record, offset) {
-                (None, _) => true,
-                (Some(_), None) => false,
-                (Some(_), Some(offset)) => library.may_hold(&view, offset)?,
-            };
-            let (first, last) = (view.first().max(next), view.end().min(until));
-            for step in (first.0..last.0).filter(|_| searched).map(Step) {
-                print_step(&mut library, &view, step, command).await?;
+        let tickets = match (command.record, offset) {
+            (None, _) => jobs.tickets(&command.job, next, until).await?,
+            (Some(_), None) => Vec::new(),
+            (Some(_), Some(offset)) => {
+                jobs.tickets_that_may_hold(&mut library, &command.job, next, until, offset).await?
             }
+        };
+        for ticket in tickets {
+            print_step(&mut library, &ticket, command).await?;
         }
         next = until;
     }
     Ok(())
 }
 
-async fn print_step(
-    library: &mut Library,
-    view: &Entry,
-    step: Step,
-    command: &DrawsCommand,
-) -> Result<(), Failure> {
-    let Some(ticket) = view.ticket_of(step) else { return Ok(()) };
-    let mut draws = library.draws(&ticket).await?;
+async fn print_step(library: &mut Library, ticket: &Ticket, command: &DrawsCommand) -> Result<(), Failure> {
+    let mut draws = library.draws(ticket).await?;
     if let Some(id) = command.record {
         draws.spans.retain(|span| span.id == id);
         if draws.spans.is_empty() {

@@ -1,11 +1,12 @@
 //! Connections of HTTP: each one gets so much time for sending a request, and none for staying idle longer.
 
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest as _, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -17,24 +18,15 @@ use perennial_program::stop::Stop;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use super::ServeError;
 use super::http::Refusal;
+use super::{ServeError, http};
 
 /// Wait after a failure to accept a connection, as when there are too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a client may send.
-#[derive(Debug, Clone)]
-pub(super) struct Limits {
-    /// The maximum size of a request, in bytes.
-    pub(super) most: usize,
-    /// The time that its head may take, and then its body.
-    pub(super) time: Duration,
-    pub(super) clock: Clock,
-}
-
 /// Serves until `stop`, then finishes the running requests.
-pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: Stop) {
+/// A request's head may take `time`, and so long a connection may be idle.
+pub(super) async fn serve(listener: TcpListener, router: Router, time: Duration, clock: &Clock, stop: Stop) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -43,12 +35,18 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let (router, time, stop) = (router.clone(), limits.time, stop.clone());
+                    let (router, stop) = (router.clone(), stop.clone());
                     connections.spawn(connection(stream, router, time, stop));
                 }
+                // Of a client that was gone before it was met.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
-                    limits.clock.sleep(PAUSE).await;
+                    tokio::select! {
+                        biased;
+                        () = stop.wait() => break,
+                        () = clock.sleep(PAUSE) => {}
+                    }
                 }
             },
         }
@@ -61,9 +59,9 @@ async fn connection(stream: TcpStream, router: Router, time: Duration, stop: Sto
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY cannot be set");
     }
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(time);
-    let mut served = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(time);
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
     let ended = tokio::select! {
         biased;
         ended = served.as_mut() => ended,
@@ -79,30 +77,17 @@ async fn connection(stream: TcpStream, router: Router, time: Duration, stop: Sto
 
 /// Reads the whole body of a request before anything else is done for it.
 pub(super) async fn receive(
-    State(limits): State<Limits>,
+    State(time): State<Duration>,
     request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
-    let refusal = |why: String, status| Refusal {
-        error: ServeError::Input { what: "request", why },
-        status: Some(status),
-    };
+    let whole = Request::from_parts(head.clone(), body);
     // In real time, as the head: a client's time is that of its machine.
-    let Ok(body) = tokio::time::timeout(limits.time, to_bytes(body, limits.most)).await else {
-        let why = format!("its body has not come within {} s", limits.time.as_secs_f64());
-        return Err(refusal(why, StatusCode::REQUEST_TIMEOUT));
+    let Ok(body) = tokio::time::timeout(time, Bytes::from_request(whole, &())).await else {
+        let why = format!("its body has not come within {} s", time.as_secs_f64());
+        let error = ServeError::Input { what: "request", why };
+        return Err(Refusal { error, status: Some(StatusCode::REQUEST_TIMEOUT) });
     };
-    let is_long = |error: &axum::Error| {
-        let cause = std::error::Error::source(error);
-        cause.is_some_and(|cause| cause.to_string().contains("length limit"))
-    };
-    let body = body.map_err(|error| match is_long(&error) {
-        true => {
-            let why = format!("it is longer than {} bytes", limits.most);
-            refusal(why, StatusCode::PAYLOAD_TOO_LARGE)
-        }
-        false => refusal(error.to_string(), StatusCode::BAD_REQUEST),
-    })?;
-    Ok(next.run(Request::from_parts(head, Body::from(body))).await)
+    Ok(next.run(Request::from_parts(head, Body::from(http::read(body)?))).await)
 }

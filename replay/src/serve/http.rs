@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use axum::Router;
@@ -12,14 +13,12 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use perennial_program::error::ProgramError as _;
-use perennial_program::stop::Stop;
 use perennial_schemas::id::Step;
 use perennial_schemas::wire::Batch;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
-use super::connections::{self, Limits};
+use super::connections;
 use super::session::{Evaluations, Fork, Served, Session, Wanted};
 use super::{DIGEST_KEY, ServeError, columns, from_json, message, to_json};
 use crate::draws;
@@ -85,12 +84,8 @@ fn ok(body: &impl Serialize) -> Answer {
     Ok(json_response(StatusCode::OK, body))
 }
 
-/// Serves until `stop`, then finishes the running requests.
-pub(super) async fn serve(listener: TcpListener, session: Session, limits: Limits, stop: Stop) {
-    connections::serve(listener, router(session, limits.clone()), limits, stop).await;
-}
-
-fn router(session: Session, limits: Limits) -> Router {
+/// A router of all routes. A request may have `most` bytes, and its body may take `time`.
+pub(super) fn router(session: Session, most: usize, time: Duration) -> Router {
     Router::new()
         .route("/v1/tickets", post(tickets))
         .route("/v1/batches", post(batches))
@@ -107,9 +102,8 @@ fn router(session: Session, limits: Limits) -> Router {
         .route("/metrics", get(metrics))
         .fallback(nothing)
         .method_not_allowed_fallback(wrong_method)
-        .layer(axum::middleware::from_fn_with_state(limits, connections::receive))
-        // What has come is within the limit.
-        .layer(DefaultBodyLimit::disable())
+        .layer(axum::middleware::from_fn_with_state(time, connections::receive))
+        .layer(DefaultBodyLimit::max(most))
         .with_state(session)
 }
 
@@ -124,7 +118,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Refusal {
 }
 
 /// The body, or the error of reading it.
-fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
+pub(super) fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Refusal> {
     body.map_err(|rejection| Refusal {
         error: ServeError::Input { what: "request", why: rejection.body_text() },
         status: Some(rejection.status()),

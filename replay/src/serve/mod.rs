@@ -28,7 +28,6 @@ use tokio::net::TcpListener;
 
 use crate::error::ReplayError;
 use crate::library::Library;
-use connections::Limits;
 use session::{Session, Settings};
 
 /// `[serve]`: the server of batches.
@@ -242,11 +241,11 @@ pub async fn serve(
     let session = Session::start(library, store, config.settings());
     let Listeners { http, flight, http_address, flight_address } = listeners;
     let most = config.body.as_usize();
-    let limits = Limits { most, time: config.request.get(), clock: clock.clone() };
     let mut services = tokio::task::JoinSet::new();
-    let (http_session, http_stop) = (session.clone(), stop.clone());
+    let (time, http_clock, http_stop) = (config.request.get(), clock.clone(), stop.clone());
+    let router = http::router(session.clone(), most, time);
     services.spawn(run_service(http_address, stop.clone(), async move {
-        http::serve(http, http_session, limits, http_stop).await;
+        connections::serve(http, router, time, &http_clock, http_stop).await;
         Ok(())
     }));
     services.spawn(run_service(

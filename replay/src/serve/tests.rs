@@ -333,7 +333,7 @@ async fn requests_that_are_none_are_refused_by_http_in_words() {
         ("POST", "/v1/batches", json(&|t| t.from.row = u64::MAX), 400, "input", "is above"),
         ("POST", "/v1/batches", json(&|t| t.job = "a/b".into()), 400, "input", "`a/b` is not a job"),
         ("POST", "/v1/batches", json(&|t| t.buffers.clear()), 400, "input", "its mix draws from"),
-        ("POST", "/v1/batches", "x".repeat(70_000), 413, "input", "it is longer than 65536 bytes"),
+        ("POST", "/v1/batches", "x".repeat(70_000), 413, "input", "length limit"),
         ("POST", "/v1/tickets", "[]".into(), 400, "input", "request for a ticket"),
         ("POST", "/v1/tickets", r#"{"job": ""}"#.into(), 400, "input", "is not a job"),
         ("POST", "/v1/tickets", r#"{"job": "a", "more": 1}"#.into(), 400, "input", "unknown field"),
